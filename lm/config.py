@@ -1,0 +1,156 @@
+"""The settings that every language model here shares, and a strict reader for them."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from codec.errors import SoundloomError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Shape of a transformer in Llama's style: pre-norm, RMSNorm, rotary positions, SwiGLU, no biases.
+
+    ``num_kv_heads`` below ``num_heads`` shares keys and values between heads (grouped-query attention).
+    """
+
+    dim: int = 384
+    num_layers: int = 8
+    num_heads: int = 6
+    num_kv_heads: int | None = None
+    ffn_dim: int = 1024
+    rope_theta: float = 10000.0
+    norm_eps: float = 1e-5
+    dropout: float = 0.0
+    qk_norm: bool = False
+    causal: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "num_layers", "num_heads", "ffn_dim"):
+            if getattr(self, name) < 1:
+                raise SoundloomError(f"transformer.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
+            raise SoundloomError(
+                f"transformer.dim {self.dim} over {self.num_heads} heads: each head needs an even, whole number of channels"
+            )
+        if self.kv_heads < 1 or self.num_heads % self.kv_heads:
+            raise SoundloomError(f"transformer.num_kv_heads {self.kv_heads} does not divide num_heads {self.num_heads}")
+        if not 0.0 <= self.dropout < 1.0:
+            raise SoundloomError(f"transformer.dropout is {self.dropout}; it must be in [0, 1)")
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.num_heads
+
+    @property
+    def kv_heads(self) -> int:
+        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
+
+@dataclass(frozen=True)
+class LMConfig:
+    """What a model of (text, codes) must know.
+
+    The first five fields are facts: they come from the tokenizer and the token store, never from a person.
+    ``frames_per_text_unit`` puts the text on the audio's clock: unit i gets rotary position i * frames_per_text_unit,
+    so the offset between a frame and the text that it speaks stays small, which makes alignment quick to learn.
+    ``cfg_drop``: share of training rows whose text is replaced by the learned null prefix (for guidance, and for
+    continuing audio without text). ``audio_drop``: share of audio inputs hidden while training, so that the model
+    must look at the text instead of only repeating the sound before. ``code_noise``: share of input codes replaced
+    by random ones while training, so that the model recovers from its own mistakes.
+    """
+
+    text_vocab_size: int
+    num_levels: int
+    codebook_size: int
+    frame_rate: float
+    frames_per_text_unit: float
+    text_pad_id: int = 0
+    cfg_drop: float = 0.1
+    audio_drop: float = 0.0
+    code_noise: float = 0.0
+    transformer: TransformerConfig = field(default_factory=TransformerConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("text_vocab_size", "num_levels", "codebook_size"):
+            if getattr(self, name) < 1:
+                raise SoundloomError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("frame_rate", "frames_per_text_unit"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise SoundloomError(f"{name} is {value}; it must be a positive number")
+        for name in ("cfg_drop", "audio_drop", "code_noise"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise SoundloomError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
+
+    @property
+    def end_id(self) -> int:
+        """Level 0 says this after the last frame; as an input it fills every level from there on."""
+        return self.codebook_size
+
+    @property
+    def start_id(self) -> int:
+        """Input where no code exists yet: before the first frame."""
+        return self.codebook_size + 1
+
+    @property
+    def num_inputs(self) -> int:
+        """Size of a level's input table: the codes, END and START."""
+        return self.codebook_size + 2
+
+    @property
+    def num_outputs(self) -> int:
+        """Size of a level's output: the codes and END."""
+        return self.codebook_size + 1
+
+    @property
+    def null_text_id(self) -> int:
+        """Text id of the learned null prefix (no text)."""
+        return self.text_vocab_size
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The dataclass as plain JSON values."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
+    """Build the dataclass ``cls`` from plain values; an unknown, missing or mistyped field is a `SoundloomError`."""
+    if not isinstance(values, Mapping):
+        raise SoundloomError(f"{where}: expected an object with the fields of {cls.__name__}, found {values!r}")
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(cls)
+    for name in values:
+        if name not in fields:
+            near = difflib.get_close_matches(str(name), fields, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it knows {', '.join(fields)}"
+            raise SoundloomError(f"{where}: unknown field {name!r} for {cls.__name__}; {hint}")
+    given = {name: _checked(hints[name], value, f"{where}.{name}") for name, value in values.items()}
+    for name, f in fields.items():
+        if name not in given and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+            raise SoundloomError(f"{where}: field {name!r} of {cls.__name__} is missing")
+    return cls(**given)
+
+
+def _checked(kind: Any, value: Any, where: str) -> Any:
+    """``value`` as ``kind``; bool is not an int here and a string is never a number."""
+    if dataclasses.is_dataclass(kind):
+        return from_dict(typing.cast(type, kind), value, where)
+    options = typing.get_args(kind) or (kind,)
+    for option in options:
+        if option is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+        if option is int and isinstance(value, int) and not isinstance(value, bool):
+            return value
+        if option in (bool, str, type(None)) and isinstance(value, option):
+            return value
+    names = " or ".join(getattr(o, "__name__", str(o)) for o in options)
+    raise SoundloomError(f"{where}: {value!r} is not {names}")

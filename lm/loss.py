@@ -1,0 +1,63 @@
+"""Cross-entropy over code grids, level by level."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from codec.errors import SoundloomError
+from lm.output import LMOutput
+
+_IGNORED = -100
+
+
+@dataclass
+class LossOutput:
+    """loss: scalar to minimize; per_level [n]: mean nats per code of each scored level (detached); counts [n]."""
+
+    loss: Tensor
+    per_level: Tensor
+    counts: Tensor
+
+
+def lm_loss(
+    output: LMOutput, codes: Tensor, lengths: Tensor, level_weights: Sequence[float] | None = None
+) -> LossOutput:
+    """Mean cross-entropy per level, then their weighted mean.
+
+    codes long [B, K, T], lengths [B]; END (the last output id) is the target of level 0 at frame ``length``.
+    ``level_weights`` has K entries (uniform by default); only the scored levels' weights count.
+    """
+    B, n, positions, num_outputs = output.logits.shape
+    first = output.first_level
+    K = codes.shape[1]
+    weights = [1.0] * K if level_weights is None else list(level_weights)
+    if len(weights) != K or min(weights) < 0 or sum(weights[first : first + n]) <= 0:
+        raise SoundloomError(f"level_weights {weights}: expected {K} numbers, none negative and not all zero")
+
+    targets = _targets(codes[:, first : first + n], lengths, positions, num_outputs - 1, first == 0)
+    targets = targets.masked_fill(~output.mask, _IGNORED)
+    sums = []
+    for level in range(n):
+        # A level at a time, and float32 only here: the whole grid in float32 would be the largest tensor of the step.
+        logits = output.logits[:, level].reshape(B * positions, num_outputs).float()
+        sums.append(F.cross_entropy(logits, targets[:, level].reshape(-1), ignore_index=_IGNORED, reduction="sum"))
+    counts = output.mask.sum(dim=(0, 2))
+    means = torch.stack(sums) / counts.clamp(min=1)
+    weight = torch.tensor(weights[first : first + n], device=means.device)
+    loss = (means * weight).sum() / weight.sum()
+    return LossOutput(loss, means.detach(), counts)
+
+
+def _targets(codes: Tensor, lengths: Tensor, positions: int, end_id: int, with_end: bool) -> Tensor:
+    """codes [B, n, T] -> long [B, n, positions], END set at level 0's frame ``length``."""
+    B, n, T = codes.shape
+    targets = codes.new_zeros((B, n, positions))
+    targets[:, :, : min(T, positions)] = codes[:, :, :positions]
+    if with_end and positions > T:
+        targets[:, 0].scatter_(1, lengths[:, None].long(), end_id)
+    return targets

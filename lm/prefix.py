@@ -1,0 +1,68 @@
+"""Text before audio: what the text prefix is, where it stands, and who may look at whom.
+
+The sequence is ``[text | audio]``. Text sees all text (both ways); audio sees all text and the audio up to itself.
+Text is padded to the batch's longest; padding is hidden from everyone, so neighbours never change a result.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lm.config import LMConfig
+
+
+class TextPrefix(nn.Module):
+    """Embeds text, or the learned null prefix where there is none (empty text, or dropped for guidance)."""
+
+    def __init__(self, config: LMConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.text_vocab_size + 1, config.transformer.dim)
+        self.text_type = nn.Parameter(torch.zeros(config.transformer.dim))
+        self.audio_type = nn.Parameter(torch.zeros(config.transformer.dim))
+        nn.init.normal_(self.embedding.weight, std=0.3)
+        nn.init.normal_(self.text_type, std=0.1)
+        nn.init.normal_(self.audio_type, std=0.1)
+
+    def forward(self, text_ids: Tensor, lengths: Tensor, drop: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """text_ids long [B, L], lengths [B], drop bool [B] -> embedded [B, max(L, 1), D] and the lengths in use [B]."""
+        ids, lengths = with_null(text_ids, lengths, self.config.null_text_id, drop)
+        return self.embedding(ids) + self.text_type, lengths
+
+
+def with_null(text_ids: Tensor, lengths: Tensor, null_id: int, drop: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Rows without text (length 0, or ``drop``) become one null unit; padding becomes the null id too."""
+    if text_ids.shape[1] == 0:
+        text_ids = text_ids.new_full((text_ids.shape[0], 1), null_id)
+    empty = lengths == 0 if drop is None else (lengths == 0) | drop
+    lengths = torch.where(empty, torch.zeros_like(lengths), lengths)
+    index = torch.arange(text_ids.shape[1], device=text_ids.device)
+    ids = torch.where(index < lengths[:, None], text_ids, null_id)
+    return ids, lengths.clamp(min=1)
+
+
+def positions(config: LMConfig, num_text: int, num_audio: int, device: torch.device, first_audio: int = 0) -> Tensor:
+    """Rotary positions float [num_text + num_audio]: text on the audio's clock, audio steps from ``first_audio``."""
+    text = torch.arange(num_text, device=device, dtype=torch.float32) * config.frames_per_text_unit
+    audio = torch.arange(first_audio, first_audio + num_audio, device=device, dtype=torch.float32)
+    return torch.cat([text, audio])
+
+
+def causal_mask(text_lengths: Tensor, num_text: int, num_audio: int) -> Tensor:
+    """Who may look at whom in ``[text | audio]``: bool [B, 1, S, S] with S = num_text + num_audio, True = may."""
+    S = num_text + num_audio
+    index = torch.arange(S, device=text_lengths.device)
+    is_text = index < num_text
+    allowed = is_text[None, :] | (~is_text[:, None] & (index[None, :] <= index[:, None]))
+    shown = ~is_text | (index < text_lengths[:, None])  # [B, S]
+    # Hidden text still sees itself: a query without a single key would make NaN.
+    return ((allowed & shown[:, None, :]) | torch.eye(S, dtype=torch.bool, device=index.device))[:, None]
+
+
+def full_mask(text_lengths: Tensor, num_text: int, lengths: Tensor, num_audio: int) -> Tensor:
+    """Everyone may look at all text and all audio that is not padding: bool [B, 1, 1, S]."""
+    index = torch.arange(num_text + num_audio, device=text_lengths.device)
+    text = index < text_lengths[:, None]
+    audio = (index >= num_text) & (index < num_text + lengths[:, None])
+    return (text | audio)[:, None, None]

@@ -1,0 +1,201 @@
+"""A transformer on a page: rotary attention, SwiGLU, RMSNorm and a key-value cache, in Llama's layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lm.config import TransformerConfig
+
+__all__ = ["KVCache", "Transformer", "TransformerConfig"]
+
+
+@dataclass
+class KVCache:
+    """Keys and values of all layers, allocated once: each [B, kv_heads, max_length, head_dim]; ``length`` are filled."""
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    length: int = 0
+
+    @property
+    def max_length(self) -> int:
+        return self.keys[0].shape[2]
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write after the filled part (``length`` moves on only after the last layer) and return all filled."""
+        end = self.length + keys.shape[2]
+        self.keys[layer][:, :, self.length : end] = keys
+        self.values[layer][:, :, self.length : end] = values
+        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+
+    def keep(self, rows: Tensor) -> None:
+        """Keep only these batch rows (long [n]): finished requests leave."""
+        self.keys = [keys[rows] for keys in self.keys]
+        self.values = [values[rows] for values in self.values]
+
+
+def rotary_tables(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of the rotary angles: positions float [B, S] or [S] -> two float32 [B or 1, 1, S, head_dim]."""
+    frequencies = theta ** (-torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim)
+    angles = positions.float().unsqueeze(-1) * frequencies
+    angles = torch.cat([angles, angles], dim=-1)
+    angles = angles.unsqueeze(0) if angles.dim() == 2 else angles
+    return angles.cos().unsqueeze(1), angles.sin().unsqueeze(1)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn [B, H, S, head_dim] by its positions (Llama's layout: the first half pairs with the second)."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+class Attention(nn.Module):
+    """Self-attention with rotary positions and grouped keys and values."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        heads, kv_heads, size = config.num_heads, config.kv_heads, config.head_dim
+        self.qkv = nn.Linear(config.dim, (heads + 2 * kv_heads) * size, bias=False)
+        self.out = nn.Linear(heads * size, config.dim, bias=False)
+        self.q_norm = nn.RMSNorm(size, eps=config.norm_eps) if config.qk_norm else None
+        self.k_norm = nn.RMSNorm(size, eps=config.norm_eps) if config.qk_norm else None
+
+    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated queries, rotated keys and values, each [B, heads, S, head_dim]."""
+        c = self.config
+        B, S, _ = x.shape
+        qkv = self.qkv(x).view(B, S, c.num_heads + 2 * c.kv_heads, c.head_dim).transpose(1, 2)
+        q, k, v = qkv.split([c.num_heads, c.kv_heads, c.kv_heads], dim=1)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
+        cos, sin = cos.to(v.dtype), sin.to(v.dtype)
+        return rotate(q, cos, sin), rotate(k, cos, sin), v
+
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache | None, layer: int
+    ) -> Tensor:
+        B, S, _ = x.shape
+        q, k, v = self.project(x, cos, sin)
+        if cache is not None:
+            k, v = cache.append(layer, k, v)
+        y = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            is_causal=mask is None and self.config.causal and S > 1,
+            enable_gqa=self.config.kv_heads != self.config.num_heads,
+        )
+        return self.out(y.transpose(1, 2).reshape(B, S, -1))
+
+
+class Block(nn.Module):
+    """One layer: attention, then SwiGLU, each with its norm before and its residual around."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.attention = Attention(config)
+        self.ffn_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.gate_up = nn.Linear(config.dim, 2 * config.ffn_dim, bias=False)
+        self.down = nn.Linear(config.ffn_dim, config.dim, bias=False)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(self.ffn_norm(x)).chunk(2, dim=-1)
+        return self.dropout(self.down(F.silu(gate) * up))
+
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache | None, layer: int
+    ) -> Tensor:
+        x = x + self.dropout(self.attention(self.attention_norm(x), cos, sin, mask, cache, layer))
+        return x + self.feed_forward(x)
+
+
+class Transformer(nn.Module):
+    """Layers over embedded inputs; embedding and output heads belong to the models around it."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self._initialize()
+
+    def _initialize(self) -> None:
+        for name, parameter in self.named_parameters():
+            if parameter.dim() == 2:
+                std = 0.64 * parameter.shape[1] ** -0.5
+                # The branches' ends start smaller, so that the residual stream does not grow with depth.
+                if name.endswith(("out.weight", "down.weight")):
+                    std /= (2 * self.config.num_layers) ** 0.5
+                nn.init.normal_(parameter, std=std)
+
+    def init_cache(self, batch: int, max_length: int, dtype: torch.dtype | None = None) -> KVCache:
+        """An empty cache for ``max_length`` positions on the model's device."""
+        c = self.config
+        like = self.layers[0].attention.qkv.weight
+        shape = (batch, c.kv_heads, max_length, c.head_dim)
+
+        def new() -> list[Tensor]:
+            return [torch.zeros(shape, dtype=dtype or like.dtype, device=like.device) for _ in range(c.num_layers)]
+
+        return KVCache(new(), new())
+
+    def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+        """Run x [B, S, D] at positions float [B, S] or [S] -> [B, S, D], normed.
+
+        ``mask`` is bool (True = may attend), [B or 1, 1, S or 1, keys]; without one, attention is causal or full as
+        the config says. With a cache, keys are all that it holds plus these S, and its length moves on by S.
+        """
+        S = x.shape[1]
+        if cache is not None:
+            if cache.length + S > cache.max_length:
+                raise ValueError(f"cache of {cache.max_length} positions cannot take {cache.length} + {S}")
+            if mask is None and self.config.causal and S > 1 and cache.length:
+                keys = torch.arange(cache.length + S, device=x.device)
+                mask = (keys <= torch.arange(cache.length, cache.length + S, device=x.device)[:, None])[None, None]
+        if mask is not None and mask.dtype == torch.bool:
+            mask = additive_mask(mask, _compute_dtype(x))
+        cos, sin = rotary_tables(positions, self.config.head_dim, self.config.rope_theta)
+        cos, sin = cos.to(_compute_dtype(x)), sin.to(_compute_dtype(x))
+        for index, layer in enumerate(self.layers):
+            x = layer(x, cos, sin, mask, cache, index)
+        if cache is not None:
+            cache.length += S
+        return self.norm(x)
+
+    @torch.no_grad()
+    def attention_maps(self, x: Tensor, positions: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Attention weights of every layer for pictures: x [1, S, D] -> float [layers, heads, S, S], computed plainly."""
+        c = self.config
+        S = x.shape[1]
+        if mask is None and c.causal:
+            mask = torch.ones(S, S, dtype=torch.bool, device=x.device).tril()[None, None]
+        cos, sin = rotary_tables(positions, c.head_dim, c.rope_theta)
+        maps = []
+        for index, layer in enumerate(self.layers):
+            q, k, _ = layer.attention.project(layer.attention_norm(x), cos, sin)
+            k = k.repeat_interleave(c.num_heads // c.kv_heads, dim=1)
+            scores = (q @ k.transpose(-1, -2)).float() * c.head_dim**-0.5
+            if mask is not None:
+                scores = scores.masked_fill(~mask, float("-inf"))
+            maps.append(scores.softmax(dim=-1)[0])
+            x = layer(x, cos, sin, None if mask is None else additive_mask(mask, _compute_dtype(x)), None, index)
+        return torch.stack(maps)
+
+
+def additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Bool mask -> 0 / -inf, made once a forward instead of once a layer."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
+
+
+def _compute_dtype(x: Tensor) -> torch.dtype:
+    """Dtype that attention will see: autocast's where it is on, else the input's."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
