@@ -1,0 +1,164 @@
+"""Settings of a program: dataclasses filled from a YAML file and from the command line, every field checked.
+
+    @dataclass(frozen=True)
+    class Settings:
+        \"""What this run does.
+
+        Args:
+            store: folder of the token store.
+            optimizer: how the weights are moved.
+        \"""
+        store: str
+        optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+
+    settings = parse_settings(Settings, argv, description=__doc__)
+    # program.py --config configs/x.yaml --optimizer.lr 3e-4
+
+Unknown keys, wrong types and values that are not finite raise `SoundloomError`, which names the nearest valid key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+import sys
+import typing
+from argparse import ArgumentError, RawDescriptionHelpFormatter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+
+from codec.errors import SoundloomError
+
+T = TypeVar("T")
+
+
+class _HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Keeps the lines of the examples as they are written."""
+
+
+def parse_settings(cls: type[T], argv: Sequence[str] | None = None, *, description: str | None = None) -> T:
+    """Build the dataclass ``cls`` from ``--config file.yaml`` (may be repeated) and ``--key.subkey value``.
+
+    Later words win: what stands on the command line after ``--config`` overrides the file. Nested dataclasses
+    become dotted keys. ``--help`` and ``--print_config`` print and exit with 0.
+
+    Args:
+        argv: the words after the program's name; None takes ``sys.argv``.
+        description: text above the options in ``--help``; put the examples there.
+
+    Raises:
+        SoundloomError: unknown key (with the nearest valid one), wrong type, missing value, unreadable file.
+    """
+    parser = ArgumentParser(
+        exit_on_error=False, allow_abbrev=False, description=description, formatter_class=_HelpFormatter
+    )
+    parser.add_argument("--config", action="config", help="YAML file with any of the keys below")
+    parser.add_class_arguments(cls)
+    valid = list(setting_keys(cls))
+    _check_argv(argv, valid)
+    try:
+        namespace = parser.parse_args(argv)
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise SoundloomError(f"settings: {_explain(str(error), valid)}") from error
+    return _build(cls, namespace, "")
+
+
+def setting_keys(cls: type, prefix: str = "") -> Iterator[str]:
+    """Yield every dotted key of a settings dataclass, groups included (``model`` and ``model.dim``)."""
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        key = prefix + field.name
+        yield key
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from setting_keys(typing.cast(type, hints[field.name]), key + ".")
+
+
+def flatten_settings(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """Return a settings dataclass as ``{dotted key: plain value}``, for records and comparisons (JSON-ready)."""
+    flat: dict[str, Any] = {}
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            flat |= flatten_settings(value, f"{prefix}{field.name}.")
+        else:
+            flat[prefix + field.name] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def changed_settings(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return ``{key: (old, new)}`` for every key of two flattened settings that differs; a missing one is None."""
+    keys = sorted(old.keys() | new.keys())
+    return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
+
+
+def _check_argv(argv: Sequence[str] | None, valid: list[str]) -> None:
+    """Refuse unknown keys in the YAML files named by ``argv``, before any type is looked at."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    for i, word in enumerate(words):
+        if word == "--config" and i + 1 < len(words):
+            _check_file(Path(words[i + 1]), valid)
+        elif word.startswith("--config="):
+            _check_file(Path(word.removeprefix("--config=")), valid)
+
+
+def _check_file(path: Path, valid: list[str]) -> None:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SoundloomError(f"{path}: cannot read the settings ({error.strerror or error})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SoundloomError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if content is None:
+        return
+    if not isinstance(content, dict):
+        raise SoundloomError(f"{path}: must hold 'key: value' lines, not a {type(content).__name__}")
+    for key in _file_keys(content, ""):
+        if key not in valid:
+            raise SoundloomError(f"{path}: unknown key '{key}'{_nearest(key, valid)}")
+
+
+def _file_keys(content: dict[Any, Any], prefix: str) -> Iterator[str]:
+    for name, value in content.items():
+        key = f"{prefix}{name}"
+        yield key
+        if isinstance(value, dict):
+            yield from _file_keys(value, key + ".")
+
+
+def _explain(message: str, valid: list[str]) -> str:
+    """Make the parser's message one line, with the nearest valid keys beside unknown ones."""
+    message = " ".join(message.split())
+    unknown = [word for word in re.findall(r"--([\w.]+)", message) if word not in valid and word != "config"]
+    if "nrecognized" in message and unknown:
+        return f"unknown key '{unknown[0]}'{_nearest(unknown[0], valid)}"
+    return re.sub(r"<class '(\w+)'>", r"\1", message.replace("Parser key", "key"))
+
+
+def _nearest(key: str, valid: list[str]) -> str:
+    # Comparing the last part as well finds `lr` -> `optimizer.lr`, which whole-key similarity misses.
+    last = key.rpartition(".")[2]
+    near = [k for k in valid if k.rpartition(".")[2] == last] or difflib.get_close_matches(key, valid, 1, 0.5)
+    near = near or [k for k in valid if difflib.SequenceMatcher(None, last, k.rpartition(".")[2]).ratio() > 0.7]
+    return f"; did you mean '{near[0]}'?" if near else f"; valid keys: {', '.join(valid)}"
+
+
+def _build(cls: type[T], namespace: Any, prefix: str) -> T:
+    if not isinstance(namespace, Namespace):
+        raise SoundloomError(f"settings: key '{prefix.rstrip('.')}' must hold keys of its own, not {namespace!r}")
+    hints = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        value = getattr(namespace, field.name)
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            value = _build(typing.cast(type, hint), value, f"{prefix}{field.name}.")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise SoundloomError(f"settings: key '{prefix}{field.name}' must be a finite number, not {value}")
+        values[field.name] = value
+    return cls(**values)
