@@ -1,0 +1,225 @@
+"""How close one waveform is to another: mel distance, SI-SDR, PESQ, STOI; how sure a mean is; how codebooks are used.
+
+PESQ and STOI come from the packages of the extra ``soundloom[eval]``. A judge that cannot judge a pair returns
+None: it is counted as failed, never replaced by a number.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import math
+import types
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from codec.audio import mel_filterbank, resample
+from codec.errors import SoundloomError
+
+MEL_SCALES = ((2048, 150), (512, 80))  # (window, mels), hop a quarter of the window: DAC's
+MEL_FLOOR = 1e-5
+MEL_RECIPE = (
+    "mean over samples' channels and frames; per scale: L1 of log10((mel magnitude clamped at 1e-5)^2) plus L1 of mel "
+    "magnitude; scales summed: windows 2048 and 512 (Hann, centred, reflected), hop a quarter, 150 and 80 Slaney mels"
+)
+JUDGE_RATE = 16_000  # PESQ-WB and STOI
+
+
+class SiSdr(NamedTuple):
+    """``decibels`` after alignment; ``lag`` in samples, positive where the estimate is late."""
+
+    decibels: float
+    lag: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A mean with its 95% bootstrap interval over utterances: ``n`` could be judged, ``n_failed`` could not."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    n_failed: int
+
+
+@dataclass(frozen=True)
+class LevelUse:
+    """How one level's codebook is used: share of codes that occur, and exp(entropy) of their frequencies."""
+
+    used: float
+    perplexity: float
+
+
+def mel_distance(reference: Tensor, estimate: Tensor, sample_rate: int) -> float:
+    """Distance of mel spectrograms by DAC's recipe (`MEL_RECIPE`); 0 is equal, good speech codecs reach 0.5 to 1.
+
+    ``reference``, ``estimate``: [..., N]; the longer one is cut. Values depend on the sample rate: compare at
+    one rate only. Raises: SoundloomError where nothing is left to compare.
+    """
+    reference, estimate = _same_length(reference, estimate)
+    total = 0.0
+    for window, mels in MEL_SCALES:
+        x, y = (_mel(wave, window, mels, sample_rate) for wave in (reference, estimate))
+        logs = [torch.log10(mel.clamp(min=MEL_FLOOR) ** 2) for mel in (x, y)]
+        total += float((logs[0] - logs[1]).abs().mean() + (x - y).abs().mean())
+    return total
+
+
+def si_sdr(reference: Tensor, estimate: Tensor, max_lag: int = 2400) -> SiSdr:
+    """Scale-invariant signal-to-distortion ratio after the shift of at most ``max_lag`` samples that correlates best.
+
+    ``reference``, ``estimate``: [N]; means are removed. One sample of shift can cost 13 dB, so always tell the lag.
+    Raises: SoundloomError on silence, for which the ratio means nothing.
+    """
+    lag = find_lag(reference, estimate, max_lag)
+    reference, estimate = shift(reference, estimate, lag)
+    reference = reference.double() - reference.double().mean()
+    estimate = estimate.double() - estimate.double().mean()
+    energy = reference.square().sum()
+    if energy == 0 or estimate.square().sum() == 0:
+        raise SoundloomError("SI-SDR of silence means nothing: leave silent utterances out")
+    target = (estimate @ reference) / energy * reference
+    noise = (estimate - target).square().sum()
+    ratio = target.square().sum() / noise.clamp(min=1e-30 * float(energy))
+    return SiSdr(10 * math.log10(max(float(ratio), 1e-30)), lag)
+
+
+def find_lag(reference: Tensor, estimate: Tensor, max_lag: int = 2400) -> int:
+    """The shift, at most ``max_lag`` samples either way, at which waveforms [N] correlate best; positive: late."""
+    reference, estimate = _same_length(reference, estimate)
+    if reference.dim() != 1:
+        raise SoundloomError(f"alignment wants waveforms [N], got {list(reference.shape)}: choose a channel")
+    n = reference.shape[0]
+    max_lag = min(max_lag, n - 1)
+    size = 1 << (n + max_lag).bit_length()
+    spectrum = torch.fft.rfft(estimate.double(), size) * torch.fft.rfft(reference.double(), size).conj()
+    correlation = torch.fft.irfft(spectrum, size)
+    around = torch.cat([correlation[size - max_lag :], correlation[: max_lag + 1]])  # lags -max_lag … max_lag
+    return int(around.argmax()) - max_lag
+
+
+def shift(reference: Tensor, estimate: Tensor, lag: int) -> tuple[Tensor, Tensor]:
+    """Cut [N] waveforms to the part in which ``estimate``, ``lag`` samples late, and ``reference`` overlap."""
+    return _same_length(reference[max(0, -lag) :], estimate[max(0, lag) :])
+
+
+def pesq_wb(reference: Tensor, estimate: Tensor, sample_rate: int) -> float | None:
+    """PESQ wide-band (P.862.2) at 16 kHz, 1.04 to 4.64; None where PESQ refuses (silence, less than 0.25 s).
+
+    ``reference``, ``estimate``: [N]. Utterances over 20 s are refused too: the package's C code has fixed tables.
+    """
+    pesq = require("pesq")
+    pair = _judge_pair(reference, estimate, sample_rate)
+    if len(pair[0]) > 20 * JUDGE_RATE or not all(np.abs(wave).max() > 0 for wave in pair):
+        return None
+    try:
+        score = float(pesq.pesq(JUDGE_RATE, *pair, "wb"))
+    except (pesq.PesqError, ValueError):
+        return None
+    return score if math.isfinite(score) else None
+
+
+def stoi(reference: Tensor, estimate: Tensor, sample_rate: int) -> float | None:
+    """Short-time objective intelligibility at 16 kHz, 0 to 1; None where too little speech is left to judge.
+
+    ``reference``, ``estimate``: [N], aligned.
+    """
+    pystoi = require("pystoi")
+    pair = _judge_pair(reference, estimate, sample_rate)
+    if np.abs(pair[0]).max() == 0:
+        return None
+    with warnings.catch_warnings():
+        # Too few frames is a warning and the value 1e-5 there.
+        warnings.simplefilter("error", RuntimeWarning)
+        try:
+            score = float(pystoi.stoi(*pair, JUDGE_RATE))
+        except (RuntimeWarning, ValueError):
+            return None
+    return score if math.isfinite(score) else None
+
+
+def summarize(values: Sequence[float | None], seed: int = 0) -> Summary:
+    """Mean and 95% bootstrap interval of the values that are there; None counts as failed. NaN where none is left."""
+    good = [value for value in values if value is not None]
+    if not good:
+        return Summary(math.nan, math.nan, math.nan, 0, len(values))
+    low, high = bootstrap_interval(np.asarray(good), seed=seed)
+    return Summary(float(np.mean(good)), low, high, len(good), len(values) - len(good))
+
+
+def bootstrap_interval(
+    values: np.ndarray,
+    statistic: Callable[[np.ndarray], float] = lambda drawn: float(drawn.mean(axis=0)),
+    confidence: float = 0.95,
+    draws: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile interval of ``statistic`` over ``draws`` resamplings, with replacement, of the rows of ``values``."""
+    rng = np.random.default_rng(seed)
+    found = [statistic(values[rng.integers(len(values), size=len(values))]) for _ in range(draws)]
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(found, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def count_codes(codes: Tensor, codebook_size: int) -> Tensor:
+    """How often each code occurs: codes [B, K, T] -> long [K, codebook_size]; add them up over batches."""
+    return torch.stack([torch.bincount(level.flatten(), minlength=codebook_size) for level in codes.unbind(1)])
+
+
+def codebook_use(counts: Tensor) -> list[LevelUse]:
+    """Use and perplexity of each level from counts [K, codebook_size]."""
+    share = counts.double() / counts.sum(dim=1, keepdim=True).clamp(min=1)
+    entropy = -(share * share.clamp(min=1e-300).log()).sum(dim=1)
+    return [
+        LevelUse(used, perplexity)
+        for used, perplexity in zip((counts > 0).double().mean(dim=1).tolist(), entropy.exp().tolist(), strict=True)
+    ]
+
+
+def require(module: str, extra: str = "eval") -> types.ModuleType:
+    """Import an optional package. Raises: SoundloomError that names the extra to install."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module.split(".")[0]:
+            raise SoundloomError(f"{module} needs {error.name}: pip install 'soundloom[{extra}]'") from error
+        raise SoundloomError(f"{module} is not installed: pip install 'soundloom[{extra}]'") from error
+
+
+def _same_length(reference: Tensor, estimate: Tensor) -> tuple[Tensor, Tensor]:
+    n = min(reference.shape[-1], estimate.shape[-1])
+    if n == 0 or reference.shape[:-1] != estimate.shape[:-1]:
+        raise SoundloomError(
+            f"cannot compare waveforms of shape {list(reference.shape)} and {list(estimate.shape)}: "
+            "wanted the same channels and at least one sample"
+        )
+    return reference[..., :n], estimate[..., :n]
+
+
+def _mel(wave: Tensor, window: int, mels: int, sample_rate: int) -> Tensor:
+    """Mel magnitudes [B, frames, mels]."""
+    wave = wave.reshape(-1, wave.shape[-1]).float()
+    # Reflection needs more samples than it mirrors; shorter waveforms are continued with silence.
+    wave = torch.nn.functional.pad(wave, (0, max(0, window // 2 + 1 - wave.shape[-1])))
+    hann, filters = _mel_parts(window, mels, sample_rate)
+    spectrum = torch.stft(wave, window, window // 4, window=hann.to(wave.device), return_complex=True)
+    return spectrum.abs().transpose(1, 2) @ filters.to(wave.device)  # [B, frames, bins] @ [bins, mels]
+
+
+@functools.lru_cache(maxsize=16)
+def _mel_parts(window: int, mels: int, sample_rate: int) -> tuple[Tensor, Tensor]:
+    return torch.hann_window(window), mel_filterbank(mels, window, sample_rate)
+
+
+def _judge_pair(reference: Tensor, estimate: Tensor, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
+    reference, estimate = _same_length(reference, estimate)
+    reference, estimate = (resample(wave.float().cpu(), sample_rate, JUDGE_RATE) for wave in (reference, estimate))
+    return reference.numpy(), estimate.numpy()
