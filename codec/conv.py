@@ -1,0 +1,213 @@
+"""One-dimensional convolutions over time, whole or in chunks with explicit state, and weight norm on and off.
+
+The rules of EnCodec: a convolution of kernel k and stride s pads ``k - s`` steps, all on the left when causal, so that
+n steps give ``ceil(n / s)``; its transpose gives ``n * s``. Fed in chunks, every layer here gives exactly the steps that
+it gives on the whole, whatever the chunks' sizes:
+
+    whole     pad | x0 x1 x2 x3 x4 x5 x6 x7
+    chunked   pad | x0 x1 x2      history | x3 x4 x5 x6      history | x7
+
+`Conv1d` keeps the inputs that later outputs need; `ConvTranspose1d` keeps the unfinished tail of its overlap-add.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import weight_norm
+
+from codec.errors import SoundloomError
+
+PadMode = Literal["constant", "reflect"]
+
+
+@dataclass
+class ConvState:
+    """What a `Conv1d` still needs of its past.
+
+    Fields: ``history`` ``[B, C, n]``, inputs that later outputs read; ``started``, whether the left padding is in it
+    (reflection needs ``padding + 1`` inputs before it can be made, and until then nothing comes out).
+    """
+
+    history: Tensor
+    started: bool
+
+
+@dataclass
+class ConvTransposeState:
+    """The overlap that a `ConvTranspose1d` has summed up and not yet given out: ``[B, C, kernel - stride]``."""
+
+    tail: Tensor
+
+
+def pad1d(x: Tensor, left: int, right: int, mode: PadMode) -> Tensor:
+    """Pad the last axis with zeros, or by reflection, also where the input is too short to reflect.
+
+    Shapes: ``[B, C, N] -> [B, C, left + N + right]``. A short input is first lengthened with zeros, reflected, and
+    shortened again: EnCodec's rule, on which its codes of very short sounds depend.
+    """
+    if left == 0 and right == 0:
+        return x
+    if mode == "constant":
+        return F.pad(x, (left, right))
+    missing = max(left, right) - x.shape[-1] + 1
+    if missing <= 0:
+        return F.pad(x, (left, right), mode="reflect")
+    padded = F.pad(F.pad(x, (0, missing)), (left, right), mode="reflect")
+    return padded[..., : padded.shape[-1] - missing]
+
+
+class Conv1d(nn.Module):
+    """Strided convolution that gives ``ceil(n / stride)`` steps for n; causal unless told otherwise.
+
+    Causal, output t reads inputs up to ``(t + 1) * stride - 1`` (with ``pad_mode="reflect"`` the first outputs also
+    read the ``padding`` inputs after the first, of which the padding is the mirror image).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        dilation: int = 1,
+        causal: bool = True,
+        pad_mode: PadMode = "constant",
+    ) -> None:
+        super().__init__()
+        span = (kernel_size - 1) * dilation + 1
+        # Chunked reflection at the end reads back `stride - 1` steps, and the history keeps `span - stride` of them.
+        if span < stride or (stride > 1 and span < 2 * stride):
+            raise SoundloomError(
+                f"a convolution of kernel {kernel_size} cannot have stride {stride}; the kernel must be at least twice it"
+            )
+        self.causal = causal
+        self.pad_mode: PadMode = pad_mode
+        self.stride = stride
+        self.padding = span - stride
+        self.conv = nn.Conv1d(in_channels, out_channels, kernel_size, stride, dilation=dilation)
+
+    def init_state(self, batch: int = 1) -> ConvState:
+        """State at the start of ``batch`` streams; raises `SoundloomError` where the layer is not causal."""
+        _require_causal(self.causal)
+        weight = self.conv.weight
+        started = self.pad_mode == "constant"
+        history = weight.new_zeros(batch, self.conv.in_channels, self.padding if started else 0)
+        return ConvState(history, started=started or self.padding == 0)
+
+    def forward(self, x: Tensor, state: ConvState | None = None, last: bool = False) -> Tensor:
+        """Convolve the whole, or with ``state`` the next chunk of a stream, which advances the state in place.
+
+        Shapes: ``[B, C, N] -> [B, D, T]``; whole: ``T = ceil(N / stride)``. A stream gives as many steps as its past
+        allows, and with ``last=True`` the rest, padded to a whole step.
+        """
+        if state is None:
+            return self._whole(x)
+        if self.padding == 0 and self.stride == 1:
+            return self.conv(x)
+        x = torch.cat([state.history, x], dim=-1)
+        if not state.started:
+            if last:
+                state.history, state.started = x[..., :0], True
+                return self._whole(x)
+            if x.shape[-1] <= self.padding:
+                state.history = x
+                return x.new_zeros(x.shape[0], self.conv.out_channels, 0)
+            x = F.pad(x, (self.padding, 0), mode="reflect")
+            state.started = True
+        available = x.shape[-1] - self.padding
+        if last and available > 0:
+            x = pad1d(x, 0, -available % self.stride, self.pad_mode)
+            available = x.shape[-1] - self.padding
+        steps = max(0, available // self.stride)
+        state.history = x[..., steps * self.stride :]
+        if steps == 0:
+            return x.new_zeros(x.shape[0], self.conv.out_channels, 0)
+        return self.conv(x[..., : steps * self.stride + self.padding])
+
+    def _whole(self, x: Tensor) -> Tensor:
+        if x.shape[-1] == 0:
+            return x.new_zeros(x.shape[0], self.conv.out_channels, 0)
+        extra = -x.shape[-1] % self.stride
+        right = 0 if self.causal else self.padding // 2
+        return self.conv(pad1d(x, self.padding - right, right + extra, self.pad_mode))
+
+
+class ConvTranspose1d(nn.Module):
+    """Transposed convolution that gives ``n * stride`` steps for n; causal unless told otherwise.
+
+    Causal, output t reads inputs up to ``t // stride``: the overlap past the end is cut off.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, causal: bool = True
+    ) -> None:
+        super().__init__()
+        if kernel_size < stride:
+            raise SoundloomError(
+                f"a transposed convolution of kernel {kernel_size} cannot have stride {stride}; "
+                "the kernel must be at least as long"
+            )
+        self.causal = causal
+        self.stride = stride
+        self.overlap = kernel_size - stride
+        self.conv = nn.ConvTranspose1d(in_channels, out_channels, kernel_size, stride)
+
+    def init_state(self, batch: int = 1) -> ConvTransposeState:
+        """State at the start of ``batch`` streams; raises `SoundloomError` where the layer is not causal."""
+        _require_causal(self.causal)
+        return ConvTransposeState(self.conv.weight.new_zeros(batch, self.conv.out_channels, self.overlap))
+
+    def forward(self, x: Tensor, state: ConvTransposeState | None = None) -> Tensor:
+        """Upsample the whole, or with ``state`` the next chunk of a stream: ``[B, C, T] -> [B, D, T * stride]``."""
+        length = x.shape[-1] * self.stride
+        if length == 0:
+            return x.new_zeros(x.shape[0], self.conv.out_channels, 0)
+        if state is None:
+            left = 0 if self.causal else self.overlap - self.overlap // 2
+            return self.conv(x)[..., left : left + length]
+        # Without the bias, or steps in the overlap of two chunks would get it twice.
+        y = F.conv_transpose1d(x, self.conv.weight, None, self.stride)
+        y[..., : self.overlap] += state.tail
+        state.tail = y[..., length:].clone()  # or the view would keep the whole chunk in memory
+        y = y[..., :length]
+        return y if self.conv.bias is None else y + self.conv.bias[:, None]
+
+
+def apply_weight_norm(module: nn.Module) -> None:
+    """Give every convolution inside ``module`` weight norm, from its present weight, which stays the same."""
+    for layer in _convolutions(module):
+        if not parametrize.is_parametrized(layer, "weight"):
+            weight_norm(layer)
+
+
+def fold_weight_norm(module: nn.Module) -> None:
+    """Replace weight norm inside ``module`` by the plain weights that it amounts to, for inference."""
+    for layer in _convolutions(module):
+        if parametrize.is_parametrized(layer, "weight"):
+            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+
+
+def has_weight_norm(module: nn.Module) -> bool:
+    """Whether any convolution inside ``module`` has weight norm."""
+    return any(parametrize.is_parametrized(layer, "weight") for layer in _convolutions(module))
+
+
+def _convolutions(module: nn.Module) -> list[nn.Module]:
+    return [layer for layer in module.modules() if isinstance(layer, (nn.Conv1d, nn.ConvTranspose1d))]
+
+
+def _require_causal(causal: bool) -> None:
+    if not causal:
+        raise SoundloomError("this network is not causal, so it cannot run in chunks; give it the whole at once")
+
+
+def frames_before_start(padding: int, steps_per_frame: float) -> int:
+    """Frames that a stream must have before a reflecting layer of this padding can start."""
+    return math.ceil((padding + 1) / steps_per_frame)
