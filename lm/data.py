@@ -1,0 +1,243 @@
+"""Token grids and their texts as training batches, in an order that a step number alone determines.
+
+    dataset = GridDataset(StoreReader(store), tokenizer, max_frames=1500)
+    plan = BatchPlan(dataset.lengths, dataset.text_lengths, frames_per_batch=6000, seed=0)
+    batch = dataset.batch(plan.rows(index), index)          # index = 0, 1, 2 … through as many epochs as wanted
+
+Nothing here keeps a position: batch ``index`` is the same whoever asks, when and after what. A training that resumes
+at a step asks for that step's batches; several processes ask for different indices.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from codec.errors import SoundloomError
+from codec.store import StoreReader
+from lm.text import TextTokenizer
+
+_BUCKET_RATIO = 1.1  # rows of one bucket differ by at most this factor in length: under 10% padding
+
+
+@dataclass(frozen=True)
+class Example:
+    """One utterance: its id, text_ids (a list of L numbers) and codes, integers [K, T]."""
+
+    id: str
+    text_ids: list[int]
+    codes: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """text_ids long [B, L], text_lengths long [B], codes long [B, K, T], lengths long [B] (frames), ids of the B rows.
+
+    Padding is `text_pad_id` in text_ids and 0 in codes; only the lengths tell what is padding. A row without text
+    has text length 0.
+    """
+
+    text_ids: Tensor
+    text_lengths: Tensor
+    codes: Tensor
+    lengths: Tensor
+    ids: list[str]
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch with its tensors on ``device``."""
+        moved = [t.to(device) for t in (self.text_ids, self.text_lengths, self.codes, self.lengths)]
+        return replace(self, text_ids=moved[0], text_lengths=moved[1], codes=moved[2], lengths=moved[3])
+
+
+def collate(examples: Sequence[Example], pad_id: int) -> Batch:
+    """Pad examples to the longest text and the longest grid of the batch."""
+    text_lengths = torch.tensor([len(example.text_ids) for example in examples])
+    lengths = torch.tensor([example.codes.shape[1] for example in examples])
+    B, K = len(examples), examples[0].codes.shape[0]
+    text_ids = torch.full((B, int(text_lengths.max())), pad_id, dtype=torch.long)
+    codes = torch.zeros((B, K, int(lengths.max())), dtype=torch.long)
+    for i, example in enumerate(examples):
+        text_ids[i, : len(example.text_ids)] = torch.tensor(example.text_ids, dtype=torch.long)
+        codes[i, :, : example.codes.shape[1]] = example.codes
+    return Batch(text_ids, text_lengths, codes, lengths, [example.id for example in examples])
+
+
+class GridDataset:
+    """The usable rows of a token store with their texts as ids.
+
+    All texts are encoded once when it is made (about 0.1 ms each). Left out, and named in ``dropped`` with the
+    reason, are rows over ``max_frames`` and rows whose text nobody can speak; rows with no text at all stay, as
+    examples of unconditional audio.
+
+    Args:
+        reader: the store; its ``num_levels`` decides how many levels a batch has.
+        max_frames: the longest row that is used; 0 = any.
+        spell_probability: share of known words that are spelled instead of pronounced, drawn anew for every batch.
+        seed: decides which.
+
+    Raises: SoundloomError where no row is left.
+    """
+
+    def __init__(
+        self,
+        reader: StoreReader,
+        tokenizer: TextTokenizer,
+        *,
+        max_frames: int = 0,
+        spell_probability: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        self.reader = reader
+        self.tokenizer = tokenizer
+        self.spell_probability = spell_probability
+        self.seed = seed
+        self.dropped: dict[str, str] = {}
+        num_frames = np.asarray(reader.num_frames, dtype=np.int64)
+        rows: list[int] = []
+        texts: list[np.ndarray] = []
+        for row in range(len(reader)):
+            if 0 < max_frames < num_frames[row]:
+                self.dropped[reader.id(row)] = f"{num_frames[row]} frames, over max_frames {max_frames}"
+                continue
+            text = reader.text(row)
+            try:
+                ids = tokenizer.encode(text) if text.strip() else []
+            except SoundloomError as error:
+                self.dropped[reader.id(row)] = str(error)
+                continue
+            rows.append(row)
+            texts.append(np.array(ids, dtype=np.int32))
+        if not rows:
+            why = next(iter(self.dropped.values()), "it is empty")
+            raise SoundloomError(f"{reader.path}: no row can be used for training, first reason: {why}")
+        self.rows = np.array(rows, dtype=np.int64)  # place in the store
+        self.lengths = num_frames[self.rows]  # frames of each usable row
+        self.text_lengths = np.array([len(ids) for ids in texts], dtype=np.int64)
+        self._texts = np.concatenate(texts)
+        self._text_ends = np.cumsum(self.text_lengths)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def frames_per_text_unit(self) -> float:
+        """Mean frames over mean text units, of the rows that have text; 1.0 where none has."""
+        spoken = self.text_lengths > 0
+        return float(self.lengths[spoken].sum() / self.text_lengths[spoken].sum()) if spoken.any() else 1.0
+
+    def example(self, index: int, draw: int = 0) -> Example:
+        """Return usable row ``index``; spelling is drawn from (seed, draw, the row's id)."""
+        row = int(self.rows[index])
+        end, length = int(self._text_ends[index]), int(self.text_lengths[index])
+        identity = self.reader.id(row)
+        if self.spell_probability > 0 and length:
+            # Seeding with a string hashes it with SHA-512: the same in every process, on every machine.
+            rng = random.Random(f"{self.seed}/{draw}/{identity}")
+            text_ids = self.tokenizer.encode(self.reader.text(row), self.spell_probability, rng)
+        else:
+            text_ids = self._texts[end - length : end].tolist()
+        return Example(identity, text_ids, self.reader.codes(row))
+
+    def batch(self, indices: Iterable[int], draw: int = 0) -> Batch:
+        """Read and pad the usable rows ``indices``; ``draw`` (a batch's number) seeds what is drawn at random."""
+        examples = [self.example(int(index), draw) for index in indices]
+        return collate(examples, self.tokenizer.pad_id)
+
+
+class BatchPlan:
+    """Which rows stand in batch 0, 1, 2 …: a pure function of (seed, number), endless, epoch after epoch.
+
+    Rows of like length share a bucket. In each epoch a bucket's rows are permuted and cut into the same number of
+    batches of even size, so that frames and text with padding stay within ``frames_per_batch``; then the epoch's
+    batches are permuted. Every row comes once an epoch.
+
+    Args:
+        lengths: frames of each row.
+        text_lengths: text units of each row.
+        frames_per_batch: the largest B · (longest grid + longest text) of a batch.
+
+    Raises: SoundloomError where one row alone is over the budget.
+    """
+
+    def __init__(self, lengths: np.ndarray, text_lengths: np.ndarray, frames_per_batch: int, seed: int) -> None:
+        self.lengths = np.asarray(lengths, dtype=np.int64)
+        self.text_lengths = np.asarray(text_lengths, dtype=np.int64)
+        self.seed = seed
+        total = self.lengths + self.text_lengths
+        if len(total) == 0:
+            raise SoundloomError("no rows to make batches of")
+        if total.max() > frames_per_batch:
+            raise SoundloomError(
+                f"frames_per_batch is {frames_per_batch}, but a row has {self.lengths[total.argmax()]} frames "
+                f"and {self.text_lengths[total.argmax()]} text units; raise it, or lower max_frames"
+            )
+        bucket = np.floor(np.log(np.maximum(total, 1)) / np.log(_BUCKET_RATIO)).astype(np.int64)
+        self._buckets: list[tuple[np.ndarray, int]] = []
+        for number in np.unique(bucket):
+            rows = np.flatnonzero(bucket == number)
+            size = max(1, frames_per_batch // int(self.lengths[rows].max() + self.text_lengths[rows].max()))
+            self._buckets.append((rows, -(-len(rows) // size)))
+        self.batches_per_epoch = sum(count for _, count in self._buckets)
+        self._epoch = lru_cache(maxsize=2)(self._make_epoch)
+
+    def rows(self, number: int) -> np.ndarray:
+        """Return the rows of batch ``number`` (0, 1, 2 … without end)."""
+        epoch, place = divmod(number, self.batches_per_epoch)
+        return self._epoch(epoch)[place]
+
+    def frames(self, number: int) -> int:
+        """Return the frames of batch ``number``, padding not counted."""
+        return int(self.lengths[self.rows(number)].sum())
+
+    def _make_epoch(self, epoch: int) -> list[np.ndarray]:
+        batches: list[np.ndarray] = []
+        for rows, count in self._buckets:
+            batches += np.array_split(rows[np.argsort(_keys(self.seed, epoch, rows))], count)
+        order = np.argsort(_keys(self.seed, ~epoch, np.arange(len(batches))))
+        return [batches[i] for i in order]
+
+
+def _keys(seed: int, epoch: int, values: np.ndarray) -> np.ndarray:
+    """Hash each value with (seed, epoch) by splitmix64; sorting by it permutes alike under every version of numpy."""
+    with np.errstate(over="ignore"):
+        state = np.array([seed, epoch], dtype=np.int64).view(np.uint64)
+        keys = values.astype(np.uint64)
+        for word in (*state, np.uint64(0)):
+            keys = (keys ^ word) + np.uint64(0x9E3779B97F4A7C15)
+            keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            keys = keys ^ (keys >> np.uint64(31))
+    return keys
+
+
+def prefetch(dataset: GridDataset, plan: BatchPlan, numbers: Iterable[int], threads: int = 1) -> Iterator[Batch]:
+    """Yield the batches ``numbers`` in order, made ahead by threads (no processes: rows are memory-mapped).
+
+    ``threads`` 0 makes each batch when it is asked for. Errors come out where the batch would have.
+    """
+
+    def make(number: int) -> Batch:
+        return dataset.batch(plan.rows(number), number)
+
+    if threads == 0:
+        yield from map(make, numbers)
+        return
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="batch")
+    try:
+        iterator = iter(numbers)
+        waiting = [pool.submit(make, number) for _, number in zip(range(2 * threads), iterator, strict=False)]
+        while waiting:
+            batch = waiting.pop(0).result()
+            number = next(iterator, None)
+            if number is not None:
+                waiting.append(pool.submit(make, number))
+            yield batch
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,188 @@
+"""Settings of a language model's training, and the model, tokenizer and data that they describe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import nn
+
+from codec.errors import SoundloomError
+from codec.store import StoreReader
+from lm.coarse_lm import CoarseLM, CoarseLMConfig
+from lm.config import TransformerConfig
+from lm.data import GridDataset
+from lm.delay_lm import DelayLM, DelayLMConfig
+from lm.fine_lm import FineLM, FineLMConfig
+from lm.text import TextTokenizer
+from pipelines.training import OptimizerSettings
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which model, and its shape; what follows from store and tokenizer is not set here.
+
+    Args:
+        kind: ``delay`` writes all levels at once; ``coarse`` level 0 alone; ``fine`` the levels above it.
+        dim: width.
+        num_layers: blocks.
+        num_heads: attention heads.
+        num_kv_heads: heads of keys and values, fewer for grouped-query attention; null = num_heads.
+        ffn_dim: width inside a feed-forward block.
+        rope_theta: base of the rotary positions.
+        dropout: share of activations dropped while training.
+        qk_norm: normalise queries and keys.
+        cfg_drop: share of rows whose text is hidden while training.
+        audio_drop: share of audio inputs hidden while training (delay and coarse).
+        code_noise: share of input codes replaced by random ones while training.
+    """
+
+    kind: Literal["delay", "coarse", "fine"] = "delay"
+    dim: int = 384
+    num_layers: int = 8
+    num_heads: int = 6
+    num_kv_heads: int | None = None
+    ffn_dim: int = 1024
+    rope_theta: float = 10000.0
+    dropout: float = 0.0
+    qk_norm: bool = False
+    cfg_drop: float = 0.1
+    audio_drop: float = 0.0
+    code_noise: float = 0.0
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """How text becomes ids.
+
+    Args:
+        tokenizer: folder of a finished tokenizer; null = train one from the store's texts, kept in the run's folder.
+        model_type: SentencePiece's kind.
+        vocab_size: number of ids, for unigram and bpe; null = the kind's default.
+        lexicon: a shipped lexicon's name or a file; null = letters only.
+        spell_probability: share of known words spelled while training, so that unknown words can be read.
+    """
+
+    tokenizer: str | None = None
+    model_type: Literal["char", "unigram", "bpe"] = "char"
+    vocab_size: int | None = None
+    lexicon: str | None = "en-us"
+    spell_probability: float = 0.1
+
+
+@dataclass(frozen=True)
+class TrainLMSettings:
+    """A training of one language model on one token store.
+
+    Args:
+        store: token store to learn from.
+        output: folder of the run: checkpoints, log, curve, the tokenizer, and the model in ``best``.
+        dev_store: token store for validation; null = none, and ``best`` is then the latest.
+        model: which model.
+        text: how text becomes ids.
+        optimizer: how the weights are moved.
+        steps: optimizer steps in all.
+        frames_per_batch: most frames plus text units, padding counted, in one forward pass of one process.
+        gradient_accumulation: forward passes per step.
+        max_frames: longest utterance used; 0 = any.
+        levels: train on the first n levels of the store; 0 = all.
+        level_weights: one weight a level in the loss; null = all alike.
+        ema_decay: decay of the averaged weights, which are validated and exported; 0 = the latest weights.
+        bf16: compute in bfloat16 where that is safe; weights stay in fp32.
+        seed: decides initial weights, order and everything drawn.
+        validate_every: steps between validations; 0 = only at the end.
+        validate_batches: most dev batches used; 0 = all.
+        save_every: steps between checkpoints; 0 = only at the end.
+        log_every: steps between log lines.
+        time_limit_minutes: stop, saved and resumable, after this long; null = no limit.
+        resume: ``auto`` continues from the output folder's last whole checkpoint; ``never`` refuses to.
+        workers: threads that make batches ahead; 0 = none.
+        threads: threads torch computes with, for each process; 0 = torch's choice.
+        tensorboard: also write events for TensorBoard, into the output folder.
+    """
+
+    store: str
+    output: str
+    dev_store: str | None = None
+    model: ModelSettings = field(default_factory=ModelSettings)
+    text: TextSettings = field(default_factory=TextSettings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    steps: int = 10000
+    frames_per_batch: int = 6000
+    gradient_accumulation: int = 1
+    max_frames: int = 1500
+    levels: int = 0
+    level_weights: list[float] | None = None
+    ema_decay: float = 0.999
+    bf16: bool = True
+    seed: int = 0
+    validate_every: int = 500
+    validate_batches: int = 20
+    save_every: int = 500
+    log_every: int = 10
+    time_limit_minutes: float | None = None
+    resume: Literal["auto", "never"] = "auto"
+    workers: int = 1
+    threads: int = 0
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "frames_per_batch", "gradient_accumulation", "log_every"):
+            if getattr(self, name) < 1:
+                raise SoundloomError(f"{name}: must be at least 1, not {getattr(self, name)}")
+        names = ("max_frames", "levels", "validate_every", "validate_batches", "save_every", "workers", "threads")
+        for name in names:
+            if getattr(self, name) < 0:
+                raise SoundloomError(f"{name}: must not be negative, but is {getattr(self, name)}")
+
+
+#: settings that a resumed run takes from its first start; another value there would be ignored, so it is refused
+FIXED_AT_START = ("text.tokenizer", "text.model_type", "text.vocab_size", "text.lexicon", "model.kind", "levels")
+
+
+def open_store(path: str, levels: int) -> StoreReader:
+    """Open a token store and show its first ``levels`` levels (0 = all)."""
+    return StoreReader(path, levels or None)
+
+
+def make_dataset(settings: TrainLMSettings, reader: StoreReader, tokenizer: TextTokenizer, train: bool) -> GridDataset:
+    """Return the store's usable rows; only training spells words at random."""
+    spell = settings.text.spell_probability if train and tokenizer.lexicon is not None else 0.0
+    return GridDataset(reader, tokenizer, max_frames=settings.max_frames, spell_probability=spell, seed=settings.seed)
+
+
+def make_model(
+    settings: ModelSettings, reader: StoreReader, tokenizer: TextTokenizer, frames_per_text_unit: float
+) -> DelayLM | CoarseLM | FineLM:
+    """Build the model with fresh weights; levels, codebook size and rates come from the store."""
+    kinds: dict[str, tuple[type[nn.Module], type]] = {
+        "delay": (DelayLM, DelayLMConfig),
+        "coarse": (CoarseLM, CoarseLMConfig),
+        "fine": (FineLM, FineLMConfig),
+    }
+    model_class, config_class = kinds[settings.kind]
+    transformer = TransformerConfig(
+        dim=settings.dim,
+        num_layers=settings.num_layers,
+        num_heads=settings.num_heads,
+        num_kv_heads=settings.num_kv_heads,
+        ffn_dim=settings.ffn_dim,
+        rope_theta=settings.rope_theta,
+        dropout=settings.dropout,
+        qk_norm=settings.qk_norm,
+        causal=settings.kind != "fine",
+    )
+    return model_class(
+        config_class(
+            text_vocab_size=tokenizer.vocab_size,
+            num_levels=reader.num_levels,
+            codebook_size=reader.codebook_size,
+            frame_rate=reader.frame_rate,
+            frames_per_text_unit=frames_per_text_unit,
+            text_pad_id=tokenizer.pad_id,
+            cfg_drop=settings.cfg_drop,
+            audio_drop=settings.audio_drop,
+            code_noise=settings.code_noise,
+            transformer=transformer,
+        )
+    )
