@@ -8,6 +8,7 @@ import io
 import math
 import os
 import sys
+import traceback
 import types
 import warnings
 from collections.abc import Iterator
@@ -21,9 +22,11 @@ import soundfile
 import torch
 from torch import Tensor
 
-from codec.audio_headers import check_riff
+from codec.audio_headers import check_whole
 from codec.errors import SoundloomError
-from codec.files import atomic_path
+from codec.files import write_bytes
+
+Source = str | os.PathLike[str] | io.BytesIO  # a file's name, "-" for standard input, or a file's bytes
 
 AUDIO_SUFFIXES = (".aif", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav")
 SAMPLE_RATES = (1_000, 768_000)  # outside of these a header lies, and a resampling filter would need gigabytes
@@ -31,6 +34,7 @@ MAX_VALUES = (
     2**29
 )  # samples returned by one read (2 GiB): a header or a bomb of compressed silence must not take the memory
 MAX_CHANNELS = 64
+LOUDEST = 1e6  # full scale is 1, some tools write 32,768; beyond this it is no audio
 _BLOCK = 1 << 16
 _UNKNOWN = 1 << 62  # libsndfile's "I do not know how many samples": streamed FLAC says so, legitimately
 _FILTER_ZEROS = 6  # zero crossings on each side of torchaudio's windowed sinc
@@ -52,7 +56,7 @@ class AudioInfo:
 
 
 def read_audio(
-    path: str | os.PathLike[str],
+    path: Source,
     sample_rate: int | None = None,
     channels: int | None = 1,
     start: float = 0.0,
@@ -92,7 +96,7 @@ def read_audio(
     return wave.contiguous()
 
 
-def audio_info(path: str | os.PathLike[str]) -> AudioInfo:
+def audio_info(path: Source) -> AudioInfo:
     """What the header of a file says, checked against the file's size.
 
     Where a header tells no length, the samples are counted by decoding. Raises: SoundloomError that names the file.
@@ -139,6 +143,30 @@ def write_audio(path: str | os.PathLike[str], wave: Tensor, sample_rate: int) ->
     Raises: SoundloomError on an unknown suffix, a waveform that is empty or not finite, a place that cannot be written.
     """
     name = _name(path, "standard output")
+    # A pipe or a device has no suffix to go by and nothing that could be replaced.
+    streamed = str(path) == "-" or (Path(path).exists() and not Path(path).is_file())
+    suffix = ".wav" if streamed else Path(path).suffix.lower()
+    data = encode_audio(wave, sample_rate, suffix, name=name)
+    if str(path) == "-":
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    elif streamed:
+        try:
+            Path(path).write_bytes(data)
+        except OSError as error:
+            raise SoundloomError(f"{path}: cannot write to it ({error.strerror}); name a file") from error
+    else:
+        write_bytes(path, data)
+
+
+def encode_audio(
+    wave: Tensor, sample_rate: int, suffix: str = ".wav", bitrate: int | None = None, name: str = "audio"
+) -> bytes:
+    """The bytes of an audio file; `read_audio` takes them as ``io.BytesIO``.
+
+    ``wave``: float [C, N] or [N]. ``suffix``: the kind of file. ``bitrate``: bit/s that Opus aims at (6,000 to 256,000
+    a channel); the true bitrate is what the bytes say. ``name``: how errors call it. Raises: SoundloomError.
+    """
     wave = wave.detach().to("cpu", torch.float32)
     wave = wave[None] if wave.dim() == 1 else wave
     if wave.dim() != 2 or wave.numel() == 0:
@@ -147,26 +175,23 @@ def write_audio(path: str | os.PathLike[str], wave: Tensor, sample_rate: int) ->
         )
     if not torch.isfinite(wave).all():
         raise SoundloomError(f"{name}: the waveform holds NaN or infinity; nothing was written")
-    data = wave.clamp(-1, 1).t().contiguous().numpy()
-    streamed = str(path) == "-" or (Path(path).exists() and not Path(path).is_file())
-    kind, subtype = _FORMATS.get(".wav" if streamed else Path(path).suffix.lower(), (None, None))
-    if kind is None:
+    if suffix not in _FORMATS:
         raise SoundloomError(f"{name}: unknown kind of file; end its name with one of {', '.join(sorted(_FORMATS))}")
+    kind, subtype = _FORMATS[suffix]
+    level = None
+    if bitrate is not None:
+        if suffix != ".opus" or not 6_000 <= bitrate <= 256_000:
+            raise SoundloomError(f"{name}: bitrate={bitrate}: wanted 6,000 to 256,000 bit/s, and .opus")
+        level = 1 - (bitrate - 6_000) / 250_000  # libsndfile's scale from 256 kbit/s (0) to 6 kbit/s (1)
+    data = wave.clamp(-1, 1).t().contiguous().numpy()
     encoded = io.BytesIO()
     try:
-        soundfile.write(encoded, data, sample_rate, format=kind, subtype=subtype)
+        soundfile.write(encoded, data, sample_rate, format=kind, subtype=subtype, compression_level=level)
     except (soundfile.SoundFileError, ValueError) as error:
         raise SoundloomError(
             f"{name}: {kind} cannot hold {data.shape[1]} channels at {sample_rate} Hz ({error}); try .wav"
         ) from error
-    if str(path) == "-":
-        sys.stdout.buffer.write(encoded.getbuffer())
-        sys.stdout.buffer.flush()
-    elif streamed:
-        Path(path).write_bytes(encoded.getbuffer())
-    else:
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(encoded.getbuffer())
+    return encoded.getvalue()
 
 
 _FORMATS = {
@@ -241,7 +266,10 @@ def _torchaudio() -> types.ModuleType:
     try:
         return importlib.import_module("torchaudio")
     except OSError as error:
-        if "torchaudio" not in str(error) or "torchaudio._extension" in sys.modules:
+        if not any(
+            str(frame.f_globals.get("__name__")).startswith("torchaudio._extension")
+            for frame, _ in traceback.walk_tb(error.__traceback__)
+        ):
             raise
         if torch.version.cuda is not None:  # not the known case: tell it, though nothing here needs the extension
             warnings.warn(f"torchaudio's extension does not load ({error}); its Python parts are used", stacklevel=2)
@@ -270,13 +298,28 @@ def _absent_extension() -> types.ModuleType:
     return stand_in
 
 
-def _name(path: str | os.PathLike[str], stream: str = "standard input") -> str:
+class _Sequential(soundfile.SoundFile):
+    """A file read from one place onwards.
+
+    soundfile seeks to where it already is after every read of a seekable file; at the end of a FLAC that does not
+    tell its length that seek fails.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
+def _name(path: Source, stream: str = "standard input") -> str:
+    if isinstance(path, io.BytesIO):
+        return "audio in memory"
     return stream if str(path) == "-" else str(path)
 
 
-def _bytes_of(path: str | os.PathLike[str]) -> tuple[str | io.BytesIO, int]:
+def _bytes_of(path: Source) -> tuple[str | io.BytesIO, int]:
     """What soundfile shall open (a name, or the bytes of a pipe), and its size."""
     limit = 4 * MAX_VALUES
+    if isinstance(path, io.BytesIO):
+        return path, path.getbuffer().nbytes
     if str(path) == "-":
         data = sys.stdin.buffer.read(limit + 1)
     else:
@@ -296,7 +339,7 @@ def _bytes_of(path: str | os.PathLike[str]) -> tuple[str | io.BytesIO, int]:
 
 
 @contextmanager
-def _open(path: str | os.PathLike[str]) -> Iterator[soundfile.SoundFile]:
+def _open(path: Source) -> Iterator[_Sequential]:
     """Open a file whose header is plausible for its size. Raises: SoundloomError."""
     name = _name(path)
     try:
@@ -307,9 +350,9 @@ def _open(path: str | os.PathLike[str]) -> Iterator[soundfile.SoundFile]:
         raise SoundloomError(f"{name}: is empty (0 bytes); replace it or leave it out")
     if name.lower().endswith(".raw"):
         raise SoundloomError(f"{name}: headerless audio tells neither rate nor channels; convert it to .wav")
-    check_riff(source, size, name)
+    check_whole(source, size, name)
     try:
-        sound = soundfile.SoundFile(source)
+        sound = _Sequential(source)
     except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:
         reason = str(error).rpartition(": ")[2].rstrip(".")
         raise SoundloomError(
@@ -331,7 +374,7 @@ def _open(path: str | os.PathLike[str]) -> Iterator[soundfile.SoundFile]:
         yield sound
 
 
-def _blocks(sound: soundfile.SoundFile, name: str, count: int | None) -> Iterator[np.ndarray]:
+def _blocks(sound: _Sequential, name: str, count: int | None) -> Iterator[np.ndarray]:
     """Blocks float32 [n, C] from where the file stands: ``count`` samples, or to the end.
 
     Memory is taken as samples come, never as a header claims.
@@ -343,8 +386,10 @@ def _blocks(sound: soundfile.SoundFile, name: str, count: int | None) -> Iterato
             block = sound.read(wanted, dtype="float32", always_2d=True)
         except (soundfile.SoundFileError, RuntimeError) as error:
             raise SoundloomError(f"{name}: breaks off after {done:,} samples ({error}); replace it") from error
-        if not np.isfinite(block).all():
-            raise SoundloomError(f"{name}: holds NaN or infinity; repair it or leave it out")
+        if len(block) and not np.abs(block).max() <= LOUDEST:  # NaN compares as False
+            raise SoundloomError(
+                f"{name}: holds NaN, infinity or values beyond {LOUDEST:,.0f}; repair it or leave it out"
+            )
         done += len(block)
         if len(block):
             yield block
@@ -352,20 +397,19 @@ def _blocks(sound: soundfile.SoundFile, name: str, count: int | None) -> Iterato
             return
 
 
-def _read_samples(
-    sound: soundfile.SoundFile, name: str, begin: int, end: int | None, channels: int | None
-) -> np.ndarray:
+def _read_samples(sound: _Sequential, name: str, begin: int, end: int | None, channels: int | None) -> np.ndarray:
     """Samples ``begin`` to ``end`` (or the file's end) of an open file as float32 [C, n]. Raises: SoundloomError."""
     known = sound.frames < _UNKNOWN
     if known and begin >= sound.frames:
         raise SoundloomError(f"{name}: is {sound.frames / sound.samplerate:.2f} s long; choose an earlier start")
     if channels not in (None, 1, sound.channels) and sound.channels != 1:
         raise SoundloomError(f"{name}: has {sound.channels} channels, wanted {channels}; mix it down first")
+    skip = 0 if known else begin  # a stream without a length is decoded up to the place
     if begin and known:
-        sound.seek(begin)
-        skip = 0
-    else:
-        skip = begin
+        try:
+            sound.seek(begin)
+        except (soundfile.SoundFileError, RuntimeError) as error:
+            raise SoundloomError(f"{name}: cannot be read at sample {begin:,} ({error}); replace it") from error
     last = sound.frames if known else end
     if known and end is not None:
         last = min(end, sound.frames)
@@ -393,6 +437,6 @@ def _read_samples(
     return np.repeat(samples, channels, axis=0) if channels and channels > samples.shape[0] else samples
 
 
-def _length_is_guess(sound: soundfile.SoundFile) -> bool:
+def _length_is_guess(sound: _Sequential) -> bool:
     """MP3 without an index: its length is estimated from the first frames' bitrate."""
     return sound.format in ("MP3", "MPEG")
