@@ -39,7 +39,7 @@ class TransformerConfig:
                 raise SoundloomError(f"transformer.{name} is {getattr(self, name)}; it must be at least 1")
         if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
             raise SoundloomError(
-                f"transformer.dim {self.dim} over {self.num_heads} heads: each head needs an even, whole number of channels"
+                f"transformer.dim {self.dim} over {self.num_heads} heads: each head needs an even number of channels"
             )
         if self.kv_heads < 1 or self.num_heads % self.kv_heads:
             raise SoundloomError(f"transformer.num_kv_heads {self.kv_heads} does not divide num_heads {self.num_heads}")

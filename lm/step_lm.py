@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 
 from lm.config import LMConfig
 from lm.delay import delay
+from lm.generate import generate_codes
 from lm.output import LMOutput
 from lm.prefix import TextPrefix, causal_mask, positions
+from lm.request import Request
 from lm.transformer import KVCache, Transformer
 
 
@@ -58,7 +61,7 @@ class StepLM(nn.Module):
         """Score codes long [B, K, T] given text_ids long [B, L]: logits [B, levels, T + 1, outputs], aligned.
 
         Position t scores frame t; position ``length`` of level 0 scores END, other levels are not scored there.
-        While training, text, audio inputs and codes are dropped as the config says, from ``generator`` or the global one.
+        While training, the config's drops are drawn from ``generator`` or the global one.
         """
         B, _, T = codes.shape
         inputs = self.step_inputs(codes[:, : self.levels], lengths)
@@ -83,7 +86,7 @@ class StepLM(nn.Module):
 
         START before the first frame of a level, END from frame ``length`` on.
         """
-        B, K, T = codes.shape
+        _, K, T = codes.shape
         ended = torch.arange(T, device=codes.device) >= lengths[:, None, None]
         codes = torch.where(ended, self.config.end_id, codes.long())
         delayed = delay(codes, self.config.end_id)
@@ -137,6 +140,19 @@ class StepLM(nn.Module):
         hidden = self.transformer(self.embed(inputs), where, mask, state.cache)[:, -1]
         state.step += n
         return F.linear(hidden, self.heads).view(B, self.levels, -1)
+
+    @property
+    def decoder(self) -> StepLM:
+        """What `lm.generate` takes steps with: this model itself."""
+        return self
+
+    def complete(self, codes: Tensor, request: Request) -> Tensor:
+        """Nothing is left to write after the steps."""
+        return codes
+
+    def generate(self, text_ids: Tensor, prompt_codes: Tensor | None = None, **options: Any) -> Tensor:
+        """Write codes [B, levels, T]; see `lm.generate.generate_codes` for the options."""
+        return generate_codes(self, text_ids, prompt_codes, **options)
 
     @torch.no_grad()
     def attention_maps(self, text_ids: Tensor, codes: Tensor) -> Tensor:

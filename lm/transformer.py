@@ -15,7 +15,7 @@ __all__ = ["KVCache", "Transformer", "TransformerConfig"]
 
 @dataclass
 class KVCache:
-    """Keys and values of all layers, allocated once: each [B, kv_heads, max_length, head_dim]; ``length`` are filled."""
+    """All layers' keys and values, allocated once, [B, kv_heads, max_length, head_dim] each; ``length`` are filled."""
 
     keys: list[Tensor]
     values: list[Tensor]
@@ -31,11 +31,6 @@ class KVCache:
         self.keys[layer][:, :, self.length : end] = keys
         self.values[layer][:, :, self.length : end] = values
         return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
-
-    def keep(self, rows: Tensor) -> None:
-        """Keep only these batch rows (long [n]): finished requests leave."""
-        self.keys = [keys[rows] for keys in self.keys]
-        self.values = [values[rows] for values in self.values]
 
 
 def rotary_tables(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -172,7 +167,7 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def attention_maps(self, x: Tensor, positions: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Attention weights of every layer for pictures: x [1, S, D] -> float [layers, heads, S, S], computed plainly."""
+        """All layers' attention weights, for pictures: x [1, S, D] -> float [layers, heads, S, S], computed plainly."""
         c = self.config
         S = x.shape[1]
         if mask is None and c.causal:

@@ -1,0 +1,127 @@
+"""A request for codes: its settings, its checked tensors and how many frames it may have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from codec.errors import SoundloomError
+from lm.config import LMConfig
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """How to write.
+
+    ``fine_temperature`` is for levels above 0 (None: the same). ``guidance`` above 1 pushes towards the text
+    (classifier-free). ``max_frames`` and ``min_frames`` count the prompt; without them they follow from the text:
+    cap_factor * expected frames + cap_seconds, and floor_factor * expected frames.
+    A cycle of level-0 codes that repeats for ``loop_seconds`` ends the request as "loop" (0: no guard).
+    """
+
+    temperature: float = 0.9
+    fine_temperature: float | None = None
+    top_k: int | None = 100
+    top_p: float = 1.0
+    guidance: float = 1.0
+    max_frames: int | None = None
+    min_frames: int | None = None
+    cap_factor: float = 2.0
+    cap_seconds: float = 2.0
+    floor_factor: float = 0.35
+    loop_seconds: float = 1.6
+    loop_period: int = 24
+
+    def __post_init__(self) -> None:
+        limits = {
+            "temperature": self.temperature >= 0,
+            "fine_temperature": self.fine_temperature is None or self.fine_temperature >= 0,
+            "top_k": self.top_k is None or self.top_k >= 1,
+            "top_p": 0 < self.top_p <= 1,
+            "guidance": self.guidance >= 0,
+            "max_frames": self.max_frames is None or self.max_frames >= 1,
+            "min_frames": self.min_frames is None or self.min_frames >= 0,
+            "loop_seconds": self.loop_seconds >= 0,
+            "loop_period": self.loop_period >= 1,
+        }
+        for name, good in limits.items():
+            value = getattr(self, name)
+            if not good or (isinstance(value, float) and not math.isfinite(value)):
+                raise SoundloomError(f"{name} is {value}, which is out of its range")
+
+    def temperatures(self, levels: int, first: int = 0) -> Tensor:
+        """Temperature of each level, float [levels]."""
+        fine = self.temperature if self.fine_temperature is None else self.fine_temperature
+        return torch.tensor([self.temperature if level == 0 else fine for level in range(first, first + levels)])
+
+
+@dataclass
+class Request:
+    """A checked batch of requests, ready to run; ``lengths`` is filled when the decoder is done."""
+
+    text_ids: Tensor
+    text_lengths: Tensor
+    prompt_codes: Tensor
+    prompt_lengths: Tensor
+    generators: list[torch.Generator]
+    config: GenerateConfig
+    lengths: Tensor
+
+
+def make_request(
+    c: LMConfig,
+    text_ids: Tensor,
+    text_lengths: Tensor | None,
+    prompt_codes: Tensor | None,
+    prompt_lengths: Tensor | None,
+    seeds: Sequence[int] | None,
+    config: GenerateConfig | None,
+) -> Request:
+    """Check everything against the model's config and fill the defaults."""
+    if text_ids.dim() != 2:
+        raise SoundloomError(f"text_ids has shape {tuple(text_ids.shape)}; expected [batch, units]")
+    B, L = text_ids.shape
+    device = text_ids.device
+    lengths = torch.full((B,), L, device=device) if text_lengths is None else text_lengths.to(device).long()
+    prompt = torch.zeros((B, c.num_levels, 0), device=device) if prompt_codes is None else prompt_codes
+    if prompt.dim() != 3 or prompt.shape[:2] != (B, c.num_levels):
+        raise SoundloomError(f"prompt_codes has shape {tuple(prompt.shape)}; expected [{B}, {c.num_levels}, frames]")
+    P = prompt.shape[2]
+    plengths = torch.full((B,), P, device=device) if prompt_lengths is None else prompt_lengths.to(device).long()
+    seeds = list(range(B)) if seeds is None else list(seeds)
+    for name, value, limit in (("text_lengths", lengths, L), ("prompt_lengths", plengths, P)):
+        if value.shape != (B,) or bool(((value < 0) | (value > limit)).any()):
+            raise SoundloomError(f"{name} {value.tolist()}: expected {B} numbers from 0 to {limit}")
+    if len(seeds) != B:
+        raise SoundloomError(f"{len(seeds)} seeds for {B} requests")
+    given = torch.arange(L, device=device) < lengths[:, None]
+    if bool((given & ((text_ids < 0) | (text_ids >= c.text_vocab_size))).any()):
+        raise SoundloomError(f"text_ids outside 0..{c.text_vocab_size - 1}: they come from another tokenizer")
+    used = torch.arange(P, device=device) < plengths[:, None, None]
+    prompt = prompt.to(device).long()
+    if bool((used & ((prompt < 0) | (prompt >= c.codebook_size))).any()):
+        raise SoundloomError(f"prompt_codes outside 0..{c.codebook_size - 1}: they come from another codec")
+    prompt = torch.where(used, prompt, c.end_id)  # padding may hold anything; this embeds
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return Request(text_ids.long(), lengths, prompt, plengths, generators, config or GenerateConfig(), lengths)
+
+
+def frame_limits(
+    text_lengths: Tensor, prompt_lengths: Tensor, config: GenerateConfig, model: LMConfig
+) -> tuple[Tensor, Tensor]:
+    """Fewest and most frames of each row, prompt included: two long [B]."""
+    expected = text_lengths.double() * model.frames_per_text_unit
+    extra = config.cap_seconds * model.frame_rate
+    most = torch.maximum((expected * config.cap_factor + extra).ceil(), prompt_lengths + math.ceil(extra)).long()
+    # Without text nothing tells the length: ten seconds.
+    most = torch.where(text_lengths == 0, prompt_lengths + math.ceil(10 * model.frame_rate), most)
+    if config.max_frames is not None:
+        most = torch.full_like(most, config.max_frames)
+    least = (expected * config.floor_factor).floor().long()
+    if config.min_frames is not None:
+        least = torch.full_like(least, config.min_frames)
+    return torch.minimum(torch.maximum(least, prompt_lengths + 1), most), most
