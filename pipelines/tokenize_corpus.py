@@ -1,0 +1,231 @@
+"""Turn a corpus into a token store: every utterance's codes on disk, ready for training a language model.
+
+The work is cut into shards that any number of processes do in any order; killed at any moment, the same command goes
+on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from codec.errors import SoundloomError
+from pipelines.cli import run
+
+if TYPE_CHECKING:
+    from codec.store_plan import Plan
+
+EXAMPLES = """
+examples:
+  python pipelines/tokenize_corpus.py ~/audio/LJSpeech-1.1 stores/lj                  a folder, shipped codec
+  python pipelines/tokenize_corpus.py corpus/manifest.jsonl stores/dev --split dev --workers 4
+  python pipelines/tokenize_corpus.py hf:mythicinfinity/libritts_r:clean stores/r --split train.clean.100
+  accelerate launch --num_processes 8 pipelines/tokenize_corpus.py CORPUS STORE       a share for each process
+  sbatch --array 0-9 …: tokenize_corpus.py CORPUS STORE --shard-range $((ID*10)):$((ID*10+10))
+  python pipelines/tokenize_corpus.py MORE STORE --append                             add another corpus
+  python pipelines/tokenize_corpus.py verify STORE                                    check every byte
+  python pipelines/tokenize_corpus.py export STORE OUT.parquet [--levels 4]
+
+A corpus is a folder of audio (text in .txt or .lab beside each file), a .jsonl, .csv or .tsv manifest with the fields
+audio, text, speaker, language, split, id (and start, end or segments for parts of long files), LJSpeech's folder, a
+data set saved by the library datasets, or hf:NAME[:CONFIG].
+Exit codes: 0 done; 1 too many rejects, or verify found damage; 2 bad input.
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Describe the command line of the main command."""
+    parser = argparse.ArgumentParser(
+        prog="tokenize_corpus.py",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("corpus", help="what to read (see below)")
+    add("store", type=Path, help="folder to write; an unfinished one goes on")
+    add("--codec", help="folder or hub name; default: the shipped codec")
+    add("--levels", type=int, help="keep only the first n levels (default: all)")
+    add("--split", default="", help="rows of this split only")
+    add("--limit", type=int, default=0, help="the first n utterances only")
+    add("--max-seconds", type=float, default=30.0, help="longer files are cut on silence (default %(default)s)")
+    add("--min-seconds", type=float, default=0.1, help="shorter ones are rejected (default %(default)s)")
+    add("--audio-column", default="", help="field of a manifest or data set that holds the audio")
+    add("--text-column", default="", help="field that holds the text")
+    add("--language", default="", help="language of rows that name none, such as en")
+    add("--speaker", default="", help="speaker of rows that name none")
+    add("--workers", type=int, default=1, help="processes, one thread each (default %(default)s)")
+    add("--device", default="cpu", help="cpu, cuda, cuda:1 … (default %(default)s)")
+    add("--shards", type=int, help="number of shards (default: one for each quarter of an hour)")
+    add("--shard-range", metavar="A:B", help="do only shards A to B-1, for job arrays")
+    add("--plan-only", action="store_true", help="write the plan and the forecast, tokenize nothing")
+    add("--append", action="store_true", help="add the utterances that the store does not have yet")
+    add("--max-reject-rate", type=float, default=0.01, help="more rejects end with code 1 (default %(default)s)")
+    return parser
+
+
+def main(argv: list[str] | None = None, load_codec: Callable[[str | None], Any] | None = None) -> int:
+    """Run the program; ``load_codec`` takes the place of `codec.pretrained.load_codec` in tests."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["verify"]:
+        return _verify(argv[1:])
+    if argv[:1] == ["export"]:
+        return _export(argv[1:])
+    arguments = make_parser().parse_args(argv)
+    _check(arguments)
+    return _tokenize(arguments, load_codec)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    for name, least in (("limit", 0), ("min_seconds", 0), ("workers", 1), ("shards", 1), ("max_reject_rate", 0)):
+        value = getattr(arguments, name)
+        if value is not None and not least <= value < 1e9:
+            raise SoundloomError(f"--{name.replace('_', '-')} {value}: expected at least {least}")
+    if not max(1.0, 4 * arguments.min_seconds) <= arguments.max_seconds <= 600:
+        raise SoundloomError(
+            f"--max-seconds {arguments.max_seconds}: expected 1 to 600, and four times --min-seconds or more"
+        )
+
+
+def _tokenize(arguments: argparse.Namespace, load_codec: Callable[[str | None], Any] | None) -> int:
+    # Imported here: torch takes seconds, and --help must not.
+    from codec.store import StoreFacts
+    from codec.store_plan import Settings
+    from codec.store_write import collect_leftovers, finalize
+    from pipelines.corpus_input import open_corpus
+    from pipelines.tokenize_workers import (
+        Bar,
+        Job,
+        free_bytes,
+        launcher_share,
+        make_forecast,
+        prepare_codec,
+        run_shards,
+    )
+
+    if load_codec is None:
+        from codec.pretrained import load_codec
+    names = ("split", "limit", "max_seconds", "min_seconds", "text_column", "audio_column", "language", "speaker")
+    settings = Settings(root="", corpus=arguments.corpus, **{name: getattr(arguments, name) for name in names})
+    corpus = open_corpus(settings)
+    codec = prepare_codec(load_codec, arguments.codec, arguments.device)
+    facts = StoreFacts.of(codec, arguments.levels)
+    collect_leftovers(arguments.store)
+    plan = _plan(arguments, corpus, facts)
+    wanted = launcher_share(_shard_range(arguments.shard_range, plan))
+    shards = [index for index in wanted if not plan.is_done(index)]
+    if shards:
+        forecast = make_forecast(plan, shards, codec, corpus)
+        _say(*forecast.lines(arguments.workers, free_bytes(plan)))
+    if arguments.plan_only:
+        _say(f"{plan.store / plan.file}: {len(plan.utterances)} utterances in {plan.num_shards} shards")
+        return 0
+    if shards:
+        del codec  # the workers load their own
+        job = Job(plan, corpus.settings, arguments.codec, arguments.device, load_codec)
+        with Bar(forecast.audio_seconds) as bar:
+            run_shards(job, shards, arguments.workers, bar.add)
+    content = finalize(plan.store)
+    if content is None:
+        _say(f"{plan.store}: {len(plan.missing())} of {plan.num_shards} shards are left to other runs")
+        return 0
+    return _report(plan, content, arguments.max_reject_rate)
+
+
+def _plan(arguments: argparse.Namespace, corpus: Any, facts: Any) -> Plan:
+    """Make the plan, or under a launcher let the first process make it and the others wait for it."""
+    from codec.store_plan import load_plans, make_plan
+    from pipelines.tokenize_workers import launcher_rank
+
+    rank, size = launcher_rank()
+    if size > 1 and arguments.append:
+        raise SoundloomError(
+            "--append under a launcher: plan first (--append --plan-only), then launch without --append"
+        )
+    began = time.time()
+    while rank > 0 and not any(plan.settings == corpus.settings for plan in load_plans(arguments.store)):
+        # Hashing takes minutes for a large corpus. A first process that dies takes the others with it, by its launcher.
+        if time.time() - began > 24 * 3600:
+            raise SoundloomError(f"{arguments.store}: no plan after a day; is the first process alive?")
+        time.sleep(0.5)
+    return make_plan(
+        arguments.store,
+        corpus.utterances,
+        facts,
+        corpus.settings,
+        arguments.shards,
+        corpus.fetch,
+        append=arguments.append,
+    )
+
+
+def _shard_range(text: str | None, plan: Plan) -> list[int]:
+    """Parse ``A:B``, counted from the plan's first shard; ends may be left out."""
+    if text is None:
+        return list(plan.shards)
+    first, colon, last = text.partition(":")
+    try:
+        bounds = int(first or 0), int(last or plan.num_shards)
+    except ValueError:
+        bounds = (-1, -1)
+    if not colon or not 0 <= bounds[0] <= bounds[1]:
+        raise SoundloomError(f"--shard-range {text!r}: expected A:B with 0 <= A <= B, the plan has {plan.num_shards}")
+    return list(plan.shards[bounds[0] : bounds[1]])
+
+
+def _report(plan: Plan, content: dict[str, Any], max_reject_rate: float) -> int:
+    """Say what the finished store holds; code 1 where more was rejected than is allowed."""
+    records = [content["shards"][index] for index in plan.shards]
+    rejects = sum(record["rejects"] for record in records)
+    rate = rejects / max(1, len(plan.utterances))
+    hours = content["num_samples"] / plan.facts.sample_rate / 3600
+    size = sum(record["bytes"] for record in content["shards"])
+    _say(
+        f"{plan.store}: {content['num_rows']} rows, {hours:.2f} hours, {size} bytes in {len(content['shards'])} shards"
+    )
+    if rejects:
+        _say(f"{rejects} of {len(plan.utterances)} utterances rejected ({rate:.2%}); rejects-*.jsonl say why")
+    if rate > max_reject_rate:
+        print(f"error: more than {max_reject_rate:.2%} rejected (--max-reject-rate)", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _verify(argv: list[str]) -> int:
+    from codec.store import verify_store
+
+    parser = argparse.ArgumentParser(prog="tokenize_corpus.py verify", description="Check every byte of a store.")
+    parser.add_argument("store", type=Path)
+    store = parser.parse_args(argv).store
+    problems = verify_store(store)
+    for problem in problems:
+        print(problem)
+    if not problems:
+        print(f"{store}: every file is as it was written")
+    return 1 if problems else 0
+
+
+def _export(argv: list[str]) -> int:
+    from codec.store_write import export_parquet
+
+    parser = argparse.ArgumentParser(prog="tokenize_corpus.py export", description="Write a store as one Parquet file.")
+    parser.add_argument("store", type=Path)
+    parser.add_argument("parquet", type=Path)
+    parser.add_argument("--levels", type=int, help="only the first n levels")
+    arguments = parser.parse_args(argv)
+    rows = export_parquet(arguments.store, arguments.parquet, arguments.levels)
+    print(f"{arguments.parquet}: {rows} rows")
+    return 0
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(main))

@@ -1,0 +1,73 @@
+"""A small codec without a network, and small corpora, for the tests of the token store."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+
+
+class FakeCodec:
+    """Codes are sums over frames: exact, fast, and different for every wave."""
+
+    sample_rate, channels, hop_length, frame_rate = 8000, 1, 160, 50.0
+    num_levels, codebook_size = 4, 1024
+
+    def __init__(self, fingerprint: str = "fake-1", delay: float = 0.0) -> None:
+        self.fingerprint = fingerprint
+        self.delay = delay
+
+    def encode(self, wave: torch.Tensor) -> torch.Tensor:
+        time.sleep(self.delay)
+        B, _C, N = wave.shape
+        T = -(-N // self.hop_length)
+        padded = torch.nn.functional.pad(wave[:, 0], (0, T * self.hop_length - N))
+        whole = (padded * 32768).round().long().reshape(B, T, self.hop_length).sum(-1)  # [B, T]
+        return torch.stack([(whole // (7**level)) % self.codebook_size for level in range(self.num_levels)], 1)
+
+
+def load_fake(name: str | None) -> FakeCodec:
+    """Load the codec called ``name`` ("other" has another fingerprint, "slow" takes 10 ms an utterance)."""
+    return FakeCodec("fake-2" if name == "other" else "fake-1", 0.01 if name == "slow" else 0.0)
+
+
+def speech(seconds: float, seed: int, rate: int = 8000) -> np.ndarray:
+    """Noise that comes and goes, float64 ``[N]``."""
+    count = round(seconds * rate)
+    noise = np.random.default_rng(seed).uniform(-0.3, 0.3, count)
+    return noise * (0.5 + 0.5 * np.sin(np.arange(count) * 2 * np.pi / rate))
+
+
+def write_corpus(folder: Path, count: int, seconds: float = 0.3) -> Path:
+    """Write ``count`` WAV files of slightly different lengths and a manifest as make_corpus writes it."""
+    (folder / "wavs").mkdir(parents=True)
+    lines = []
+    for number in range(count):
+        length = seconds * (1 + number % 5 / 10)
+        soundfile.write(folder / "wavs" / f"{number:04d}.wav", speech(length, number), 8000, subtype="PCM_16")
+        record: dict[str, Any] = {"id": f"u{number:04d}", "audio": f"wavs/{number:04d}.wav", "text": f"text {number} é"}
+        record |= {"speaker": f"s{number % 3}", "language": "en", "duration": length}
+        lines.append(json.dumps({**record, "split": "dev" if number % 10 == 9 else "train"}, ensure_ascii=False))
+    (folder / "manifest.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+def store_bytes(store: Path) -> dict[str, bytes]:
+    """Read every file of a store."""
+    return {path.name: path.read_bytes() for path in sorted(store.iterdir())}
+
+
+if __name__ == "__main__":
+    # The real program with the fake codec, as a process that tests can kill.
+    from store_helpers import load_fake as load
+
+    from pipelines.cli import run
+    from pipelines.tokenize_corpus import main
+
+    raise SystemExit(run(lambda: main(sys.argv[1:], load)))
