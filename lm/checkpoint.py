@@ -1,0 +1,229 @@
+"""A language model as a folder: config.json, model.safetensors and the tokenizer's files. Nothing in it can run code.
+
+config.json::
+
+    {"format": "soundloom-lm-1",
+     "kind": "delay" | "coarse" | "fine" | "coarse+fine",
+     "model": {... the config's fields; for the pair {"coarse": {...}, "fine": {...}}},
+     "codec": {... codec.store.StoreFacts: what the model's codes mean ...},
+     "weights_sha256": "..."}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from codec.errors import SoundloomError
+from codec.files import atomic_path, write_text
+from codec.store import StoreFacts
+from lm.coarse_lm import CoarseLM, CoarseLMConfig
+from lm.config import LMConfig, from_dict, to_dict
+from lm.delay_lm import DelayLM, DelayLMConfig
+from lm.fine_lm import CoarseFineLM, FineLM, FineLMConfig
+from lm.text import TextTokenizer
+
+FORMAT = "soundloom-lm-1"
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+KINDS: dict[str, tuple[type[nn.Module], type[LMConfig]]] = {
+    "delay": (DelayLM, DelayLMConfig),
+    "coarse": (CoarseLM, CoarseLMConfig),
+    "fine": (FineLM, FineLMConfig),
+}
+PAIR = "coarse+fine"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass
+class LoadedLM:
+    """A model ready to write, its tokenizer and the codec that its codes belong to."""
+
+    model: DelayLM | CoarseLM | FineLM | CoarseFineLM
+    tokenizer: TextTokenizer
+    codec_facts: StoreFacts
+
+    def generate(self, text_ids: Tensor | list[int], prompt_codes: Tensor | None = None, **options: Any) -> Tensor:
+        """Write codes [B, K, T]; see `lm.generate.generate_codes` for the options."""
+        if isinstance(self.model, (CoarseLM, FineLM)):
+            raise SoundloomError(f"a {kind_of(self.model)} model alone writes no whole grid; join it: CoarseFineLM(…)")
+        return self.model.generate(text_ids, prompt_codes, **options)
+
+    @property
+    def codec_fingerprint(self) -> str:
+        return self.codec_facts.fingerprint
+
+    def require_codec(self, codec: Any) -> None:
+        """Raise `SoundloomError` unless ``codec`` makes the codes that this model writes (its first levels do)."""
+        self.codec_facts.require(StoreFacts.of(codec, self.codec_facts.num_levels), "this language model")
+
+
+def kind_of(model: nn.Module) -> str:
+    """Name of the model's kind, as in config.json."""
+    if isinstance(model, CoarseFineLM):
+        return PAIR
+    for name, (cls, _) in KINDS.items():
+        if type(model) is cls:
+            return name
+    raise SoundloomError(f"{type(model).__name__} is no language model of soundloom; it has {', '.join(KINDS)}, {PAIR}")
+
+
+def save_lm(
+    folder: str | Path, model: nn.Module, tokenizer: TextTokenizer, facts: StoreFacts, dtype: str = "float32"
+) -> None:
+    """Write a model folder; ``facts`` come from the token store that the model learned from.
+
+    ``dtype`` is the weights' type on disk (float32, bfloat16, float16). config.json comes last and holds the weights'
+    sha256, so that an interrupted write is noticed when loading.
+    """
+    kind = kind_of(model)
+    if dtype not in DTYPES:
+        raise SoundloomError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
+    _check_facts(model.config, facts, str(folder))
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(folder)
+    weights = {name: t.detach().to("cpu", DTYPES[dtype]).contiguous() for name, t in model.state_dict().items()}
+    with atomic_path(folder / WEIGHTS_FILE) as temporary:
+        save_file(weights, temporary)
+        digest = _sha256(temporary)
+    if isinstance(model, CoarseFineLM):
+        settings = {"coarse": to_dict(model.coarse.config), "fine": to_dict(model.fine.config)}
+    else:
+        settings = to_dict(model.config)
+    config = {"format": FORMAT, "kind": kind, "model": settings, "codec": asdict(facts), "weights_sha256": digest}
+    write_text(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
+
+
+def load_lm(name: str | Path, codec: Any = None) -> LoadedLM:
+    """Load a model folder, or a Hugging Face hub name such as "someone/voice", for generation (eval mode, float32).
+
+    With ``codec`` (anything with a codec's face), one that makes other codes than the model writes is refused.
+    Errors: `SoundloomError` that names the file, for anything missing, damaged, unknown or not fitting.
+    """
+    folder = find_folder(name)
+    path = folder / CONFIG_FILE
+    config = _read_config(path)
+    facts = StoreFacts.parse(config["codec"], str(path))
+    if set(config["codec"]) != set(asdict(facts)):
+        raise SoundloomError(f"{path}: codec has unknown fields {sorted(set(config['codec']) - set(asdict(facts)))}")
+    model = _load_model(folder, config, path)
+    _check_facts(model.config, facts, str(path))
+    tokenizer = TextTokenizer.from_pretrained(folder)
+    if tokenizer.vocab_size != model.config.text_vocab_size:
+        raise SoundloomError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} units, the model expects "
+            f"{model.config.text_vocab_size}; the two do not belong together"
+        )
+    loaded = LoadedLM(model, tokenizer, facts)
+    if codec is not None:
+        loaded.require_codec(codec)
+    return loaded
+
+
+def find_folder(name: str | Path) -> Path:
+    """The folder itself, or the local copy of a hub repository (only what a model folder holds is fetched)."""
+    if Path(name).is_dir():
+        return Path(name)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)) or str(name).startswith("."):
+        raise SoundloomError(f"{name}: no such folder; expected a language model's folder or a hub name (owner/name)")
+    from huggingface_hub import snapshot_download
+
+    try:
+        patterns = ["*.json", "*.safetensors", "text.*", "lexicon.*", "README.md"]
+        return Path(snapshot_download(str(name), allow_patterns=patterns))
+    except Exception as error:  # the hub client fails in a dozen ways; all mean the same here
+        raise SoundloomError(f"{name}: neither a folder nor to be had from the hub ({error})") from error
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise SoundloomError(f"{path}: not a readable JSON file ({error})") from error
+    keys = {"format", "kind", "model", "codec", "weights_sha256"}
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise SoundloomError(f'{path}: expected the config of a language model, with "format": "{FORMAT}"')
+    if set(config) != keys:
+        wrong = ", ".join(sorted(set(config) ^ keys))
+        raise SoundloomError(f"{path}: unknown or missing: {wrong}; it must hold {', '.join(sorted(keys))}")
+    if config["kind"] not in (*KINDS, PAIR):
+        raise SoundloomError(f"{path}: kind {config['kind']!r}; expected one of {', '.join(KINDS)}, {PAIR}")
+    if not isinstance(config["codec"], dict):
+        raise SoundloomError(f"{path}: codec is {config['codec']!r}, expected an object")
+    return config
+
+
+def _load_model(folder: Path, config: dict[str, Any], path: Path) -> nn.Module:
+    """Build the model without memory, compare it with what the weights' file holds, and only then read that."""
+    file = folder / WEIGHTS_FILE
+    try:
+        digest = _sha256(file)
+        if digest != config["weights_sha256"]:
+            raise SoundloomError(f"{file}: damaged, its sha256 is not the one in {CONFIG_FILE}")
+        with safe_open(file, framework="pt") as opened:
+            names = list(opened.keys())
+            with torch.device("meta"):
+                model = _build(config, str(path), len(names))
+            expected = {name: list(t.shape) for name, t in model.state_dict().items()}
+            shapes = {name: opened.get_slice(name).get_shape() for name in names}
+            for name in sorted(set(expected) ^ set(shapes)):
+                raise SoundloomError(f"{file}: tensor {name!r} is {'missing' if name in expected else 'unknown'}")
+            for name, shape in expected.items():
+                if shapes[name] != shape:
+                    raise SoundloomError(f"{file}: {name} has shape {shapes[name]}, the config says {shape}")
+            weights = {name: opened.get_tensor(name).float() for name in names}
+    except (OSError, SafetensorError) as error:
+        raise SoundloomError(f"{file}: not readable as safetensors ({error})") from error
+    for name, tensor in weights.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise SoundloomError(f"{file}: {name} holds values that are not finite")
+    model.load_state_dict(weights, assign=True)
+    return model.eval()
+
+
+def _build(config: dict[str, Any], where: str, num_tensors: int) -> nn.Module:
+    """A model of the config's shape; ``num_tensors`` in the file bounds how many layers can be meant."""
+
+    def one(kind: str, values: Any, name: str) -> nn.Module:
+        cls, config_class = KINDS[kind]
+        settings = from_dict(config_class, values, f"{where}: {name}")
+        if settings.transformer.num_layers > num_tensors or settings.num_levels > 1024:
+            raise SoundloomError(
+                f"{where}: {settings.transformer.num_layers} layers, more than the weights' file holds"
+            )
+        return cls(settings)
+
+    values = config["model"]
+    try:
+        if config["kind"] != PAIR:
+            return one(config["kind"], values, "model")
+        if not isinstance(values, dict) or set(values) != {"coarse", "fine"}:
+            raise SoundloomError(f'{where}: model must hold "coarse" and "fine"')
+        coarse, fine = (one(kind, values[kind], f"model.{kind}") for kind in ("coarse", "fine"))
+        return CoarseFineLM(coarse, fine)  # type: ignore[arg-type]
+    except (RuntimeError, TypeError, OverflowError) as error:  # sizes beyond what a tensor can have
+        raise SoundloomError(f"{where}: impossible sizes ({error})") from error
+
+
+def _check_facts(config: LMConfig, facts: StoreFacts, where: str) -> None:
+    for name in ("num_levels", "codebook_size", "frame_rate"):
+        ours, theirs = getattr(config, name), getattr(facts, name)
+        if ours != theirs:
+            raise SoundloomError(f"{where}: the model's {name} is {ours}, its codec's is {theirs}")
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
