@@ -1,0 +1,157 @@
+"""Build a pronunciation lexicon from a teacher's grapheme-to-phoneme rules and the texts that it will speak.
+
+    python pipelines/make_lexicon.py lm/lexicons/en-us.tsv.gz --texts /usr/share/wordnet
+
+Words: those of the texts, of the teacher's own checked word list, and the listed inflections of both. A word of the
+texts gets the pronunciation that it has most often in a sentence (``to`` is hardly ever said alone), apart before
+vowels where that differs; every other word the one it has alone.
+
+Needs: pip install "soundloom[corpus]"   (hibari-tts, Apache-2.0). One core, about five minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from codec.errors import SoundloomError
+from lm.lexicon import VOWELS, Lexicon, clean_phonemes
+from lm.normalize import normalize
+from pipelines.cli import run
+from pipelines.texts import read_texts
+
+HEADER = """soundloom's American English lexicon: word, phonemes (misaki's alphabet), phonemes before a vowel if unlike.
+Made by pipelines/make_lexicon.py from misaki 0.9.4's us_gold.json and us_silver.json as shipped in hibari-tts 0.2.1,
+by hexgrad (https://github.com/hexgrad/misaki), and from the readings of hibari-tts; both Apache-2.0; see NOTICE."""
+_WORD = re.compile(r"'?[A-Za-z]+(?:'[A-Za-z]+)*(?:-[A-Za-z]+)*")
+# Rarer differences are homographs (to use, the use) that happened to stand before a vowel.
+_MIN_BEFORE_VOWEL = 200
+_COMMON = 3
+
+
+class Teacher:
+    """hibari's grapheme-to-phoneme rules and word lists."""
+
+    def __init__(self) -> None:
+        try:
+            import hibari
+            from hibari.g2p import G2P
+        except ImportError as error:
+            raise SoundloomError('hibari-tts is not installed: pip install "soundloom[corpus]"') from error
+        self.g2p: Any = G2P()
+        assets = Path(hibari.__file__).parent / "assets"
+        self.gold: dict[str, Any] = json.loads(gzip.decompress((assets / "lexicon_us_gold.json.gz").read_bytes()))
+        self.silver: dict[str, Any] = json.loads(gzip.decompress((assets / "lexicon_us_silver.json.gz").read_bytes()))
+
+    def alone(self, word: str) -> str:
+        """A word's phonemes without context."""
+        return clean_phonemes(self.g2p(word, normalize_text=False))
+
+    def in_context(self, sentence: str) -> list[tuple[str, str, bool]]:
+        """(word, phonemes, whether a vowel follows at once) of each word of a normalised sentence."""
+        tokens = self.g2p.phonemize_tokens(self.g2p.tokenize(sentence))
+        rows = []
+        for token, following in zip(tokens, [*tokens[1:], None], strict=True):
+            phonemes = clean_phonemes(token.phonemes or "")
+            if phonemes and _WORD.fullmatch(token.text):
+                next_phonemes = (following.phonemes or "").lstrip("ˈˌ") if following is not None else ""
+                rows.append((token.text, phonemes, next_phonemes[:1] in set(VOWELS)))
+        return rows
+
+
+def count_readings(teacher: Teacher, texts: Iterable[str]) -> tuple[dict[str, Counter[str]], dict[str, Counter[str]]]:
+    """How often each word of the texts is read in which way: anywhere but before a vowel, and before a vowel."""
+    plain: dict[str, Counter[str]] = defaultdict(Counter)
+    vowel: dict[str, Counter[str]] = defaultdict(Counter)
+    for text in texts:
+        sentence = normalize(text, is_word=lambda word: word in teacher.gold)
+        for i, (word, phonemes, before_vowel) in enumerate(teacher.in_context(sentence)):
+            # A capital that only opens the sentence tells nothing about the word.
+            key = word.lower() if i == 0 and word.istitle() and len(word) > 1 else word
+            (vowel if before_vowel else plain)[key][phonemes] += 1
+    return plain, vowel
+
+
+def _best(counter: Counter[str]) -> str:
+    """The most frequent reading; of equals the first in order, so that every run gives the same."""
+    return min(counter.items(), key=lambda item: (-item[1], item[0]))[0]
+
+
+def _count(plain: dict[str, Counter[str]], vowel: dict[str, Counter[str]], word: str) -> int:
+    return sum(plain.get(word, Counter()).values()) + sum(vowel.get(word, Counter()).values())
+
+
+def inflections(word: str) -> list[str]:
+    """Regular forms that a word might have; the caller keeps those that some list attests."""
+    stem = word[:-1] if word.endswith("e") else word
+    ies = [word[:-1] + "ies", word[:-1] + "ied"] if word.endswith("y") else []
+    return [word + "s", word + "es", stem + "ed", stem + "ing", stem + "er", stem + "est", word + "ly", *ies]
+
+
+def build(teacher: Teacher, texts: list[str], progress: bool = True) -> Lexicon:
+    """The lexicon of the texts' words, the teacher's checked words and their attested inflections."""
+    shown = tqdm(texts, desc="sentences", unit="", disable=not progress)
+    plain, vowel = count_readings(teacher, shown)
+    words: dict[str, str] = {}
+    before_vowel: dict[str, str] = {}
+    for word in sorted({*plain, *vowel}):
+        both = plain.get(word, Counter()) + vowel.get(word, Counter())
+        words[word] = _best(plain.get(word) or both)
+        if sum(vowel.get(word, Counter()).values()) >= _MIN_BEFORE_VOWEL and _best(vowel[word]) != words[word]:
+            before_vowel[word] = _best(vowel[word])
+    # Capitals of an everyday word (HE, ACT) are more often that word, shouted, than the initials that are listed.
+    listed = {w for w in teacher.gold if _WORD.fullmatch(w)}
+    listed -= {w for w in listed if len(w) > 1 and w.isupper() and _count(plain, vowel, w.lower()) >= _COMMON}
+    known = {w.lower() for w in (*listed, *words)}
+    listed |= {form for word in known for form in inflections(word) if form in teacher.silver}
+    for word in tqdm(sorted(listed - set(words)), desc="words", unit="", disable=not progress):
+        phonemes = teacher.alone(word)
+        if phonemes:
+            words[word] = phonemes
+    for letter in "ABCDEFGHJKLMNOPQRSTUVWXYZ":
+        words[letter] = clean_phonemes(teacher.gold[letter])
+    return Lexicon(without_echoes(words), before_vowel)
+
+
+def without_echoes(words: dict[str, str]) -> dict[str, str]:
+    """Leave out what a lookup finds anyway: words with capitals that sound as their lower case does."""
+
+    def echo(word: str, phonemes: str) -> bool:
+        return len(word) > 1 and (word.istitle() or word.isupper()) and words.get(word.lower()) == phonemes
+
+    return {word: phonemes for word, phonemes in words.items() if not echo(word, phonemes)}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("out", type=Path, help="file to write, *.tsv.gz")
+    p.add_argument("--texts", type=Path, required=True, help="a text file or a WordNet folder with data.* files")
+    p.add_argument("--limit", type=int, default=None, help="read only the first n texts")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Build a lexicon, write it in one step, tell its size."""
+    args = parser().parse_args(argv)
+    lexicon = build(Teacher(), read_texts(args.texts)[: args.limit])
+    data = lexicon.dumps(HEADER)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    part = args.out.with_name(args.out.name + ".part")
+    part.write_bytes(data)
+    os.replace(part, args.out)
+    print(f"{args.out}: {len(lexicon):,} words, {len(lexicon.before_vowel)} with a second form, {len(data):,} bytes")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(main))

@@ -1,0 +1,74 @@
+"""Sentences to speak, from the kinds of text that people have lying about."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import re
+from pathlib import Path
+
+from codec.errors import SoundloomError
+from lm.normalize import split_sentences
+
+MIN_WORDS, MAX_WORDS = 2, 30
+_CLOSERS = ".?!\"')\u201d\u2019"
+_QUOTED = re.compile(r'"([^"]+)"')
+
+
+def text_id(text: str) -> str:
+    """The name of a text wherever it goes: 16 hex digits of its sha256."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def wordnet_examples(folder: Path) -> list[str]:
+    """The quoted examples of WordNet's ``data.*`` files, each once, of 2 to 30 words."""
+    texts: dict[str, None] = {}
+    for path in sorted(folder.glob("data.*")):
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+            # Two spaces open a line of the licence; the gloss follows the bar.
+            if line.startswith("  ") or "|" not in line:
+                continue
+            for quoted in _QUOTED.findall(line.split("|", 1)[1]):
+                text = " ".join(quoted.split()).strip(" ;,")
+                if MIN_WORDS <= len(text.split()) <= MAX_WORDS:
+                    texts[text] = None
+    return list(texts)
+
+
+def file_sentences(path: Path) -> list[str]:
+    """The sentences of a plain or gzipped text file, each once, of 1 to 30 words.
+
+    A blank line ends a sentence; a line alone does where the file has one sentence a line.
+    """
+    try:
+        data = path.read_bytes()
+        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8", errors="replace")
+    except (OSError, EOFError) as error:
+        raise SoundloomError(f"{path}: cannot be read as text ({error})") from error
+    lines = [line.strip() for line in text.split("\n")]
+    filled = [line for line in lines if line]
+    # One sentence a line, or prose wrapped at a margin? Prose breaks off in mid-sentence nearly everywhere.
+    ended = sum(line[-1] in _CLOSERS for line in filled)
+    wrapped = len(filled) > 20 and ended < len(filled) / 2 and any(len(line) > 60 for line in filled)
+    chunks = [text] if wrapped else filled
+    texts = dict.fromkeys(s for chunk in chunks for s in split_sentences(chunk))
+    return [text for text in texts if len(text.split()) <= MAX_WORDS]
+
+
+def read_texts(source: str | Path) -> list[str]:
+    """Sentences of a text file, or of a folder: WordNet's ``data.*`` files, else its ``*.txt`` files.
+
+    Raises: SoundloomError where there is no such file or folder, or nothing to speak in it.
+    """
+    source = Path(source)
+    if source.is_file():
+        texts = file_sentences(source)
+    elif source.is_dir() and any(source.glob("data.*")):
+        texts = wordnet_examples(source)
+    elif source.is_dir():
+        texts = list(dict.fromkeys(t for path in sorted(source.rglob("*.txt")) for t in file_sentences(path)))
+    else:
+        raise SoundloomError(f"{source}: no such text file or folder")
+    if not texts:
+        raise SoundloomError(f"{source}: no sentence found; expected a text file or a WordNet folder with data.* files")
+    return texts
