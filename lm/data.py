@@ -11,7 +11,7 @@ at a step asks for that step's batches; several processes ask for different indi
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -217,7 +217,9 @@ def _keys(seed: int, epoch: int, values: np.ndarray) -> np.ndarray:
     return keys
 
 
-def prefetch(dataset: GridDataset, plan: BatchPlan, numbers: Iterable[int], threads: int = 1) -> Iterator[Batch]:
+def prefetch(
+    dataset: GridDataset, plan: BatchPlan, numbers: Iterable[int], threads: int = 1
+) -> Generator[Batch, None, None]:
     """Yield the batches ``numbers`` in order, made ahead by threads (no processes: rows are memory-mapped).
 
     ``threads`` 0 makes each batch when it is asked for. Errors come out where the batch would have.

@@ -199,11 +199,15 @@ class Ema:
 
 
 class BadSteps:
-    """Counts steps in a row whose loss or gradients are not finite, and gives up after ``limit`` of them."""
+    """Counts steps in a row whose loss or gradients are not finite, and gives up after ``limit`` of them.
 
-    def __init__(self, limit: int = 3, in_a_row: int = 0) -> None:
+    ``shown=False`` (other processes than the first) counts without telling.
+    """
+
+    def __init__(self, limit: int = 3, in_a_row: int = 0, shown: bool = True) -> None:
         self.limit = limit
         self.in_a_row = in_a_row
+        self.shown = shown
 
     def ok(self, finite: bool, step: int, ids: Iterable[str]) -> bool:
         """Return ``finite``; if false, tell the step and its utterances on stderr, and the caller must skip it.
@@ -221,7 +225,8 @@ class BadSteps:
                 f"step {step}: loss or gradients not finite, for the {self.in_a_row}th time in a row; "
                 f"a lower learning rate or fp32 would be right, or these utterances are broken: {told}"
             )
-        print(f"warning: step {step} skipped, loss or gradients not finite; utterances: {told}", file=sys.stderr)
+        if self.shown:
+            print(f"warning: step {step} skipped, loss or gradients not finite; utterances: {told}", file=sys.stderr)
         return False
 
 
