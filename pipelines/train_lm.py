@@ -109,7 +109,7 @@ def train(settings: TrainLMSettings, stop: StopFlag) -> int:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     # A parameter may stay without gradient (a level that no batch of the step drew, an input drop of 0).
-    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
     output = Path(settings.output)
     checkpoint = find_checkpoint(settings, output / "checkpoints")
     data = prepare_data(accelerator, settings, output / "text", checkpoint)
