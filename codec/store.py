@@ -41,10 +41,11 @@ SCHEMA = pa.schema(
     ]
 )
 _STRINGS = ("id", "text", "speaker", "language")
+_largest = np.maximum.reduce  # without the layers of ndarray.max(), which cost more than the work
 
 
 class Row(NamedTuple):
-    """One utterance: codes int16 ``[K, T]`` (level 0 coarsest), length in samples, text, speaker, language."""
+    """One utterance: codes int16 ``[K, T]`` (level 0 coarsest; not contiguous), length in samples, facts."""
 
     id: str
     codes: torch.Tensor
@@ -133,11 +134,11 @@ def shard_paths(folder: Path, index: int) -> tuple[Path, Path, Path]:
 class _Shard:
     """A shard's columns as numpy views of the memory map; nothing of it is copied."""
 
-    codes: np.ndarray  # int16, all rows one after another
-    code_offsets: np.ndarray
+    codes: np.ndarray  # seen as uint16, all rows one after another
+    code_offsets: memoryview  # of whole numbers, like those of the strings: an item of it is an int at once
     num_frames: np.ndarray
     num_samples: np.ndarray
-    strings: dict[str, tuple[memoryview, np.ndarray]]
+    strings: dict[str, tuple[memoryview, memoryview]]
 
 
 class StoreReader:
@@ -185,7 +186,7 @@ class StoreReader:
         return (self[index] for index in range(len(self)))
 
     def codes(self, index: int) -> torch.Tensor:
-        """Read one row's codes alone, int16 ``[K, T]``."""
+        """Read one row's codes alone, int16 ``[K, T]`` (a transposed view: call ``contiguous()`` before ``view``)."""
         return self._codes(*self._locate(index))
 
     def id(self, index: int) -> str:
@@ -232,14 +233,15 @@ class StoreReader:
         return self._shards[number], index - self._starts[number]
 
     def _codes(self, shard: _Shard, row: int) -> torch.Tensor:
-        start, end = shard.code_offsets[row], shard.code_offsets[row + 1]
-        grid = shard.codes[start:end].reshape(-1, self.stored_levels)  # [T, K]
-        # The copy is what the caller may write to; the map itself is read-only.
-        codes = grid[:, : self.num_levels].T.copy()  # [K, T]
+        flat = shard.codes[shard.code_offsets[row] : shard.code_offsets[row + 1]]
         # As unsigned numbers, negative codes are large: one comparison checks both ends of the range.
-        if codes.size and codes.view(np.uint16).max() >= self.codebook_size:
+        if _largest(flat, 0) >= self.codebook_size:
             raise SoundloomError(f"{self.path}: row {row} of a shard holds codes outside 0..{self.codebook_size - 1}")
-        return torch.from_numpy(codes)
+        grid = flat.reshape(-1, self.stored_levels)  # [T, K]
+        # A copy, which the caller may write to: the map is read-only. It stays frame-major in memory, because turning
+        # it takes longer than all the rest; whoever fills a batch with it turns it on the way.
+        codes = grid.copy() if self.num_levels == self.stored_levels else grid[:, : self.num_levels].copy()
+        return torch.from_numpy(codes.view(np.int16).T)  # [K, T]
 
     def _string(self, shard: _Shard, name: str, row: int) -> str:
         data, offsets = shard.strings[name]
@@ -316,8 +318,8 @@ def _check_shard(path: Path, batch: pa.RecordBatch, record: ShardRecord, num_lev
     for name in _STRINGS:
         _, offsets, data = columns[name].buffers()
         data = memoryview(data or b"")
-        strings[name] = (data, _offsets(path, name, offsets, rows, len(data)))
-    return _Shard(codes, code_offsets, num_frames, num_samples, strings)
+        strings[name] = (data, memoryview(_offsets(path, name, offsets, rows, len(data))))
+    return _Shard(codes.view(np.uint16), memoryview(code_offsets), num_frames, num_samples, strings)
 
 
 def _numbers(path: Path, name: str, buffer: pa.Buffer | None, dtype: Any, count: int) -> np.ndarray:
