@@ -6,7 +6,7 @@ config.json::
      "kind": "delay" | "coarse" | "fine" | "coarse+fine",
      "model": {... the config's fields; for the pair {"coarse": {...}, "fine": {...}}},
      "codec": {... codec.store.StoreFacts: what the model's codes mean ...},
-     "weights_sha256": "..."}
+     "weights_sha256": "...", "text_sha256": "..."}
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from lm.coarse_lm import CoarseLM, CoarseLMConfig
 from lm.config import LMConfig, from_dict, to_dict
 from lm.delay_lm import DelayLM, DelayLMConfig
 from lm.fine_lm import CoarseFineLM, FineLM, FineLMConfig
+from lm.text import MODEL_FILE as TEXT_FILE
 from lm.text import TextTokenizer
 
 FORMAT = "soundloom-lm-1"
@@ -99,7 +100,8 @@ def save_lm(
         settings = {"coarse": to_dict(model.coarse.config), "fine": to_dict(model.fine.config)}
     else:
         settings = to_dict(model.config)
-    config = {"format": FORMAT, "kind": kind, "model": settings, "codec": asdict(facts), "weights_sha256": digest}
+    config = {"format": FORMAT, "kind": kind, "model": settings, "codec": asdict(facts)}
+    config |= {"weights_sha256": digest, "text_sha256": _sha256(folder / TEXT_FILE)}
     write_text(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
 
 
@@ -118,11 +120,8 @@ def load_lm(name: str | Path, codec: Any = None) -> LoadedLM:
     model = _load_model(folder, config, path)
     _check_facts(model.config, facts, str(path))
     tokenizer = TextTokenizer.from_pretrained(folder)
-    if tokenizer.vocab_size != model.config.text_vocab_size:
-        raise SoundloomError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} units, the model expects "
-            f"{model.config.text_vocab_size}; the two do not belong together"
-        )
+    if _sha256(folder / TEXT_FILE) != config["text_sha256"] or tokenizer.vocab_size != model.config.text_vocab_size:
+        raise SoundloomError(f"{folder / TEXT_FILE}: another tokenizer than the one that the model learned with")
     loaded = LoadedLM(model, tokenizer, facts)
     if codec is not None:
         loaded.require_codec(codec)
@@ -149,7 +148,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise SoundloomError(f"{path}: not a readable JSON file ({error})") from error
-    keys = {"format", "kind", "model", "codec", "weights_sha256"}
+    keys = {"format", "kind", "model", "codec", "weights_sha256", "text_sha256"}
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise SoundloomError(f'{path}: expected the config of a language model, with "format": "{FORMAT}"')
     if set(config) != keys:

@@ -1,0 +1,40 @@
+"""Tiny language models and batches that the tests of lm share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lm.coarse_lm import CoarseLM, CoarseLMConfig
+from lm.config import TransformerConfig
+from lm.delay_lm import DelayLM, DelayLMConfig
+from lm.fine_lm import CoarseFineLM, FineLM, FineLMConfig
+
+LEVELS, CODES, TEXT = 3, 11, 20
+SHAPE = TransformerConfig(dim=32, num_layers=2, num_heads=4, num_kv_heads=2, ffn_dim=40)
+
+
+def settings(**changes: Any) -> dict[str, Any]:
+    values = dict(text_vocab_size=TEXT, num_levels=LEVELS, codebook_size=CODES, frame_rate=75.0)
+    return {**values, "frames_per_text_unit": 2.5, "cfg_drop": 0.0, "transformer": SHAPE, **changes}
+
+
+def delay_lm(seed: int = 0, **changes: Any) -> DelayLM:
+    torch.manual_seed(seed)
+    return DelayLM(DelayLMConfig(**settings(**changes))).eval()
+
+
+def coarse_fine_lm(seed: int = 0) -> CoarseFineLM:
+    torch.manual_seed(seed)
+    coarse, fine = CoarseLM(CoarseLMConfig(**settings())), FineLM(FineLMConfig(**settings()))
+    return CoarseFineLM(coarse, fine).eval()
+
+
+def batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """text_ids, text_lengths, codes, lengths of four rows, one without text."""
+    g = torch.Generator().manual_seed(1)
+    text = torch.randint(0, TEXT, (4, 8), generator=g)
+    codes = torch.randint(0, CODES, (4, LEVELS, 9), generator=g)
+    return text, torch.tensor([8, 0, 4, 6]), codes, torch.tensor([9, 5, 7, 1])

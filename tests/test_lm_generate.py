@@ -1,0 +1,240 @@
+"""Generation with tiny and with rigged models: sameness, prompts, ends, caps, loops, guidance, retries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+import torch
+from lm_models import CODES, LEVELS, TEXT, coarse_fine_lm, delay_lm
+from torch import Tensor
+
+from codec.errors import SoundloomError
+from lm.delay_lm import DelayLMConfig
+from lm.generate import Generation, generate, generate_guarded, guided, retry_seed, stream
+from lm.request import GenerateConfig, Request, frame_limits
+
+CONFIG = GenerateConfig(temperature=1.0, top_k=None, max_frames=25, loop_seconds=0)
+MODELS = {"delay": delay_lm, "pair": coarse_fine_lm}
+
+
+class Rigged:
+    """A model whose level 0 says what ``script(frame)`` says (END is CODES); higher levels say level + 1."""
+
+    def __init__(self, script: Callable[[int], int], levels: int = LEVELS) -> None:
+        self.levels, self.script = levels, script
+        self.config = DelayLMConfig(TEXT, levels, CODES, 10.0, 2.0)
+
+    @property
+    def decoder(self) -> Rigged:
+        return self
+
+    def complete(self, codes: Tensor, request: Request) -> Tensor:
+        return codes
+
+    def start(self, text_ids: Tensor, text_lengths: Tensor, max_steps: int) -> SimpleNamespace:
+        return SimpleNamespace(step=0, limit=max_steps)
+
+    def advance(self, state: SimpleNamespace, inputs: Tensor) -> Tensor:
+        state.step += inputs.shape[2]
+        assert state.step <= state.limit
+        logits = torch.zeros(inputs.shape[0], self.levels, CODES + 1)
+        logits[:, 0, self.script(state.step - 1)] = 50
+        for level in range(1, self.levels):
+            logits[:, level, level + 1] = 50
+        return logits
+
+
+def write(script: Callable[[int], int], levels: int = LEVELS, units: int = 5, **options: object) -> Generation:
+    config = GenerateConfig(**{"temperature": 0.0, **options})  # type: ignore[arg-type]
+    model = Rigged(script, levels)
+    whole = generate(model, torch.zeros(1, units, dtype=torch.long), config=config)
+    parts = stream(model, torch.zeros(units, dtype=torch.long), config=config)
+    frames = list(parts)
+    assert torch.equal(torch.stack(frames, 1), whole.row(0)) and parts.finish_reason == whole.finish_reasons[0]
+    return whole
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_end(levels: int) -> None:
+    result = write(lambda t: CODES if t >= 12 else t % 7, levels)
+    assert result.finish_reasons == ["end"] and result.lengths.tolist() == [12]
+    assert result.row(0)[0].tolist() == [t % 7 for t in range(12)]
+    for level in range(1, levels):
+        assert (result.row(0)[level] == level + 1).all()
+
+
+@pytest.mark.parametrize("levels", [1, 3])
+def test_cap_follows_from_the_text(levels: int) -> None:
+    result = write(lambda t: (t * t) % 10, levels, units=5, loop_seconds=0)
+    assert result.finish_reasons == ["cap"] and result.lengths.tolist() == [2 * 2 * 5 + 2 * 10]
+    assert write(lambda t: (t * t) % 10, levels, max_frames=7).lengths.tolist() == [7]
+
+
+def test_an_end_too_early_is_not_heard() -> None:
+    result = write(lambda t: CODES, units=10)
+    assert result.finish_reasons == ["end"] and result.lengths.tolist() == [7]  # 0.35 of 10 units of 2 frames
+    assert write(lambda t: CODES, units=10, min_frames=4).lengths.tolist() == [4]
+    assert write(lambda t: CODES, units=0, min_frames=0).lengths.tolist() == [1]
+
+
+@pytest.mark.parametrize("period", [1, 2, 5])
+def test_loop(period: int) -> None:
+    result = write(lambda t: t if t < 8 else t % period, units=40)
+    assert result.finish_reasons == ["loop"]
+    # The first cycle is no repetition; then 1.6 s at 10 frames/s, and at least three periods.
+    assert abs(int(result.lengths) - (8 + period + max(16, 3 * period))) <= period
+    assert write(lambda t: t % period, units=40, loop_seconds=0).finish_reasons == ["cap"]
+
+
+def test_a_loop_longer_than_the_longest_period_is_speech() -> None:
+    assert write(lambda t: t % 7, units=40, loop_period=6).finish_reasons == ["cap"]
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+@pytest.mark.parametrize("kind", ["delay", "pair"])
+def test_alone_in_a_batch_and_streamed_are_the_same(kind: str, guidance: float) -> None:
+    model = MODELS[kind]()
+    g = torch.Generator().manual_seed(5)
+    text, text_lengths = torch.randint(0, TEXT, (4, 7), generator=g), torch.tensor([7, 0, 4, 5])
+    prompt, prompt_lengths = torch.randint(0, CODES, (4, LEVELS, 5), generator=g), torch.tensor([0, 5, 2, 3])
+    prompt[2, :, 2:] = -1  # padding may hold anything
+    config = GenerateConfig(temperature=1.0, max_frames=25, guidance=guidance)
+    seeds = [11, 12, 13, 14]
+    together = generate(model, text, text_lengths, prompt, prompt_lengths, seeds, config)
+    assert together.codes.shape[1] == LEVELS
+    for b in range(4):
+        own_text, own_prompt = text[b, : text_lengths[b]], prompt[b, :, : prompt_lengths[b]]
+        alone = generate(model, own_text[None], None, own_prompt[None], None, [seeds[b]], config)
+        assert torch.equal(alone.row(0), together.row(b))
+        assert alone.finish_reasons[0] == together.finish_reasons[b]
+        assert torch.equal(alone.row(0)[:, : prompt_lengths[b]], own_prompt)
+        assert (alone.row(0) >= 0).all() and (alone.row(0) < CODES).all()
+        assert (together.codes[b, :, together.lengths[b] :] == model.config.end_id).all()
+        parts = stream(model, own_text, own_prompt, seeds[b], config)
+        frames = torch.stack(list(parts), 1)
+        assert torch.equal(frames, alone.row(0)[:, prompt_lengths[b] :])
+        assert parts.finish_reason == alone.finish_reasons[0]
+
+
+def test_seeds_decide_and_nothing_else() -> None:
+    model = delay_lm()
+    text = torch.arange(6)[None]
+    torch.manual_seed(1)
+    first = generate(model, text, seeds=[3], config=CONFIG)
+    torch.manual_seed(2)
+    assert torch.equal(first.codes, generate(model, text, seeds=[3], config=CONFIG).codes)
+    others = [generate(model, text, seeds=[s], config=CONFIG).codes for s in (4, 5)]
+    assert any(o.shape != first.codes.shape or not torch.equal(o, first.codes) for o in others)
+
+
+def test_stream_gives_a_frame_as_soon_as_it_is_whole() -> None:
+    steps: list[int] = []
+
+    def script(frame: int) -> int:
+        steps.append(frame)
+        return CODES if frame >= 10 else frame % 5
+
+    parts = stream(Rigged(script), torch.arange(5), config=GenerateConfig(temperature=0.0))
+    for frame in range(10):
+        next(parts)
+        assert steps[-1] == frame + LEVELS - 1
+    assert parts.finish_reason is None
+    assert list(parts) == [] and parts.finish_reason == "end"
+
+
+def test_training_mode_and_dropout_are_off_while_writing() -> None:
+    model = delay_lm(cfg_drop=0.9, audio_drop=0.9)
+    expected = generate(model, torch.arange(6)[None], config=CONFIG)
+    model.train()
+    assert torch.equal(generate(model, torch.arange(6)[None], config=CONFIG).codes, expected.codes)
+    assert model.training
+
+
+def test_guidance_mixes_with_and_without_text() -> None:
+    with_text, without = torch.randn(2, 3, 5), torch.randn(2, 3, 5)
+    torch.testing.assert_close(guided(torch.cat([with_text, without]), 3.0), without + 3 * (with_text - without))
+    model = delay_lm()
+    text = torch.arange(6)[None]
+    # Guidance 0 is the model without text, whatever the text says (apart from its caps).
+    config = GenerateConfig(temperature=1.0, guidance=0.0, max_frames=20, min_frames=1)
+    plain = GenerateConfig(temperature=1.0, guidance=1.0, max_frames=20, min_frames=1)
+    no_text = generate(model, text[:, :0], config=plain)
+    assert torch.equal(generate(model, text, config=config).codes, no_text.codes)
+
+
+def test_limits() -> None:
+    config = DelayLMConfig(TEXT, LEVELS, CODES, 10.0, 2.0)
+    least, most = frame_limits(torch.tensor([10, 0, 3]), torch.tensor([0, 4, 30]), GenerateConfig(), config)
+    assert least.tolist() == [7, 5, 31] and most.tolist() == [60, 104, 50]
+
+
+class Moody(Rigged):
+    """Ends well only for every third request."""
+
+    tries = 0
+
+    def start(self, text_ids: Tensor, text_lengths: Tensor, max_steps: int) -> SimpleNamespace:
+        self.tries += 1
+        return super().start(text_ids, text_lengths, max_steps)
+
+    def advance(self, state: SimpleNamespace, inputs: Tensor) -> Tensor:
+        ends = self.tries >= 3
+        self.script = lambda t: CODES if ends and t >= 9 else (t * t) % 10
+        return super().advance(state, inputs)
+
+
+def test_guard_tries_again_a_bounded_number_of_times() -> None:
+    text = torch.zeros(2, 5, dtype=torch.long)
+    config = GenerateConfig(temperature=0.0, max_frames=20)
+    result = generate_guarded(Moody(lambda t: 0), text, config=config, retries=2)
+    assert result.finish_reasons == ["end", "end"] and result.attempts == [3, 3] and result.lengths.tolist() == [9, 9]
+    result = generate_guarded(Moody(lambda t: 0), text, config=config, retries=1)
+    assert result.finish_reasons == ["cap", "cap"] and result.attempts == [2, 2] and result.lengths.tolist() == [20, 20]
+    assert len({retry_seed(s, a) for s in range(50) for a in range(1, 4)}) == 150
+
+
+def test_a_guarded_row_does_not_depend_on_its_neighbours() -> None:
+    model = delay_lm()
+    text = torch.randint(0, TEXT, (4, 6), generator=torch.Generator().manual_seed(0))
+    config = GenerateConfig(temperature=1.0, top_k=None, max_frames=9)
+    together = generate_guarded(model, text, seeds=[5, 6, 7, 8], config=config)
+    assert max(together.attempts) > 1
+    for b in range(4):
+        alone = generate_guarded(model, text[b : b + 1], seeds=[5 + b], config=config)
+        assert torch.equal(alone.row(0), together.row(b)) and alone.attempts[0] == together.attempts[b]
+
+
+def test_the_thin_face() -> None:
+    for model in (delay_lm(), coarse_fine_lm()):
+        codes = model.generate([1, 2, 3], seed=4, max_frames=12)
+        assert codes.shape[:2] == (1, LEVELS) and codes.dtype == torch.long
+        prompt = codes[0, :, :3]
+        assert torch.equal(model.generate(torch.tensor([1, 2]), prompt, max_frames=12)[0, :, :3], prompt)
+        with pytest.raises(TypeError):
+            model.generate([1], temprature=1.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"text_ids": torch.tensor([[1, TEXT]])}, "text_ids outside"),
+        ({"text_ids": torch.tensor([1])}, "shape"),
+        ({"text_lengths": torch.tensor([3])}, "text_lengths"),
+        ({"prompt_codes": torch.zeros(1, 2, 4, dtype=torch.long)}, "prompt_codes has shape"),
+        ({"prompt_codes": torch.full((1, LEVELS, 4), CODES)}, "another codec"),
+        ({"prompt_codes": torch.zeros(1, LEVELS, 25, dtype=torch.long)}, "max_frames 25"),
+        ({"seeds": [1, 2]}, "seeds"),
+    ],
+)
+def test_requests_that_do_not_fit(change: dict[str, object], message: str) -> None:
+    values = {"text_ids": torch.tensor([[1, 2]]), "config": CONFIG, **change}
+    with pytest.raises(SoundloomError, match=message):
+        generate(delay_lm(), **values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("field", [{"temperature": -1.0}, {"top_p": 0.0}, {"top_k": 0}, {"guidance": float("nan")}])
+def test_settings_out_of_range(field: dict[str, float]) -> None:
+    with pytest.raises(SoundloomError, match=next(iter(field))):
+        GenerateConfig(**field)  # type: ignore[arg-type]
