@@ -1,8 +1,8 @@
 """One-dimensional convolutions over time, whole or in chunks with explicit state, and weight norm on and off.
 
-The rules of EnCodec: a convolution of kernel k and stride s pads ``k - s`` steps, all on the left when causal, so that
-n steps give ``ceil(n / s)``; its transpose gives ``n * s``. Fed in chunks, every layer here gives exactly the steps that
-it gives on the whole, whatever the chunks' sizes:
+The rules of EnCodec: a convolution of kernel k and stride s pads ``k - s`` steps, all on the left when causal, so
+that n steps give ``ceil(n / s)``; its transpose gives ``n * s``. Fed in chunks, every layer here gives exactly the
+steps that it gives on the whole, whatever the chunks' sizes:
 
     whole     pad | x0 x1 x2 x3 x4 x5 x6 x7
     chunked   pad | x0 x1 x2      history | x3 x4 x5 x6      history | x7
@@ -85,7 +85,7 @@ class Conv1d(nn.Module):
         # Chunked reflection at the end reads back `stride - 1` steps, and the history keeps `span - stride` of them.
         if span < stride or (stride > 1 and span < 2 * stride):
             raise SoundloomError(
-                f"a convolution of kernel {kernel_size} cannot have stride {stride}; the kernel must be at least twice it"
+                f"a convolution of kernel {kernel_size} cannot have stride {stride}; it takes a kernel of twice that"
             )
         self.causal = causal
         self.pad_mode: PadMode = pad_mode

@@ -201,7 +201,8 @@ class SEANetEncoder(nn.Module):
         """
         if wave.dim() != 3 or wave.shape[1] != self.config.channels:
             raise SoundloomError(
-                f"a waveform of shape {list(wave.shape)} cannot be encoded; it must be [batch, {self.config.channels}, samples]"
+                f"a waveform of shape {list(wave.shape)} cannot be encoded; "
+                f"it must be [batch, {self.config.channels}, samples]"
             )
         taken = wave.shape[-1] if state is None else state.steps + wave.shape[-1]
         if state is not None:
@@ -259,12 +260,13 @@ class SEANetDecoder(nn.Module):
     def forward(self, latent: Tensor, state: SEANetState | None = None, last: bool = False) -> Tensor:
         """Decode the whole, or with ``state`` the next frames of a stream, which advances the state in place.
 
-        Shapes: ``[B, D, T] -> [B, C, T * hop]``; a stream whose network reflects gives less at first and the rest later.
+        Shapes: ``[B, D, T] -> [B, C, T * hop]``; a stream whose network reflects gives less at first, the rest later.
         Raises: `SoundloomError` where the latent's size is another.
         """
         if latent.dim() != 3 or latent.shape[1] != self.latent_dim:
             raise SoundloomError(
-                f"a latent of shape {list(latent.shape)} cannot be decoded; it must be [batch, {self.latent_dim}, frames]"
+                f"a latent of shape {list(latent.shape)} cannot be decoded; "
+                f"it must be [batch, {self.latent_dim}, frames]"
             )
         if state is not None:
             state.steps += latent.shape[-1]

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codec import SoundloomError
+from codec.adapters import import_transformers
 from codec.conv import fold_weight_norm
 from codec.seanet import SEANetConfig, SEANetDecoder, SEANetEncoder, encodec_24khz
 
@@ -146,7 +147,7 @@ def test_every_parameter_learns_with_weight_norm_and_output_stays_when_folded():
 
 
 def test_the_published_shape():
-    transformers = pytest.importorskip("transformers")
+    transformers = import_transformers()
     with torch.device("meta"):
         encoder, decoder = SEANetEncoder(encodec_24khz()), SEANetDecoder(encodec_24khz())
         published = transformers.EncodecModel(transformers.EncodecConfig())
@@ -181,7 +182,7 @@ def test_wrong_inputs_are_refused():
 
 @torch.no_grad()
 def test_equal_to_transformers_encodec():
-    transformers = pytest.importorskip("transformers")
+    transformers = import_transformers()
     published = transformers.EncodecConfig(
         num_filters=2, upsampling_ratios=[4, 3, 2], hidden_size=5, num_lstm_layers=1, codebook_size=4
     )
