@@ -1,8 +1,15 @@
-"""A small codec without a network, and small corpora, for the tests of the token store."""
+"""A small codec without a network, small corpora, and a program to kill, for the tests of the token store.
+
+``python tests/store_helpers.py CORPUS STORE …`` is tokenize_corpus with that codec;
+``… kill COUNT PROCESSES SEED CORPUS STORE …`` kills it again and again at random moments, then lets it finish.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import random
+import signal
 import sys
 import time
 from pathlib import Path
@@ -25,6 +32,9 @@ class FakeCodec:
 
     def encode(self, wave: torch.Tensor) -> torch.Tensor:
         time.sleep(self.delay)
+        if log := os.environ.get("STORE_TEST_LOG"):
+            with open(log, "ab") as file:
+                file.write(b".")
         B, _C, N = wave.shape
         T = -(-N // self.hop_length)
         padded = torch.nn.functional.pad(wave[:, 0], (0, T * self.hop_length - N))
@@ -63,11 +73,48 @@ def store_bytes(store: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(store.iterdir())}
 
 
-if __name__ == "__main__":
-    # The real program with the fake codec, as a process that tests can kill.
-    from store_helpers import load_fake as load
-
+def tokenize(*arguments: str | Path) -> int:
+    """Run the program in this process with the fake codec."""
     from pipelines.cli import run
     from pipelines.tokenize_corpus import main
 
-    raise SystemExit(run(lambda: main(sys.argv[1:], load)))
+    return run(lambda: main([str(argument) for argument in arguments], load_fake))
+
+
+def kill_often(count: int, processes: int, seed: int, arguments: list[str]) -> dict[str, int]:
+    """Start the program in forked processes and kill them all at a random moment, ``count`` times; then finish.
+
+    Returns: how many kills met a process at work, and the exit code of the last run.
+    """
+    draw = random.Random(seed)
+    hits, finished, last = 0, False, 1
+    for attempt in range(count + 1):
+        children = []
+        for rank in range(processes):
+            child = os.fork()
+            if child == 0:
+                os.environ.update(RANK=str(rank), WORLD_SIZE=str(processes))
+                os._exit(tokenize(*arguments))
+            children.append(child)
+        if attempt < count:
+            time.sleep(draw.uniform(0.0, 0.25))
+            for child in children:
+                os.kill(child, signal.SIGKILL)
+        codes = [os.waitpid(child, 0)[1] for child in children]
+        hits += any(os.WIFSIGNALED(code) for code in codes)
+        finished = all(code == 0 for code in codes)
+        last = max(codes)
+    return {"hits": hits, "finished": int(finished), "status": last}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    if sys.argv[1] == "kill":
+        import pipelines.tokenize_workers  # noqa: F401  (loaded once, before the forks)
+
+        print(json.dumps(kill_often(int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5:])))
+    else:
+        # By its name as a module, so that workers can find the codec's class too.
+        from store_helpers import tokenize as program
+
+        raise SystemExit(program(*sys.argv[1:]))
