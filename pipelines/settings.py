@@ -87,8 +87,14 @@ def flatten_settings(settings: Any, prefix: str = "") -> dict[str, Any]:
         if dataclasses.is_dataclass(value):
             flat |= flatten_settings(value, f"{prefix}{field.name}.")
         else:
-            flat[prefix + field.name] = list(value) if isinstance(value, tuple) else value
+            flat[prefix + field.name] = _plain(value)
     return flat
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return flatten_settings(value)
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def changed_settings(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -148,6 +154,12 @@ def _nearest(key: str, valid: list[str]) -> str:
     return f"; did you mean '{near[0]}'?" if near else f"; valid keys: {', '.join(valid)}"
 
 
+def _item_class(hint: Any) -> type | None:
+    """The dataclass that a list of dataclasses holds, or None where the hint is something else."""
+    items = typing.get_args(hint) if typing.get_origin(hint) is list else ()
+    return items[0] if items and dataclasses.is_dataclass(items[0]) else None
+
+
 def _build(cls: type[T], namespace: Any, prefix: str) -> T:
     if not isinstance(namespace, Namespace):
         raise SoundloomError(f"settings: key '{prefix.rstrip('.')}' must hold keys of its own, not {namespace!r}")
@@ -158,6 +170,8 @@ def _build(cls: type[T], namespace: Any, prefix: str) -> T:
         hint = hints[field.name]
         if dataclasses.is_dataclass(hint):
             value = _build(typing.cast(type, hint), value, f"{prefix}{field.name}.")
+        elif item := _item_class(hint):
+            value = [_build(item, entry, f"{prefix}{field.name}.{i}.") for i, entry in enumerate(value)]
         elif isinstance(value, float) and not math.isfinite(value):
             raise SoundloomError(f"settings: key '{prefix}{field.name}' must be a finite number, not {value}")
         values[field.name] = value

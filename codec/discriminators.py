@@ -1,0 +1,88 @@
+"""The networks that tell real sound from reconstructed: several STFT scales and several periods."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    """Windows in samples and periods in samples; one network each. An empty tuple leaves that kind out."""
+
+    windows: tuple[int, ...] = (1024, 512, 256)
+    stft_channels: int = 16
+    periods: tuple[int, ...] = (2, 3, 5, 7, 11)
+    period_channels: int = 16
+
+
+class STFTDiscriminator(nn.Module):
+    """Looks at one complex spectrogram (EnCodec, Défossez et al. 2022): wave [B, 1, N] -> score, features."""
+
+    window: Tensor
+
+    def __init__(self, window: int, channels: int) -> None:
+        super().__init__()
+        self.size = window
+        self.register_buffer("window", torch.hann_window(window), persistent=False)
+        layers = [nn.Conv2d(2, channels, (3, 9), stride=(1, 2), padding=(1, 4))]
+        for dilation in (1, 2, 4):  # along time; frequency is halved by the stride
+            layers.append(
+                nn.Conv2d(channels, channels, (3, 9), stride=(1, 2), dilation=(dilation, 1), padding=(dilation, 4))
+            )
+        layers.append(nn.Conv2d(channels, channels, 3, padding=1))
+        self.layers = nn.ModuleList(weight_norm(layer) for layer in layers)
+        self.output = weight_norm(nn.Conv2d(channels, 1, 3, padding=1))
+
+    def forward(self, wave: Tensor) -> tuple[Tensor, list[Tensor]]:
+        spectrum = torch.stft(
+            wave.squeeze(1).float(), self.size, self.size // 4, window=self.window, normalized=True, return_complex=True
+        )
+        x = torch.view_as_real(spectrum).permute(0, 3, 2, 1)  # [B, bins, frames, 2] -> [B, 2, frames, bins]
+        features = []
+        for layer in self.layers:
+            x = F.leaky_relu(layer(x), 0.2)
+            features.append(x)
+        return self.output(x), features
+
+
+class PeriodDiscriminator(nn.Module):
+    """Looks at every p-th sample side by side (HiFi-GAN, Kong et al. 2020): wave [B, 1, N] -> score, features."""
+
+    def __init__(self, period: int, channels: int) -> None:
+        super().__init__()
+        self.period = period
+        widths = [1, channels, 2 * channels, 4 * channels, 4 * channels]
+        self.layers = nn.ModuleList(
+            weight_norm(nn.Conv2d(a, b, (5, 1), stride=(3, 1), padding=(2, 0)))
+            for a, b in zip(widths, widths[1:], strict=False)
+        )
+        self.output = weight_norm(nn.Conv2d(widths[-1], 1, (3, 1), padding=(1, 0)))
+
+    def forward(self, wave: Tensor) -> tuple[Tensor, list[Tensor]]:
+        B, _, N = wave.shape
+        x = F.pad(wave, (0, -N % self.period)).view(B, 1, -1, self.period)
+        features = []
+        for layer in self.layers:
+            x = F.leaky_relu(layer(x), 0.2)
+            features.append(x)
+        return self.output(x), features
+
+
+class Discriminators(nn.Module):
+    """All of them: wave [B, 1, N] -> scores (one tensor each) and features (a list of tensors each)."""
+
+    def __init__(self, config: DiscriminatorConfig) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(
+            [STFTDiscriminator(window, config.stft_channels) for window in config.windows]
+            + [PeriodDiscriminator(period, config.period_channels) for period in config.periods]
+        )
+
+    def forward(self, wave: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
+        scores, features = zip(*(part(wave) for part in self.parts), strict=True)
+        return list(scores), list(features)

@@ -1,0 +1,102 @@
+"""What the codec is trained on: mel distances, adversarial losses and the balance between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from codec.audio import mel_filterbank
+
+MEL_SCALES = ((2048, 128), (1024, 80), (512, 64), (256, 32))
+
+
+class MelLoss(nn.Module):
+    """Mean absolute distance of log10 mel spectra at several windows (hop a quarter), amplitudes clamped at 1e-5.
+
+    wave [B, C, N] twice -> scalar. Scales are (window in samples, mel bands); after DAC (Kumar et al. 2023).
+    """
+
+    def __init__(self, sample_rate: int, scales: Sequence[tuple[int, int]] = MEL_SCALES) -> None:
+        super().__init__()
+        self.scales = tuple(scales)
+        for window, bands in self.scales:
+            self.register_buffer(f"window_{window}", torch.hann_window(window), persistent=False)
+            self.register_buffer(f"mel_{window}", mel_filterbank(bands, window, sample_rate), persistent=False)
+
+    def log_mel(self, wave: Tensor, window: int) -> Tensor:
+        """wave [B, N] -> [B, frames, bands]."""
+        hann = getattr(self, f"window_{window}")
+        spectrum = torch.stft(wave, window, window // 4, window=hann, return_complex=True)  # [B, bins, frames]
+        magnitude = (spectrum.real.square() + spectrum.imag.square() + 1e-12).sqrt()
+        return (magnitude.transpose(1, 2) @ getattr(self, f"mel_{window}")).clamp(min=1e-5).log10()
+
+    def forward(self, wave: Tensor, target: Tensor) -> Tensor:
+        B, C, N = wave.shape
+        both = torch.cat([wave, target]).reshape(2 * B * C, N).float()
+        losses = []
+        for window, _ in self.scales:
+            ours, theirs = self.log_mel(both, window).chunk(2)
+            losses.append(F.l1_loss(ours, theirs))
+        return torch.stack(losses).mean()
+
+
+def discriminator_loss(real: list[Tensor], fake: list[Tensor]) -> Tensor:
+    """Hinge loss over all discriminators: real scores pushed above 1, those of reconstructions below -1."""
+    terms = [F.relu(1 - r.float()).mean() + F.relu(1 + f.float()).mean() for r, f in zip(real, fake, strict=True)]
+    return torch.stack(terms).mean()
+
+
+def adversarial_loss(fake: list[Tensor]) -> Tensor:
+    """What the codec pays for being recognised, averaged over all discriminators.
+
+    Linear, as the hinge loss of a generator is: a discriminator that is sure still gives a gradient.
+    """
+    return torch.stack([-f.float().mean() for f in fake]).mean()
+
+
+def feature_matching_loss(real: list[list[Tensor]], fake: list[list[Tensor]]) -> Tensor:
+    """Mean absolute distance of the discriminators' inner features, relative to the size of the real ones."""
+    terms = [
+        F.l1_loss(f.float(), r.float().detach()) / r.float().detach().abs().mean().clamp(min=1e-4)
+        for rs, fs in zip(real, fake, strict=True)
+        for r, f in zip(rs, fs, strict=True)
+    ]
+    return torch.stack(terms).mean()
+
+
+class Balancer:
+    """Gives each loss its share of the gradient at the codec's output, whatever its own scale (EnCodec, section 3.4).
+
+    `weights` name the losses and their shares. `gradient(losses, wave)` returns the gradient to send back
+    through the codec: the sum of each loss's gradient over an average of its norm, times its share. The first
+    loss sets the unit (its own averaged norm), so that terms outside of the balance keep their weight beside it.
+    """
+
+    def __init__(self, weights: dict[str, float], decay: float = 0.99) -> None:
+        self.weights = dict(weights)
+        self.decay = decay
+        self.norms: dict[str, float] = {}
+
+    def gradient(self, losses: dict[str, Tensor], wave: Tensor) -> Tensor:
+        """losses by name, each a scalar that depends on wave [B, C, N] -> gradient [B, C, N]."""
+        total_weight = sum(self.weights[name] for name in losses)
+        out = torch.zeros_like(wave)
+        for name, loss in losses.items():
+            (gradient,) = torch.autograd.grad(loss, wave, retain_graph=True)
+            # per clip, so that the batch's size does not change the balance
+            norm = float(gradient.flatten(1).norm(dim=1).mean())
+            before = self.norms.get(name)
+            self.norms[name] = norm if before is None else self.decay * before + (1 - self.decay) * norm
+            out += gradient * (self.weights[name] / total_weight / (self.norms[name] + 1e-12))
+        return out * self.norms[next(iter(losses))]
+
+    def state(self) -> dict[str, float]:
+        """What a checkpoint keeps."""
+        return dict(self.norms)
+
+    def load(self, norms: dict[str, float]) -> None:
+        """Take back what `state` gave."""
+        self.norms = {name: float(norm) for name, norm in norms.items()}

@@ -1,0 +1,190 @@
+"""The codec: an encoder, a residual vector quantizer and a decoder behind one face."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from codec.errors import SoundloomError
+from codec.quantize import QuantizerConfig, ResidualVectorQuantizer
+from codec.seanet import SEANetConfig, SEANetDecoder, SEANetEncoder
+from codec.spectral import SpectralConfig, SpectralDecoder, SpectralEncoder
+
+FORMAT = "soundloom-codec"
+
+
+@dataclass(frozen=True)
+class CodecConfig:
+    """A codec's shape: which pair of networks, and the quantizer between them. Sample rate in Hz."""
+
+    sample_rate: int = 24000
+    network: Literal["spectral", "seanet"] = "spectral"
+    spectral: SpectralConfig = field(default_factory=SpectralConfig)
+    seanet: SEANetConfig = field(default_factory=SEANetConfig)
+    quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+
+
+@dataclass
+class CodecState:
+    """A stream's place: the encoder's and the decoder's past. One per request; `Codec.init_state` makes it."""
+
+    encoder: Any
+    decoder: Any
+
+
+class Codec(nn.Module):
+    """Waveform [B, C, N] <-> codes long [B, K, T], T = ceil(N / hop_length); any first n levels decode."""
+
+    def __init__(self, config: CodecConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder: nn.Module
+        self.decoder: nn.Module
+        if config.network == "spectral":
+            self.encoder, self.decoder = SpectralEncoder(config.spectral), SpectralDecoder(config.spectral)
+            self.channels, latent_dim = 1, config.spectral.latent_dim
+        else:
+            self.encoder, self.decoder = SEANetEncoder(config.seanet), SEANetDecoder(config.seanet)
+            self.channels, latent_dim = config.seanet.channels, config.seanet.latent_dim
+        self.quantizer = ResidualVectorQuantizer(latent_dim, config.quantizer)
+        self.sample_rate = config.sample_rate
+        self.hop_length: int = self.encoder.hop_length
+        self.frame_rate = config.sample_rate / self.hop_length
+        self.codebook_size = config.quantizer.codebook_size
+        self.num_levels = config.quantizer.num_levels
+
+    def bitrate(self, levels: int | None = None) -> float:
+        """Bits a second that the codes of the first `levels` levels (default: all) carry."""
+        return self.frame_rate * (levels or self.num_levels) * math.log2(self.codebook_size)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over all that decides which codes a sound gets: the encoder, the codebooks and their shapes.
+
+        A codec whose decoder alone was trained further keeps its fingerprint: old token grids stay valid.
+        """
+        digest = hashlib.sha256()
+        config = dataclasses.asdict(self.config)
+        told = {"sample_rate": config["sample_rate"], self.config.network: config[self.config.network]}
+        digest.update(json.dumps(told, sort_keys=True).encode())
+        tensors = dict(self.encoder.state_dict(prefix="encoder."))
+        tensors |= {f"codebook.{k}": level.codebook for k, level in enumerate(self.quantizer.levels)}
+        for name in sorted(tensors):
+            value = tensors[name].detach().cpu().float().contiguous()
+            digest.update(f"{name}{tuple(value.shape)}".encode())
+            digest.update(value.numpy().tobytes())
+        return digest.hexdigest()
+
+    def _checked_wave(self, wave: Tensor) -> Tensor:
+        if wave.dim() != 3 or wave.shape[1] != self.channels:
+            raise SoundloomError(
+                f"wave has shape {list(wave.shape)}; this codec takes [B, {self.channels}, N] at {self.sample_rate} Hz"
+            )
+        return wave
+
+    def _checked_codes(self, codes: Tensor) -> Tensor:
+        if codes.dim() != 3 or not 1 <= codes.shape[1] <= self.num_levels:
+            raise SoundloomError(
+                f"codes have shape {list(codes.shape)}; this codec takes [B, n, T] with n from 1 to {self.num_levels}"
+            )
+        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.codebook_size:
+            raise SoundloomError(
+                f"codes run from {int(codes.min())} to {int(codes.max())}; "
+                f"this codec's codebooks hold 0 to {self.codebook_size - 1}"
+            )
+        return codes
+
+    @torch.inference_mode()
+    def encode(self, wave: Tensor) -> Tensor:
+        """wave float [B, C, N] at `sample_rate` -> codes long [B, K, T]; the end is padded to a whole frame."""
+        return self.quantizer.encode(self.encoder(self._checked_wave(wave)))
+
+    @torch.inference_mode()
+    def decode(self, codes: Tensor) -> Tensor:
+        """codes long [B, n, T] of any first n levels -> wave float [B, C, T * hop_length]."""
+        return self.decoder(self.quantizer.decode(self._checked_codes(codes)))
+
+    def init_state(self, batch: int = 1) -> CodecState:
+        """A fresh stream for `encode_chunk` and `decode_chunk`."""
+        return CodecState(self.encoder.init_state(batch), self.decoder.init_state(batch))
+
+    @torch.inference_mode()
+    def encode_chunk(self, wave: Tensor, state: CodecState, last: bool = False) -> Tensor:
+        """The next samples of a stream, any number: wave [B, C, n] -> the codes now known [B, K, t], those of the whole.
+
+        What does not fill a frame waits in the state; `last=True` ends the stream.
+        """
+        return self.quantizer.encode(self.encoder(self._checked_wave(wave), state.encoder, last))
+
+    @torch.inference_mode()
+    def decode_chunk(self, codes: Tensor, state: CodecState, last: bool = False) -> Tensor:
+        """The next codes of a stream [B, n, t] -> the samples that are now final [B, C, ...], those of the whole.
+
+        What still waits for a later frame comes with `last=True`, for which t may be 0.
+        """
+        return self.decoder(self.quantizer.decode(self._checked_codes(codes)), state.decoder, last)
+
+    def save_pretrained(self, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
+        """Write config.json and model.safetensors; `dtype` (float16, say) halves the networks, not the codebooks."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        if dtype is not None:
+            tensors = {
+                name: value.to(dtype) if value.is_floating_point() and not name.startswith("quantizer.") else value
+                for name, value in tensors.items()
+            }
+        save_file(tensors, folder / "model.safetensors")
+        record = {"format": FORMAT, "version": 1, **dataclasses.asdict(self.config)}
+        (folder / "config.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str]) -> Codec:
+        """Open a folder that `save_pretrained` wrote, ready to run; raises `SoundloomError` where it does not fit."""
+        folder = Path(folder)
+        codec = cls(read_config(folder / "config.json"))
+        path = folder / "model.safetensors"
+        try:
+            tensors = load_file(path)
+            # float16 on disk is exact in float32: the same weights, hence the same codes, on every machine
+            codec.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
+        except FileNotFoundError:
+            raise SoundloomError(f"{path} is missing; a codec folder holds config.json and model.safetensors") from None
+        except Exception as error:
+            raise SoundloomError(f"{path} does not hold the weights that config.json describes: {error}") from None
+        return codec.eval()
+
+
+def read_config(path: Path) -> CodecConfig:
+    """Read a codec's config.json; unknown keys, wrong types and other formats raise `SoundloomError`."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SoundloomError(f"{path} is missing; a codec folder holds config.json and model.safetensors") from None
+    except (OSError, ValueError) as error:
+        raise SoundloomError(f"{path} is not readable JSON: {error}") from None
+    if not isinstance(record, dict) or record.pop("format", None) != FORMAT:
+        raise SoundloomError(f'{path} is not a codec of soundloom: its "format" should be "{FORMAT}"')
+    if record.pop("version", None) != 1:
+        raise SoundloomError(f"{path} has an unknown version; this soundloom reads version 1")
+    try:
+        return CodecConfig(
+            **{
+                **record,
+                "spectral": SpectralConfig(**record["spectral"]),
+                "seanet": SEANetConfig(**{**record["seanet"], "ratios": tuple(record["seanet"]["ratios"])}),
+                "quantizer": QuantizerConfig(**record["quantizer"]),
+            }
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise SoundloomError(f"{path} does not describe a codec: {error}") from None

@@ -1,0 +1,205 @@
+"""Residual vector quantization with codebooks that stay alive."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class QuantizerConfig:
+    """Residual vector quantizer: `num_levels` codebooks of `codebook_size` vectors.
+
+    `decay` is that of the exponential moving averages which the codes follow; a code used less often
+    than `restart_threshold` times a step, averaged, is put on a vector of the current batch.
+    `level_dropout` is the share of training clips that see only the first n levels, n drawn uniformly.
+    """
+
+    num_levels: int = 8
+    codebook_size: int = 1024
+    decay: float = 0.99
+    restart_threshold: float = 0.05
+    level_dropout: float = 0.5
+
+
+@dataclass
+class Quantized:
+    """What `ResidualVectorQuantizer` made of a latent.
+
+    latent [B, D, T] with straight-through gradient; codes long [B, K, T]; commitment: scalar loss;
+    residual_energy [K]: mean square of what is left after each level, relative to the latent's.
+    """
+
+    latent: Tensor
+    codes: Tensor
+    commitment: Tensor
+    residual_energy: Tensor
+
+
+class VectorQuantizer(nn.Module):
+    """One codebook that follows its vectors by exponential moving averages (van den Oord et al. 2017, appendix A).
+
+    Buffers: `codebook` [V, D]; `usage` [V], the averaged number of vectors a step that chose each code;
+    `total` [V, D], the averaged sum of those vectors. The codebook is always `total / usage`.
+    """
+
+    codebook: Tensor
+    usage: Tensor
+    total: Tensor
+
+    def __init__(self, dim: int, codebook_size: int, decay: float, restart_threshold: float) -> None:
+        super().__init__()
+        self.decay = decay
+        self.restart_threshold = restart_threshold
+        codebook = torch.randn(codebook_size, dim) / dim**0.5
+        self.register_buffer("codebook", codebook)
+        self.register_buffer("usage", torch.ones(codebook_size))
+        self.register_buffer("total", codebook.clone())
+
+    def nearest(self, vectors: Tensor) -> Tensor:
+        """Index of the nearest code: vectors [M, D] -> long [M]."""
+        # |x - c|^2 = |x|^2 - 2 x.c + |c|^2, and |x|^2 is the same for every code
+        scores = torch.addmm(self.codebook.pow(2).sum(1), vectors, self.codebook.t(), beta=-0.5)
+        return scores.argmax(1)
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """Codes to vectors: long [...] -> [..., D]."""
+        return F.embedding(indices, self.codebook)
+
+    @torch.no_grad()
+    def start(self, vectors: Tensor, iterations: int = 12, generator: torch.Generator | None = None) -> None:
+        """Put the codes on the k-means centres of vectors [M, D]; M should be tens of times the codebook's size."""
+        size = len(self.codebook)
+        count = len(vectors)
+        picked = torch.randperm(count, generator=generator)[:size]
+        if count < size:  # too few to fill the codebook: repeat, told apart by a little noise
+            picked = torch.randint(count, (size,), generator=generator)
+        centres = vectors[picked].clone()
+        if count < size:
+            centres += 0.01 * vectors.std() * torch.randn(centres.shape, generator=generator)
+        self.codebook.copy_(centres)
+        for _ in range(iterations):
+            counts, sums = self._gather(vectors, self.nearest(vectors))
+            filled = counts > 0
+            self.codebook[filled] = sums[filled] / counts[filled, None]
+            empty = (~filled).nonzero().flatten()
+            if len(empty):
+                self.codebook[empty] = vectors[torch.randint(count, (len(empty),), generator=generator)]
+        counts, _ = self._gather(vectors, self.nearest(vectors))
+        # As if each code had been chosen this often a step all along: the averages start in balance.
+        self.usage.copy_((counts / count * size).clamp(min=2 * self.restart_threshold))
+        self.total.copy_(self.codebook * self.usage[:, None])
+
+    def _gather(self, vectors: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+        counts = torch.bincount(indices, minlength=len(self.codebook)).to(vectors.dtype)
+        sums = torch.zeros_like(self.codebook).index_add_(0, indices, vectors)
+        return counts, sums
+
+    @torch.no_grad()
+    def update(self, vectors: Tensor, indices: Tensor, generator: torch.Generator | None = None) -> int:
+        """Move the codes towards the vectors [M, D] that chose them and restart dead ones; returns how many.
+
+        Under torch.distributed the sums run over all processes and restarts use the vectors of the first,
+        so that every process holds the same codebook.
+        """
+        counts, sums = self._gather(vectors, indices)
+        candidates = vectors[torch.randint(len(vectors), (len(self.codebook),), generator=generator)]
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            dist.all_reduce(counts)
+            dist.all_reduce(sums)
+            dist.broadcast(candidates, 0)
+        self.usage.lerp_(counts, 1 - self.decay)
+        self.total.lerp_(sums, 1 - self.decay)
+        dead = self.usage < self.restart_threshold
+        # The averages restart with the code: left behind, they would pull it back at the next step.
+        fresh = max(1.0, 2 * self.restart_threshold)
+        self.usage[dead] = fresh
+        self.total[dead] = candidates[dead] * fresh
+        self.codebook.copy_(self.total / self.usage[:, None])
+        return int(dead.sum())
+
+
+class ResidualVectorQuantizer(nn.Module):
+    """Each level quantizes what the levels before it left over (SoundStream, Zeghidour et al. 2021).
+
+    latent [B, D, T] <-> codes long [B, K, T]; any first n levels decode. While `active` is false the latent
+    passes through unquantized: training begins so, and `start` then puts the codebooks on true residuals.
+    """
+
+    active: Tensor
+
+    def __init__(self, dim: int, config: QuantizerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.levels = nn.ModuleList(
+            VectorQuantizer(dim, config.codebook_size, config.decay, config.restart_threshold)
+            for _ in range(config.num_levels)
+        )
+        self.register_buffer("active", torch.tensor(True))
+        self.frozen = False  # true: training leaves the codebooks as they are (a decoder learns alone)
+
+    def encode(self, latent: Tensor) -> Tensor:
+        """latent [B, D, T] -> codes long [B, K, T]."""
+        B, D, T = latent.shape
+        residual = latent.transpose(1, 2).reshape(B * T, D)
+        codes = []
+        for level in self.levels:
+            indices = level.nearest(residual)
+            residual = residual - level.lookup(indices)
+            codes.append(indices.view(B, T))
+        return torch.stack(codes, 1)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """codes long [B, n, T] of any first n levels -> latent [B, D, T]."""
+        vectors = sum(level.lookup(codes[:, k]) for k, level in enumerate(self.levels[: codes.shape[1]]))
+        return vectors.transpose(1, 2)  # [B, T, D] -> [B, D, T]
+
+    @torch.no_grad()
+    def start(self, latent: Tensor, generator: torch.Generator | None = None) -> None:
+        """Start every level by k-means on the true residuals of latent vectors [M, D], level by level."""
+        residual = latent.float()
+        for level in self.levels:
+            level.start(residual, generator=generator)
+            residual = residual - level.lookup(level.nearest(residual))
+        self.active.fill_(True)
+
+    def forward(self, latent: Tensor, generator: torch.Generator | None = None) -> Quantized:
+        """Quantize in training: updates the codebooks (in train mode), drops levels, passes the gradient straight through."""
+        B, D, T = latent.shape
+        K = len(self.levels)
+        if not self.active:
+            zero = latent.new_zeros(())
+            codes = torch.zeros(B, K, T, dtype=torch.long, device=latent.device)
+            return Quantized(latent, codes, zero, latent.new_zeros(K))
+        vectors = latent.float().transpose(1, 2).reshape(B * T, D)
+        residual = vectors.detach()
+        energy = residual.pow(2).mean().clamp(min=1e-9)
+        keep = torch.full((B,), K)
+        if self.training and self.config.level_dropout > 0:
+            dropped = torch.rand(B, generator=generator) < self.config.level_dropout
+            keep = torch.where(dropped, torch.randint(1, K + 1, (B,), generator=generator), keep)
+        keep = keep.to(latent.device)
+        quantized = torch.zeros_like(residual)
+        so_far = torch.zeros_like(residual)
+        commitment = latent.new_zeros((), dtype=torch.float32)
+        codes, energies = [], []
+        for k, level in enumerate(self.levels):
+            indices = level.nearest(residual)
+            chosen = level.lookup(indices)
+            if self.training and not self.frozen:
+                level.update(residual, indices, generator)
+            so_far = so_far + chosen
+            # pulls the latent to where the first k levels put it; the codes follow by averages, not by gradient
+            commitment = commitment + F.mse_loss(vectors, so_far)
+            residual = residual - chosen
+            heard = (keep > k).repeat_interleave(T)[:, None]
+            quantized = quantized + torch.where(heard, chosen, 0.0)
+            codes.append(indices.view(B, T))
+            energies.append(residual.pow(2).mean() / energy)
+        straight = vectors + (quantized - vectors).detach()
+        out = straight.view(B, T, D).transpose(1, 2)
+        return Quantized(out, torch.stack(codes, 1), commitment / K, torch.stack(energies))

@@ -1,0 +1,253 @@
+"""The spectral pair: an encoder whose first layer is an STFT and a decoder whose last layer is its inverse.
+
+An STFT is a strided convolution with fixed Fourier filters, its inverse the mirrored transposed convolution
+(Vocos, Siuzdak 2023). With these two ends given, every learned layer runs at the frame rate of the STFT or
+below, which on a CPU trains several times faster than a pair that begins and ends at the sample rate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class SpectralConfig:
+    """Sizes of the spectral pair, in samples (`window`, `hop`), frames (`stride`, `kernel`) and channels.
+
+    One code frame covers `hop * stride` samples. The decoder's windows reach `window - hop` samples past their
+    frame; `lookahead` of these are waited for (0: strictly causal, the end of each window is a prediction).
+    """
+
+    window: int = 960
+    hop: int = 240
+    stride: int = 2
+    latent_dim: int = 32
+    encoder_dim: int = 256
+    encoder_blocks: int = 4
+    bottleneck_dim: int = 320
+    bottleneck_blocks: int = 2
+    decoder_dim: int = 320
+    decoder_blocks: int = 5
+    decoder_window: int = 960
+    lookahead: int = 720
+    kernel: int = 7
+    expansion: int = 3
+
+    def __post_init__(self) -> None:
+        if self.window % self.hop or self.decoder_window % self.hop:
+            raise ValueError("window and decoder_window must be multiples of hop")
+        if not 0 <= self.lookahead <= self.decoder_window - self.hop or self.lookahead % self.hop:
+            raise ValueError("lookahead must be a multiple of hop, at most decoder_window - hop")
+
+
+@dataclass
+class SpectralState:
+    """What a stream carries from chunk to chunk.
+
+    past: by layer, the steps that its next output needs; waiting [B, 1, n]: samples that do not fill a frame yet;
+    tail [B, 1, overlap]: the begun part of the decoder's sum of windows; skip: samples of the start still to drop.
+    """
+
+    past: dict[str, Tensor] = field(default_factory=dict)
+    waiting: Tensor | None = None
+    tail: Tensor | None = None
+    skip: int = 0
+
+
+class Past(nn.Module):
+    """Puts `length` past steps (zeros at the start) before a chunk [B, C, T]; a state carries them on."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.length = length
+        self.key = ""  # set by `name_pasts`
+
+    def forward(self, x: Tensor, state: SpectralState | None) -> Tensor:
+        if state is None:
+            return F.pad(x, (self.length, 0))
+        past = state.past.get(self.key)
+        if past is None:
+            past = x.new_zeros(x.shape[0], x.shape[1], self.length)
+        x = torch.cat([past, x], -1)
+        state.past[self.key] = x[..., x.shape[-1] - self.length :]
+        return x
+
+
+def name_pasts(module: nn.Module) -> None:
+    """Give each `Past` inside a module its own key in the state."""
+    for name, part in module.named_modules():
+        if isinstance(part, Past):
+            part.key = name
+
+
+class ConvNeXtBlock(nn.Module):
+    """Depthwise causal convolution, then two pointwise layers, on [B, C, T] (Liu et al. 2022, in one dimension)."""
+
+    def __init__(self, dim: int, kernel: int, expansion: int) -> None:
+        super().__init__()
+        self.past = Past(kernel - 1)
+        self.depthwise = nn.Conv1d(dim, dim, kernel, groups=dim)
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.up = nn.Linear(dim, expansion * dim)
+        self.down = nn.Linear(expansion * dim, dim)
+        self.scale = nn.Parameter(torch.full((dim,), 0.2))
+
+    def forward(self, x: Tensor, state: SpectralState | None = None) -> Tensor:
+        h = self.depthwise(self.past(x, state)).transpose(1, 2)  # [B, C, T] -> [B, T, C]
+        h = self.down(F.gelu(self.up(self.norm(h)))) * self.scale
+        return x + h.transpose(1, 2)
+
+
+def _blocks(dim: int, count: int, config: SpectralConfig) -> nn.ModuleList:
+    return nn.ModuleList(ConvNeXtBlock(dim, config.kernel, config.expansion) for _ in range(count))
+
+
+def _per_frame(layer: nn.Module, x: Tensor) -> Tensor:
+    return layer(x.transpose(1, 2)).transpose(1, 2)
+
+
+class SpectralEncoder(nn.Module):
+    """Waveform [B, 1, N] -> latent [B, D, T], T = ceil(N / hop_length); sees nothing past the end of each frame."""
+
+    window: Tensor
+
+    def __init__(self, config: SpectralConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.hop_length = config.hop * config.stride
+        self.register_buffer("window", torch.hann_window(config.window), persistent=False)
+        self.wave_past = Past(config.window - config.hop)
+        bins = config.window // 2 + 1
+        self.input = nn.Linear(3 * bins, config.encoder_dim)
+        self.input_norm = nn.LayerNorm(config.encoder_dim, eps=1e-6)
+        self.blocks = _blocks(config.encoder_dim, config.encoder_blocks, config)
+        self.downsample = nn.Linear(config.stride * config.encoder_dim, config.bottleneck_dim)
+        self.bottleneck = _blocks(config.bottleneck_dim, config.bottleneck_blocks, config)
+        self.norm = nn.LayerNorm(config.bottleneck_dim, eps=1e-6)
+        self.output = nn.Linear(config.bottleneck_dim, config.latent_dim)
+        name_pasts(self)
+
+    @property
+    def latent_dim(self) -> int:
+        """Size of a frame's vector."""
+        return self.config.latent_dim
+
+    def init_state(self, batch: int = 1) -> SpectralState:
+        """State at the start of `batch` streams."""
+        return SpectralState(waiting=self.window.new_zeros(batch, 1, 0))
+
+    def forward(self, wave: Tensor, state: SpectralState | None = None, last: bool = False) -> Tensor:
+        """The whole, or with a state the next chunk of any length; what does not fill a frame waits for `last`."""
+        config = self.config
+        if state is not None and state.waiting is not None:
+            wave = torch.cat([state.waiting, wave], -1)
+            whole = wave.shape[-1] if last else wave.shape[-1] // self.hop_length * self.hop_length
+            state.waiting, wave = wave[..., whole:], wave[..., :whole]
+        wave = F.pad(wave, (0, -wave.shape[-1] % self.hop_length))
+        if wave.shape[-1] == 0:
+            return wave.new_zeros(wave.shape[0], config.latent_dim, 0)
+        frames = self.wave_past(wave, state).squeeze(1).unfold(-1, config.window, config.hop)  # [B, F, window]
+        with torch.autocast(wave.device.type, enabled=False):
+            spectrum = torch.fft.rfft(frames.float() * self.window)  # [B, F, bins]
+            power = spectrum.real.square() + spectrum.imag.square() + 1e-8
+            # cube-root loudness keeps the phase; the logarithm shows what is quiet
+            compressed = spectrum * power.pow(-1 / 3)
+            features = torch.cat([compressed.real, compressed.imag, 0.25 * power.log()], -1)
+        x = self.input_norm(self.input(features)).transpose(1, 2)
+        for block in self.blocks:
+            x = block(x, state)
+        B, C, frames_count = x.shape
+        x = x.transpose(1, 2).reshape(B, frames_count // config.stride, config.stride * C)
+        x = self.downsample(x).transpose(1, 2)
+        for block in self.bottleneck:
+            x = block(x, state)
+        return _per_frame(nn.Sequential(self.norm, self.output), x)
+
+
+class SpectralDecoder(nn.Module):
+    """Latent [B, D, T] -> waveform [B, 1, T * hop_length], by predicted spectra and overlapping windows."""
+
+    window: Tensor
+
+    def __init__(self, config: SpectralConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.hop_length = config.hop * config.stride
+        self.register_buffer("window", torch.hann_window(config.decoder_window), persistent=False)
+        self.input = nn.Linear(config.latent_dim, config.bottleneck_dim)
+        self.bottleneck = _blocks(config.bottleneck_dim, config.bottleneck_blocks, config)
+        self.upsample = nn.Linear(config.bottleneck_dim, config.stride * config.decoder_dim)
+        self.blocks = _blocks(config.decoder_dim, config.decoder_blocks, config)
+        self.norm = nn.LayerNorm(config.decoder_dim, eps=1e-6)
+        bins = config.decoder_window // 2 + 1
+        self.magnitude = nn.Linear(config.decoder_dim, bins)
+        self.phase = nn.Linear(config.decoder_dim, bins)
+        nn.init.constant_(self.magnitude.bias, -2.0)
+        name_pasts(self)
+
+    @property
+    def overlap(self) -> int:
+        """Samples by which a window reaches past its own frame."""
+        return self.config.decoder_window - self.config.hop
+
+    def spectra(self, latent: Tensor, state: SpectralState | None) -> Tensor:
+        """latent [B, D, T] -> windowed waveform frames [B, T * stride, decoder_window]."""
+        config = self.config
+        x = _per_frame(self.input, latent)
+        for block in self.bottleneck:
+            x = block(x, state)
+        B, _, T = x.shape
+        x = self.upsample(x.transpose(1, 2)).reshape(B, T * config.stride, config.decoder_dim).transpose(1, 2)
+        for block in self.blocks:
+            x = block(x, state)
+        h = self.norm(x.transpose(1, 2))
+        magnitude, phase = self.magnitude(h).float(), self.phase(h).float()
+        with torch.autocast(latent.device.type, enabled=False):
+            # above e^5 a spectrum would clip any waveform: bound it, so that an early step cannot explode
+            magnitude = magnitude.clamp(max=5.0).exp()
+            frames = torch.fft.irfft(torch.polar(magnitude, phase), n=config.decoder_window)
+            # Hann squared overlaps to 3/8 of the overlap count
+            return frames * self.window * (config.hop / config.decoder_window / 0.375)
+
+    def overlap_add(self, frames: Tensor) -> Tensor:
+        """frames [B, F, window] -> [B, 1, F * hop + overlap]."""
+        B, count, window = frames.shape
+        hop = self.config.hop
+        parts = window // hop
+        # column p of a frame lands p hops later: add the shifted columns, each [B, F, hop]
+        out = frames.new_zeros(B, count + parts - 1, hop)
+        for p in range(parts):
+            out[:, p : p + count] += frames[..., p * hop : (p + 1) * hop]
+        return out.reshape(B, 1, -1)
+
+    @property
+    def latent_dim(self) -> int:
+        """Size of a frame's vector."""
+        return self.config.latent_dim
+
+    def init_state(self, batch: int = 1) -> SpectralState:
+        """State at the start of `batch` streams."""
+        return SpectralState(tail=self.window.new_zeros(batch, 1, self.overlap), skip=self.config.lookahead)
+
+    def forward(self, latent: Tensor, state: SpectralState | None = None, last: bool = False) -> Tensor:
+        """The whole [B, 1, T * hop_length], or with a state the samples that are now final.
+
+        A stream's chunks joined are the whole: the first gives `lookahead` samples fewer, `last` gives them back.
+        """
+        lookahead = self.config.lookahead
+        if latent.shape[-1] == 0:
+            wave = latent.new_zeros(latent.shape[0], 1, self.overlap)
+        else:
+            wave = self.overlap_add(self.spectra(latent, state))
+        if state is None or state.tail is None:
+            return wave[..., lookahead : wave.shape[-1] - (self.overlap - lookahead)]
+        wave = torch.cat([wave[..., : self.overlap] + state.tail, wave[..., self.overlap :]], -1)
+        final = wave.shape[-1] - (self.overlap - lookahead if last else self.overlap)
+        state.tail, wave = wave[..., wave.shape[-1] - self.overlap :], wave[..., :final]
+        skipped = min(state.skip, wave.shape[-1])
+        state.skip -= skipped
+        return wave[..., skipped:]

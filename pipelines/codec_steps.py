@@ -1,0 +1,163 @@
+"""What one step of codec training does: reconstruct, judge, balance, move; and what its validation reports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from codec.discriminators import DiscriminatorConfig, Discriminators
+from codec.losses import Balancer, MelLoss, adversarial_loss, discriminator_loss, feature_matching_loss
+from codec.metrics import codebook_use, count_codes
+from codec.model import Codec
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """The shares of the losses in the gradient at the codec's output, and what is asked of the latent.
+
+    Args:
+        mel: share of the mel distance.
+        wave: share of the mean absolute distance of the waveforms, which ties the phase down.
+        adversarial: share of the discriminators' judgement.
+        feature: share of the distance of the discriminators' inner features.
+        commitment: weight of the distance from the latent to its quantized self.
+        whitening: weight of the latent's distance from zero mean, unit variance and no correlation.
+    """
+
+    mel: float = 1.0
+    wave: float = 0.1
+    adversarial: float = 1.0
+    feature: float = 1.0
+    commitment: float = 0.1
+    whitening: float = 0.1
+
+
+def whitening_loss(latent: Tensor) -> Tensor:
+    """How far latent vectors [B, D, T] are from uncorrelated with unit variance: mean squared entry, times D.
+
+    Without it the latent of a short training collapses to a few directions (effective rank 3 to 8 of 128), and
+    levels 2… quantize nothing; with it each level has something to add (after VICReg, Bardes et al. 2022).
+    """
+    B, D, T = latent.shape
+    vectors = latent.float().transpose(1, 2).reshape(B * T, D)
+    mean = vectors.mean(0)
+    centred = vectors - mean
+    covariance = centred.t() @ centred / len(vectors)
+    identity = torch.eye(D, device=latent.device)
+    return ((covariance - identity).square().sum() + mean.square().sum()) / D
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Average the gradients over all processes (the trainer's two backward passes do not fit DDP's hooks)."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return
+    grads = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([g.flatten() for g in grads])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    offset = 0
+    for grad in grads:
+        grad.copy_(flat[offset : offset + grad.numel()].view_as(grad))
+        offset += grad.numel()
+
+
+class CodecLosses(nn.Module):
+    """The judges of a codec in training, and the two backward passes of a step.
+
+    `generator_step` leaves the codec's gradients, `discriminator_step` those of the discriminators; neither moves a
+    weight.
+    """
+
+    def __init__(self, sample_rate: int, settings: LossSettings, discriminators: DiscriminatorConfig) -> None:
+        super().__init__()
+        self.settings = settings
+        self.mel = MelLoss(sample_rate)
+        self.discriminators = Discriminators(discriminators)
+        self.balancer = Balancer(
+            {
+                "mel": settings.mel,
+                "wave": settings.wave,
+                "adversarial": settings.adversarial,
+                "feature": settings.feature,
+            }
+        )
+
+    def generator_step(
+        self, codec: Codec, wave: Tensor, adversarial: bool, bf16: bool, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, dict[str, float | list[float]]]:
+        """Backward through the codec for wave [B, C, N]: the reconstruction (detached), and what to log."""
+        device = wave.device.type
+        frozen = not next(codec.encoder.parameters()).requires_grad
+        with torch.autocast(device, torch.bfloat16, enabled=bf16), torch.set_grad_enabled(not frozen):
+            latent = codec.encoder(wave)
+        quantized = codec.quantizer(latent.float(), generator)
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+            out = codec.decoder(quantized.latent)
+        out = out.float()[..., : wave.shape[-1]]
+        heard = out.detach().requires_grad_()
+        losses = {"mel": self.mel(heard, wave), "wave": (heard - wave).abs().mean()}
+        if adversarial:
+            self.discriminators.requires_grad_(False)
+            with torch.autocast(device, torch.bfloat16, enabled=bf16):
+                with torch.no_grad():
+                    _, real = self.discriminators(wave)
+                scores, fake = self.discriminators(heard)
+            losses |= {"adversarial": adversarial_loss(scores), "feature": feature_matching_loss(real, fake)}
+            self.discriminators.requires_grad_(True)
+        gradient = self.balancer.gradient(losses, heard)
+        log: dict[str, float | list[float]] = {name: float(loss.detach()) for name, loss in losses.items()}
+        if frozen:
+            out.backward(gradient)
+            return out.detach(), log
+        whitening = whitening_loss(latent)
+        extra = self.settings.commitment * quantized.commitment + self.settings.whitening * whitening
+        torch.autograd.backward([out, extra], [gradient, torch.ones_like(extra)])
+        log |= {"commitment": float(quantized.commitment.detach()), "whitening": float(whitening.detach())}
+        log["residual"] = [round(value, 4) for value in quantized.residual_energy.tolist()]
+        return out.detach(), log
+
+    def discriminator_step(self, wave: Tensor, out: Tensor, bf16: bool) -> dict[str, float]:
+        """Backward through the discriminators for real and reconstructed waves [B, C, N]; what to log."""
+        with torch.autocast(wave.device.type, torch.bfloat16, enabled=bf16):
+            scores, _ = self.discriminators(torch.cat([wave, out]))
+        real, fake = zip(*(score.chunk(2) for score in scores), strict=True)
+        loss = discriminator_loss(list(real), list(fake))
+        loss.backward()
+        wins = torch.stack([(r > f.mean()).float().mean() for r, f in zip(real, fake, strict=True)]).mean()
+        return {"discriminator": float(loss.detach()), "discriminator_wins": float(wins)}
+
+
+def effective_rank(latent: Tensor) -> float:
+    """Number of directions that latent vectors [B, D, T] fill: the exponential of the entropy of their spectrum."""
+    vectors = latent.float().transpose(1, 2).reshape(-1, latent.shape[1])
+    values = torch.linalg.svdvals(vectors - vectors.mean(0)).square()
+    share = values / values.sum()
+    return float(torch.exp(-(share * (share + 1e-12).log()).sum()))
+
+
+@torch.no_grad()
+def validate(codec: Codec, mel: MelLoss, waves: Tensor, levels: Iterable[int]) -> dict[str, object]:
+    """Mel distance at several numbers of levels, use of the codebooks and rank of the latent, on waves [M, C, N]."""
+    training = codec.training
+    codec.eval()
+    latents = torch.cat([codec.encoder(chunk) for chunk in waves.split(8)])
+    report: dict[str, object] = {"effective_rank": round(effective_rank(latents), 2)}
+
+    def distance(latent: Tensor) -> float:
+        pairs = zip(latent.split(8), waves.split(8), strict=True)
+        total = sum(float(mel(codec.decoder(part)[..., : w.shape[-1]], w)) * len(w) for part, w in pairs)
+        return round(total / len(waves), 5)
+
+    report["mel_unquantized"] = distance(latents)
+    if codec.quantizer.active:
+        codes = codec.quantizer.encode(latents)
+        report["mel_by_levels"] = {str(n): distance(codec.quantizer.decode(codes[:, :n])) for n in levels}
+        use = codebook_use(count_codes(codes, codec.codebook_size))
+        report["usage"] = [round(level.used, 3) for level in use]
+        report["perplexity"] = [round(level.perplexity, 1) for level in use]
+    codec.train(training)
+    return report

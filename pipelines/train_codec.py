@@ -1,0 +1,344 @@
+"""Train a neural audio codec on folders of audio, on a CPU or on GPUs.
+
+    python pipelines/train_codec.py --config configs/codec_speech_24khz.yaml
+    python pipelines/train_codec.py --config configs/codec_speech_24khz.yaml --batch_size 8 --time_limit_minutes 30
+    accelerate launch --num_processes 2 pipelines/train_codec.py --config configs/codec_speech_24khz.yaml
+
+Three phases: without quantization until quantizer_start, when k-means puts the codebooks on the latent; then with it;
+from discriminator_start with discriminators too. With decoder_only the codes stay as they are (grids made by the
+codec in `start_from` stay valid) and only the decoder learns.
+
+The output folder gets log.jsonl, curve.png, checkpoints/ and the codec (averaged weights) in codec/. The same command
+again continues where the last checkpoint stands, to the bit. SIGTERM, Ctrl-C and the time limit save before they end.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+
+from codec.discriminators import DiscriminatorConfig
+from codec.errors import SoundloomError
+from codec.model import Codec, CodecConfig
+from pipelines.checkpoints import (
+    Checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    load_module,
+    load_optimizer,
+    module_tensors,
+    optimizer_tensors,
+    save_checkpoint,
+)
+from pipelines.cli import run
+from pipelines.codec_steps import CodecLosses, LossSettings, average_gradients, validate
+from pipelines.crops import AugmentSettings, Crops, Source
+from pipelines.progress import Progress, plot_curves
+from pipelines.settings import changed_settings, flatten_settings, parse_settings
+from pipelines.training import (
+    BadSteps,
+    Ema,
+    JsonlLog,
+    OptimizerSettings,
+    StopFlag,
+    clip_gradients,
+    make_adamw,
+    seed_step,
+    set_learning_rate,
+    stable_seed,
+    sum_over_processes,
+)
+
+_EXIT = {"SIGTERM": 143, "SIGINT": 130}
+CURVES = ("mel", "mel_by_levels.8", "discriminator", "residual", "perplexity", "effective_rank")
+
+
+@dataclass(frozen=True)
+class TrainCodecSettings:
+    """A codec's training.
+
+    Args:
+        output: folder of the run.
+        sources: folders of audio to learn from.
+        dev_sources: folders of audio to validate on.
+        codec: the codec's shape.
+        discriminators: the discriminators' shape.
+        losses: shares of the losses.
+        augment: what is done to crops.
+        optimizer: the codec's optimizer.
+        discriminator_lr: the discriminators' highest learning rate.
+        start_from: folder of a codec to begin from (fine-tuning) instead of random weights.
+        decoder_only: keep encoder and codebooks, train the decoder alone.
+        steps: training steps.
+        batch_size: crops a step and process.
+        segment_seconds: length of a crop.
+        quantizer_start: step at which the codebooks start (0 with start_from).
+        kmeans_batches: batches whose latents k-means sees; some tens of vectors a code are right.
+        discriminator_start: step at which the discriminators enter; steps or more means never.
+        discriminator_every: the discriminators learn at every n-th step.
+        ema_decay: decay of the averaged weights, which are validated and kept.
+        bf16: autocast to bfloat16.
+        seed: decides everything random.
+        dev_crops: number of crops that validation hears.
+        validate_levels: numbers of levels that validation decodes.
+        log_every: steps between log lines.
+        validate_every: steps between validations.
+        save_every: steps between checkpoints.
+        time_limit_minutes: stop (saved) after so long.
+        threads: CPU threads, 0 leaves torch's choice.
+        resume: auto continues the run in output; never refuses to.
+    """
+
+    output: str
+    sources: list[Source]
+    dev_sources: list[Source]
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    discriminators: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    losses: LossSettings = field(default_factory=LossSettings)
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+    optimizer: OptimizerSettings = field(
+        default_factory=lambda: OptimizerSettings(lr=1e-3, schedule="wsd", beta1=0.8, beta2=0.95, weight_decay=0.01)
+    )
+    discriminator_lr: float = 5e-4
+    start_from: str = ""
+    decoder_only: bool = False
+    steps: int = 10000
+    batch_size: int = 12
+    segment_seconds: float = 1.0
+    quantizer_start: int = 500
+    kmeans_batches: int = 60
+    discriminator_start: int = 5000
+    discriminator_every: int = 1
+    ema_decay: float = 0.998
+    bf16: bool = True
+    seed: int = 0
+    dev_crops: int = 64
+    validate_levels: tuple[int, ...] = (1, 2, 4, 8)
+    log_every: int = 20
+    validate_every: int = 500
+    save_every: int = 500
+    time_limit_minutes: float | None = None
+    threads: int = 0
+    resume: Literal["auto", "never"] = "auto"
+
+
+@dataclass
+class State:
+    """What a training changes while it runs; all of it goes into a checkpoint."""
+
+    codec: Codec
+    losses: CodecLosses
+    optimizer: torch.optim.Optimizer
+    judge_optimizer: torch.optim.Optimizer
+    ema: Ema
+    bad_steps: BadSteps
+    step: int = 0
+    seconds: float = 0.0
+
+    def save(self, folder: Path, settings: TrainCodecSettings) -> None:
+        tensors = module_tensors(self.codec, "codec") | module_tensors(self.losses, "losses")
+        tensors |= optimizer_tensors(self.optimizer, self.codec)
+        tensors |= optimizer_tensors(self.judge_optimizer, self.losses, prefix="judge_optimizer")
+        facts = {
+            "settings": flatten_settings(settings),
+            "balancer": self.losses.balancer.state(),
+            "bad_steps": self.bad_steps.in_a_row,
+            "seconds": self.seconds,
+        }
+        save_checkpoint(folder, self.step, tensors | self.ema.tensors(), facts)
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        load_module(self.codec, checkpoint.tensors, "codec")
+        load_module(self.losses, checkpoint.tensors, "losses")
+        load_optimizer(self.optimizer, self.codec, checkpoint.tensors)
+        load_optimizer(self.judge_optimizer, self.losses, checkpoint.tensors, prefix="judge_optimizer")
+        self.ema.load(checkpoint.tensors)
+        self.losses.balancer.load(checkpoint.facts["balancer"])
+        self.bad_steps.in_a_row = checkpoint.facts["bad_steps"]
+        self.step = checkpoint.step
+        self.seconds = checkpoint.facts["seconds"]
+
+
+def main(argv: list[str] | None = None) -> int:
+    settings = parse_settings(TrainCodecSettings, argv, description=__doc__)
+    with StopFlag(settings.time_limit_minutes) as stop:
+        return train(settings, stop)
+
+
+def train(settings: TrainCodecSettings, stop: StopFlag) -> int:
+    """Run the whole training; returns the exit code (143 after SIGTERM, 130 after Ctrl-C, both saved)."""
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    accelerator = Accelerator()
+    output = Path(settings.output)
+    checkpoint = find_checkpoint(settings, output / "checkpoints")
+    state = make_state(settings, checkpoint, accelerator.device)
+    rate = settings.codec.sample_rate
+    rank, world = accelerator.process_index, accelerator.num_processes
+    crops = Crops(
+        settings.sources, rate, settings.segment_seconds, settings.batch_size, settings.seed, settings.augment, rank, world
+    )
+    dev = Crops(settings.dev_sources, rate, 2.0, settings.dev_crops, settings.seed)
+    dev_waves = dev.batch(0)[0].to(accelerator.device)
+    log = JsonlLog(output / "log.jsonl")
+    if accelerator.is_main_process:
+        log.rewind(state.step)
+    reason, window_start, window_step = None, time.monotonic(), state.step
+    with Progress(settings.steps, state.step, accelerator.is_main_process) as progress:
+        count = sum(p.numel() for p in state.codec.parameters())
+        progress.say(f"{count / 1e6:.1f} M parameters, {crops.hours:.1f} h of audio, from step {state.step}")
+        for step, wave, names in crops.prefetched(state.step, settings.steps):
+            begin = time.monotonic()
+            figures = take_step(settings, state, crops, wave.to(accelerator.device), names)
+            state.step = step + 1
+            state.seconds += time.monotonic() - begin
+            progress.advance(state.step)
+            if state.step % settings.log_every == 0:
+                done = (state.step - window_step) * settings.batch_size * world * settings.segment_seconds
+                figures["audio_seconds_per_second"] = done / (time.monotonic() - window_start)
+                if accelerator.is_main_process:
+                    log.write(step=state.step, **figures)
+                progress.show(state.step, {k: v for k, v in figures.items() if isinstance(v, float)})
+                window_start, window_step = time.monotonic(), state.step
+            wish = {None: 0.0, "time limit": 1.0, "SIGTERM": 2.0, "SIGINT": 3.0}[stop.reason]
+            # every process must leave at the same step: a signal reaches them at different ones
+            if sum_over_processes([wish])[0] > 0:
+                reason = stop.reason or "SIGTERM"
+            last = state.step == settings.steps or reason == "time limit"
+            main_process = accelerator.is_main_process
+            if main_process and (last or state.step % settings.validate_every == 0):
+                evaluate(settings, state, dev_waves, log, progress, output)
+                window_start, window_step = time.monotonic(), state.step
+            if main_process and (last or reason or state.step % settings.save_every == 0):
+                state.save(output / "checkpoints", settings)
+            if reason:
+                progress.say(f"stopped at step {state.step}: {reason}; the same command continues")
+                break
+    if accelerator.is_main_process:
+        plot_curves(flat_rows(log), output / "curve.png", CURVES)
+    accelerator.end_training()
+    return _EXIT.get(reason or "", 0)
+
+
+def find_checkpoint(settings: TrainCodecSettings, folder: Path) -> Checkpoint | None:
+    """Return what to continue from; refuse to begin on top of an earlier run, and settings that cannot change."""
+    if settings.resume == "never" and list_checkpoints(folder):
+        raise SoundloomError(f"{folder}: holds checkpoints of an earlier run; choose another output, or resume auto")
+    checkpoint = load_checkpoint(folder)
+    if checkpoint is not None:
+        for key, (old, new) in changed_settings(checkpoint.facts["settings"], flatten_settings(settings)).items():
+            if key.startswith("codec."):
+                raise SoundloomError(f"{key}: the run in {settings.output} began with {old!r}, so {new!r} cannot be used")
+    return checkpoint
+
+
+def make_state(settings: TrainCodecSettings, checkpoint: Checkpoint | None, device: torch.device) -> State:
+    """Make the codec, its judges and their optimizers, at the start or where the checkpoint stands."""
+    torch.manual_seed(stable_seed(settings.seed, "weights"))
+    if settings.start_from:
+        codec = Codec.from_pretrained(settings.start_from)
+        if codec.config != settings.codec:
+            raise SoundloomError(
+                f"start_from: the codec in {settings.start_from} has another shape than the settings ask for"
+            )
+    else:
+        codec = Codec(settings.codec)
+        codec.quantizer.active.fill_(False)
+    if settings.decoder_only:
+        if not settings.start_from:
+            raise SoundloomError("decoder_only: needs start_from, the codec whose codes are kept")
+        codec.encoder.requires_grad_(False)
+    losses = CodecLosses(settings.codec.sample_rate, settings.losses, settings.discriminators)
+    codec.to(device).train()
+    losses.to(device)
+    judge = OptimizerSettings(lr=settings.discriminator_lr, beta1=0.8, beta2=0.95, weight_decay=0.01)
+    state = State(
+        codec,
+        losses,
+        make_adamw(codec, settings.optimizer),
+        make_adamw(losses, judge),
+        Ema(codec, settings.ema_decay),
+        BadSteps(),
+    )
+    if checkpoint is not None:
+        state.load(checkpoint)
+    return state
+
+
+def take_step(
+    settings: TrainCodecSettings, state: State, crops: Crops, wave: torch.Tensor, names: list[str]
+) -> dict[str, Any]:
+    """One step of the codec and, where they have entered, of the discriminators; returns what to log."""
+    codec, losses, step = state.codec, state.losses, state.step
+    seed_step(settings.seed, step)
+    if not codec.quantizer.active and step >= settings.quantizer_start:
+        start_quantizer(settings, state, crops, wave.device)
+    if settings.decoder_only:
+        codec.quantizer.frozen = True
+    lr = set_learning_rate(state.optimizer, settings.optimizer, step, settings.steps)
+    adversarial = step >= settings.discriminator_start
+    buffers = {name: value.clone() for name, value in codec.named_buffers() if value.is_floating_point()}
+    out, figures = losses.generator_step(codec, wave, adversarial, settings.bf16)
+    average_gradients(codec.parameters())
+    norm = clip_gradients(codec.parameters(), settings.optimizer.grad_clip)
+    total = sum(value for value in figures.values() if isinstance(value, float)) + norm
+    finite = sum_over_processes([0.0 if torch.isfinite(torch.tensor(total)) else 1.0])[0] == 0
+    if state.bad_steps.ok(finite, step, names):
+        state.optimizer.step()
+        state.ema.update(codec)
+    else:  # the codebooks moved in the forward pass: put them back
+        for name, value in codec.named_buffers():
+            if name in buffers:
+                value.copy_(buffers[name])
+    state.optimizer.zero_grad()
+    if adversarial and finite and step % settings.discriminator_every == 0:
+        for group in state.judge_optimizer.param_groups:
+            group["lr"] = settings.discriminator_lr * lr / settings.optimizer.lr
+        figures |= losses.discriminator_step(wave, out, settings.bf16)
+        average_gradients(losses.parameters())
+        if clip_gradients(losses.parameters(), 10.0) < float("inf"):
+            state.judge_optimizer.step()
+        state.judge_optimizer.zero_grad()
+    return figures | {"lr": lr, "grad_norm": norm}
+
+
+@torch.no_grad()
+def start_quantizer(settings: TrainCodecSettings, state: State, crops: Crops, device: torch.device) -> None:
+    """Start the codebooks by k-means on latents of fresh crops, the same in every process."""
+    vectors = []
+    for i in range(settings.kmeans_batches):
+        wave, _ = crops.batch(-1 - i, rank=0)  # crops that no step sees
+        latent = state.codec.encoder(wave.to(device))
+        vectors.append(latent.transpose(1, 2).reshape(-1, latent.shape[1]))
+    state.codec.quantizer.start(torch.cat(vectors))
+
+
+def evaluate(
+    settings: TrainCodecSettings, state: State, waves: torch.Tensor, log: JsonlLog, progress: Progress, output: Path
+) -> None:
+    """Validate the averaged weights, log the report and keep the codec in the output folder."""
+    levels = [n for n in settings.validate_levels if n <= state.codec.num_levels]
+    with state.ema.applied(state.codec):
+        report = validate(state.codec, state.losses.mel, waves, levels)
+        if state.codec.quantizer.active:
+            state.codec.save_pretrained(output / "codec")
+    log.write(step=state.step, seconds=state.seconds, **report)
+    progress.say(f"step {state.step}: " + "  ".join(f"{key} {value}" for key, value in report.items()))
+
+
+def flat_rows(log: JsonlLog) -> list[dict[str, Any]]:
+    """Log rows with nested figures under dotted keys, for the picture."""
+    rows = []
+    for row in log.read():
+        nested = row.pop("mel_by_levels", {})
+        rows.append(row | {f"mel_by_levels.{n}": value for n, value in nested.items()})
+    return rows
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(main))
