@@ -20,6 +20,7 @@ from typing import Protocol
 import sentencepiece
 
 from codec.errors import SoundloomError
+from codec.files import write_bytes, write_text
 from lm.lexicon import (
     PUNCTUATION,
     SHIPPED,
@@ -211,7 +212,6 @@ class TextTokenizer:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``text.model``, ``text.json`` and, where the lexicon is not a shipped one, the lexicon itself."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         settings = {
             "format": FORMAT,
             "pronunciation": self._lexicon_name,
@@ -220,9 +220,9 @@ class TextTokenizer:
             "vocab_size": self.vocab_size,
         }
         if self._lexicon is not None and self._lexicon_name == LEXICON_FILE:
-            (folder / LEXICON_FILE).write_bytes(self._lexicon.dumps())
-        (folder / MODEL_FILE).write_bytes(self._model)
-        (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+            write_bytes(folder / LEXICON_FILE, self._lexicon.dumps())
+        write_bytes(folder / MODEL_FILE, self._model)
+        write_text(folder / SETTINGS_FILE, json.dumps(settings, indent=2) + "\n")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> TextTokenizer:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -24,6 +23,7 @@ from typing import Any
 from tqdm import tqdm
 
 from codec.errors import SoundloomError
+from codec.files import write_bytes
 from lm.lexicon import VOWELS, Lexicon, clean_phonemes
 from lm.normalize import normalize
 from pipelines.cli import run
@@ -145,10 +145,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     lexicon = build(Teacher(), read_texts(args.texts)[: args.limit])
     data = lexicon.dumps(HEADER)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    part = args.out.with_name(args.out.name + ".part")
-    part.write_bytes(data)
-    os.replace(part, args.out)
+    write_bytes(args.out, data)
     print(f"{args.out}: {len(lexicon):,} words, {len(lexicon.before_vowel)} with a second form, {len(data):,} bytes")
     return 0
 

@@ -1,0 +1,198 @@
+"""Bring recordings of any kind into a corpus: FLAC at one sample rate, with a manifest.
+
+    python pipelines/import_audio.py recordings/ corpora/studio --sample-rate 24000
+    python pipelines/import_audio.py sounds/ corpora/prompts --transcripts en_US_f_Allison=core-sounds-en.txt.gz \\
+        --language en_US_f_Allison=en --language fr_CA_f_June=fr
+    python pipelines/import_audio.py LJSpeech-1.1/ corpora/lj
+
+Reads what soundfile reads (WAV, FLAC, Ogg, MP3 …) and, with PyAV (pip install "soundloom[corpus]"), what FFmpeg reads:
+m4a, aac, opus in webm, wma, raw G.722 … Speaker: the first folder below SRC that a file is in, else SRC's own name.
+Texts: LJSpeech's metadata.csv in SRC, a .txt beside a file, or --transcripts with lines "name: text" (";" opens a
+comment; "[a beep]" in brackets is no speech). Files that are there already are kept: start it again to go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from codec.audio import AUDIO_SUFFIXES, audio_info, read_audio, resample, write_audio
+from codec.errors import SoundloomError
+from pipelines.cli import run
+from pipelines.corpus_write import Reject, Row, remove_leftovers, split_of, write_corpus
+
+# FFmpeg must be told the format of files that are bare samples without a header.
+_RAW_FORMATS = {".g722": "g722", ".gsm": "gsm", ".ulaw": "mulaw", ".alaw": "alaw"}
+AV_SUFFIXES = (".aac", ".ac3", ".amr", ".m4a", ".mka", ".mkv", ".mov", ".mp4", ".webm", ".wma", *_RAW_FORMATS)
+MAX_SECONDS = 4 * 3600
+
+
+def find_files(source: Path) -> list[Path]:
+    """Every audio file below ``source``, sorted; hidden ones are left out, links that lead nowhere too."""
+    if not source.is_dir():
+        raise SoundloomError(f"{source}: no such folder")
+    suffixes = (*AUDIO_SUFFIXES, *AV_SUFFIXES)
+    files = [p for p in source.rglob("*") if p.suffix.lower() in suffixes and not p.name.startswith(".")]
+    return sorted(path for path in files if path.is_file())
+
+
+def decode(path: Path, sample_rate: int) -> torch.Tensor:
+    """A file's sound in mono at ``sample_rate``: float32 [1, N]. Raises: SoundloomError that names the file."""
+    if path.suffix.lower() not in AV_SUFFIXES:
+        return read_audio(path, sample_rate=sample_rate, channels=1)
+    try:
+        import av
+    except ImportError as error:
+        raise SoundloomError(f'{path}: needs PyAV to be read: pip install "soundloom[corpus]"') from error
+    parts: list[torch.Tensor] = []
+    rate, length = 0, 0
+    try:
+        with av.open(str(path), format=_RAW_FORMATS.get(path.suffix.lower())) as container:
+            if not container.streams.audio:
+                raise SoundloomError(f"{path}: holds no sound")
+            stream = container.streams.audio[0]
+            convert = av.AudioResampler(format="fltp", layout="mono")
+            for frame in container.decode(stream):
+                rate = rate or frame.sample_rate
+                parts += [torch.from_numpy(out.to_ndarray()) for out in convert.resample(frame)]
+                length += sum(part.shape[1] for part in parts[-1:])
+                if length > MAX_SECONDS * rate:
+                    raise SoundloomError(f"{path}: longer than {MAX_SECONDS // 3600} hours; cut it into pieces first")
+            parts += [torch.from_numpy(out.to_ndarray()) for out in convert.resample(None)]
+    except (av.FFmpegError, ValueError, OSError) as error:
+        raise SoundloomError(f"{path}: cannot be decoded ({error})") from error
+    wave = torch.cat(parts, dim=1) if parts else torch.zeros(1, 0)
+    if wave.shape[1] == 0 or not torch.isfinite(wave).all():
+        raise SoundloomError(f"{path}: {'empty' if wave.shape[1] == 0 else 'holds NaN or infinity'}")
+    return resample(wave, rate, sample_rate)
+
+
+def read_transcripts(path: Path) -> dict[str, str]:
+    """``name: text`` lines, gzipped or not; comments (``;``) and sounds in brackets are left out."""
+    try:
+        data = path.read_bytes()
+        lines = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8", "replace").split("\n")
+    except (OSError, EOFError) as error:
+        raise SoundloomError(f"{path}: cannot be read ({error})") from error
+    texts: dict[str, str] = {}
+    for line in lines:
+        name, colon, text = line.partition(":")
+        text = " ".join(text.split())
+        if colon and not line.startswith(";") and text and not text.startswith("["):
+            texts[name.strip()] = text
+    if not texts:
+        raise SoundloomError(f"{path}: holds no line of the form 'name: text'")
+    return texts
+
+
+def _read_ljspeech(path: Path) -> dict[str, str]:
+    """LJSpeech's ``id|text|normalized text``: the normalised text by ``wavs/id``."""
+    texts = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        cells = line.rstrip("\r").split("|")
+        if len(cells) > 1:
+            texts[f"wavs/{cells[0]}"] = " ".join((cells[-1] or cells[1]).split())
+    return texts
+
+
+class Texts:
+    """Finds the text of a file, by its path below the source folder without suffix."""
+
+    def __init__(self, source: Path, transcripts: Iterable[tuple[str, Path]]) -> None:
+        self._source = source
+        self._lists = [(folder, read_transcripts(path)) for folder, path in transcripts]
+        metadata = source / "metadata.csv"
+        if metadata.is_file():
+            self._lists.append(("", _read_ljspeech(metadata)))
+
+    def find(self, stem: str) -> str:
+        """The text of one file, empty where nobody tells it."""
+        for folder, texts in self._lists:
+            name = stem.removeprefix(f"{folder}/") if folder else stem
+            if (not folder or name != stem) and name in texts:
+                return texts[name]
+        beside = self._source / f"{stem}.txt"
+        try:
+            return " ".join(beside.read_text(encoding="utf-8").split()) if beside.is_file() else ""
+        except (OSError, UnicodeDecodeError):
+            return ""
+
+
+def import_file(path: Path, source: Path, out: Path, sample_rate: int, texts: Texts, languages: dict[str, str]) -> Row:
+    """Convert one file, unless that is done, and tell its row. Raises: SoundloomError that names the file."""
+    relative = path.relative_to(source)
+    stem = relative.with_suffix("").as_posix()
+    # Two files that differ by suffix only are two utterances.
+    beside = (path.with_suffix(suffix) for suffix in (*AUDIO_SUFFIXES, *AV_SUFFIXES))
+    name = relative.as_posix() if any(other != path and other.exists() for other in beside) else stem
+    target = out / f"{name}.flac"
+    try:
+        done = audio_info(target) if target.exists() else None
+    except SoundloomError:
+        done = None
+    if done is None or done.sample_rate != sample_rate:
+        wave = decode(path, sample_rate)
+        write_audio(target, wave, sample_rate)
+        seconds = wave.shape[1] / sample_rate
+    else:
+        seconds = done.duration
+    speaker = relative.parts[0] if len(relative.parts) > 1 and relative.parts[0] != "wavs" else source.resolve().name
+    language = languages.get(relative.parts[0], languages.get("", ""))
+    return Row(name, f"{name}.flac", texts.find(stem), speaker, language, round(seconds, 4), split_of(name))
+
+
+def _pairs(options: list[str]) -> list[tuple[str, str]]:
+    """``FOLDER=VALUE`` or ``VALUE`` (folder "") of a repeatable option."""
+    pairs = []
+    for option in options:
+        folder, equals, value = option.rpartition("=")
+        pairs.append((folder.strip("/") if equals else "", value))
+    return pairs
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("source", type=Path, help="folder of recordings")
+    p.add_argument("out", type=Path, help="folder of the corpus")
+    p.add_argument("--sample-rate", type=int, default=24_000, help="of the corpus (default: 24000)")
+    p.add_argument("--transcripts", action="append", default=[], metavar="[FOLDER=]FILE", help="lines 'name: text'")
+    p.add_argument("--language", action="append", default=[], metavar="[FOLDER=]CODE", help="such as en or fr")
+    p.add_argument("--licence", default="", help="noted in corpus.json")
+    p.add_argument("--max-reject-rate", type=float, default=0.01, help="end with code 1 above it (default: 0.01)")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Import a folder of recordings."""
+    args = parser().parse_args(argv)
+    torch.set_num_threads(1)
+    if args.out.resolve() == args.source.resolve() or args.source.resolve() in args.out.resolve().parents:
+        raise SoundloomError(f"{args.out}: lies in {args.source}; choose a folder elsewhere")
+    files = find_files(args.source)
+    if not files:
+        known = " ".join(AUDIO_SUFFIXES + AV_SUFFIXES)
+        raise SoundloomError(f"{args.source}: no audio file found; known endings: {known}")
+    texts = Texts(args.source, [(folder, Path(file)) for folder, file in _pairs(args.transcripts)])
+    languages = dict(_pairs(args.language))
+    remove_leftovers(args.out)
+    rows, rejects = [], []
+    for path in tqdm(files, desc=args.out.name, unit="file"):
+        try:
+            rows.append(import_file(path, args.source, args.out, args.sample_rate, texts, languages))
+        except SoundloomError as error:
+            name = path.relative_to(args.source).as_posix()
+            rejects.append(Reject(name, "", str(error)[:300]))
+    origin = {"source": args.source.resolve().name, "licence": args.licence, "sample_rate": args.sample_rate}
+    facts = write_corpus(args.out, rows, rejects, {"recordings": origin})
+    print(f"{args.out}: {facts['utterances']:,} utterances, {facts['hours']:.2f} h, {facts['rejects']} rejected")
+    return 1 if not rows or len(rejects) > args.max_reject_rate * len(files) else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(main))
