@@ -31,8 +31,7 @@ def tokenizer(store: StoreReader, tmp_path_factory: pytest.TempPathFactory) -> T
 def test_a_batch_is_the_rows_with_padding(store: StoreReader, tokenizer: TextTokenizer) -> None:
     dataset = GridDataset(store, tokenizer)
     batch = dataset.batch([3, 0])
-    B, K, T = batch.codes.shape
-    assert [B, K, T] == [2, 3, int(batch.lengths.max())] and batch.codes.dtype == torch.long
+    assert batch.codes.shape == (2, 3, int(batch.lengths.max())) and batch.codes.dtype == torch.long
     for i, row in enumerate([3, 0]):
         length, text_length = int(batch.lengths[i]), int(batch.text_lengths[i])
         assert batch.ids[i] == store[row].id
