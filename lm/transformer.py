@@ -48,6 +48,19 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    """Attention of q [B, H, S, size] over k, v [B, kv_heads, keys, size]; ``mask`` is added to the scores."""
+    if mask is not None and q.dtype == torch.bfloat16 and q.device.type == "cpu" and q.requires_grad:
+        # Training in bfloat16 on the CPU: forward and backward of plain products take 0.6 of the fused kernel's time
+        # (250 to 900 positions, one thread). It keeps scores in bfloat16, as inputs and outputs already are.
+        groups = q.shape[1] // k.shape[1]
+        k, v = (k, v) if groups == 1 else (k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1))
+        scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2)) + mask
+        return torch.matmul(scores.softmax(dim=-1), v)
+    gqa = q.shape[1] != k.shape[1]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=gqa)
+
+
 class Attention(nn.Module):
     """Self-attention with rotary positions and grouped keys and values."""
 
@@ -78,14 +91,7 @@ class Attention(nn.Module):
         q, k, v = self.project(x, cos, sin)
         if cache is not None:
             k, v = cache.append(layer, k, v)
-        y = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            is_causal=mask is None and self.config.causal and S > 1,
-            enable_gqa=self.config.kv_heads != self.config.num_heads,
-        )
+        y = attend(q, k, v, mask, causal=mask is None and self.config.causal and S > 1)
         return self.out(y.transpose(1, 2).reshape(B, S, -1))
 
 

@@ -125,6 +125,20 @@ def test_bfloat16_autocast_stays_close() -> None:
     assert (low - plain).abs().max() < 0.1
 
 
+def test_bfloat16_training_has_nearly_the_same_gradient() -> None:
+    model = tiny()
+    x, target = torch.randn(2, 40, 32), torch.randn(2, 40, 32)
+    mask = torch.ones(40, 40, dtype=torch.bool).tril()[None, None]
+    gradients = []
+    for low in (False, True):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            y = model(x, torch.arange(40), mask)
+        (y.float() * target).sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.999
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
