@@ -34,11 +34,12 @@ _URL = re.compile(
 )
 _EMAIL = re.compile(r"\b([\w.+-]+)@((?:[\w-]+\.)+\w+)\b")
 _DOTTED = re.compile(r"\b((?:[A-Za-z]\.){2,})(\s*$)?(?![A-Za-z])")
-_INITIAL = re.compile(r"(?:(?<=^)|(?<=[\s(]))([A-Z])\.(?=\s*[A-Z])")
+_INITIAL = re.compile(r"(?:(?<=^)|(?<=[\s(]))([A-HJ-Z])\.(?=\s*[A-Z])")
 _TITLE = re.compile(rf"\b({any_of(TITLES)})\.?(?= ?[A-Z][\w'.])")
 _SAINT = re.compile(r"\bSt\.?(?= [A-Z][a-z])")
 _ABBREVIATION = re.compile(rf"(?<![\w.'])({any_of(ABBREVIATIONS)})(?![\w'])(\.?)(\s*$)?")
 _CAPITALS = re.compile(r"(?<![A-Za-z'])([A-Z]{2,5})(s|'s)?(?![A-Za-z'])")
+_MAX_PASSES = 8
 _ARTICLE = re.compile(r"(?:^|(?<=[.?!:;] )|(?<=[.?!:;,] '))A(?= [a-z])")
 _LETTER_DIGIT = re.compile(r"(?<=[A-Za-z])(?=\d)|(?<=\d)(?=[A-Za-z])")
 _ELISION = re.compile(rf"(?<![A-Za-z])'({any_of(ELISIONS)})(?![A-Za-z'])", re.I)
@@ -106,13 +107,10 @@ def _strongest(marks: str) -> str:
     return next(mark for mark in "?!.;:," if mark in marks)
 
 
-def normalize(text: str, is_word: Callable[[str], bool] | None = None) -> str:
-    """Text as it is spoken: ASCII letters, single spaces and ``.,?!;:'-``; never raises; idempotent.
-
-    ``is_word`` tells which spellings are words (the shipped lexicon by default): capitals that are not, such as
-    ``FBI``, come out as letters to name, ``F B I``.
-    """
-    text = " ".join(_fold(text).split())
+def _once(text: str, is_word: Callable[[str], bool]) -> str:
+    """One pass of every rule."""
+    # No word is that long, and some rules take quadratic time in a word's length.
+    text = " ".join(re.sub(r"(\S{100})(?=\S)", r"\1 ", _fold(text)).split())
     text = _EMAIL.sub(lambda m: f"{m[1].replace('.', ' dot ')} at {m[2].replace('.', ' dot ')}", text)
     text = _URL.sub(lambda m: m[1].replace(".", " dot ") + (m[2] or "").replace("/", " slash "), text)
     text = _SAINT.sub("Saint", text)
@@ -125,7 +123,23 @@ def normalize(text: str, is_word: Callable[[str], bool] | None = None) -> str:
         text = text.replace(symbol, f" {word} ")
     text = _punctuate(_LETTER_DIGIT.sub(" ", text))
     text = _ARTICLE.sub("a", text)
-    return _spell_capitals(text, is_word or _default_is_word)
+    return _spell_capitals(text, is_word)
+
+
+def normalize(text: str, is_word: Callable[[str], bool] | None = None) -> str:
+    """Text as it is spoken: ASCII letters, single spaces and ``.,?!;:'-``; never raises; idempotent.
+
+    ``is_word`` tells which spellings are words (the shipped lexicon by default): capitals that are not, such as
+    ``FBI``, come out as letters to name, ``F B I``.
+    """
+    is_word = is_word or _default_is_word
+    # Odd text (":A.A") can put together what a rule waits for only in the course of the pass.
+    for _ in range(_MAX_PASSES):
+        spoken = _once(text, is_word)
+        if spoken == text:
+            break
+        text = spoken
+    return text
 
 
 _NO_END_AFTER = any_of([*TITLES, "St", "e.g", "i.e", "vs", "cf", "approx", "No", "Nos", "Fig", "p", "pp"])
