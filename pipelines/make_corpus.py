@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from codec.audio import audio_info, write_audio
+from codec.audio import audio_info, read_audio, write_audio
 from codec.errors import SoundloomError
 from pipelines.cli import run
 from pipelines.corpus_write import Reject, Row, read_facts, remove_leftovers, split_of, write_corpus
@@ -50,6 +50,7 @@ class Job:
     teacher: str
     voices: tuple[str, ...]
     language: str
+    verify: bool = False
 
 
 class Reader:
@@ -74,7 +75,7 @@ class Reader:
         name = text_id(text)
         audio = f"{name[:2]}/{name}.flac"
         path = self.job.folder / audio
-        seconds = _duration(path)
+        seconds = _duration(path, self.job.verify)
         voice = self.voice_of(name)
         if seconds is None:
             teacher = self.teacher(voice)
@@ -92,11 +93,13 @@ class Reader:
         return Row(name, audio, text, speaker, self.job.language, round(seconds, 4), split_of(name))
 
 
-def _duration(path: Path) -> float | None:
-    """Seconds of a finished file; None where there is none or it is broken."""
+def _duration(path: Path, verify: bool) -> float | None:
+    """Seconds of a finished file, by its header or, to ``verify``, by decoding it; None where it is not whole."""
     if not path.exists():
         return None
     try:
+        if verify:
+            read_audio(path)
         return audio_info(path).duration
     except SoundloomError:
         return None
@@ -190,6 +193,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--limit", type=int, default=None, metavar="N", help="only the first N texts, in order of their ids")
     p.add_argument("--hours", type=float, default=None, help="stop when this much speech is there")
     p.add_argument("--workers", type=int, default=1, help="processes (default: 1); one a core is best")
+    p.add_argument("--verify", action="store_true", help="decode the files that are there and make broken ones anew")
     p.add_argument("--max-reject-rate", type=float, default=0.01, help="end with code 1 above it (default: 0.01)")
     return p
 
@@ -202,7 +206,7 @@ def main(argv: list[str] | None = None) -> int:
     texts = sorted(read_texts(args.texts), key=text_id)[: args.limit]
     # Opened here first: a voice that is missing should be told before any process starts.
     teachers = [open_teacher(args.teacher, voice) for voice in args.voice.split(",")]
-    job = Job(args.out, args.teacher, tuple(teacher.voice for teacher in teachers), args.language)
+    job = Job(args.out, args.teacher, tuple(teacher.voice for teacher in teachers), args.language, args.verify)
     _check_same(args.out, job)
     remove_leftovers(args.out)
     with closing(make_all(job, texts, args.workers)) as made:
