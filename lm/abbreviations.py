@@ -16,7 +16,7 @@ ABBREVIATIONS = {
     "Jr": "Junior", "Sr": "Senior", "Inc": "Incorporated", "Ltd": "Limited", "Corp": "Corporation", "Co": "Company",
     "Bros": "Brothers", "St": "Street", "Ave": "Avenue", "Blvd": "Boulevard", "Rd": "Road", "Mt": "Mount",
     "Ft": "Fort", "Assn": "Association", "Univ": "University", "a.k.a": "also known as", "et al": "and others",
-    "w/o": "without", "ca": "circa", "ext": "extension", "Tues": "Tuesday", "Thurs": "Thursday",
+    "Ph.D": "P H D", "w/o": "without", "ca": "circa", "ext": "extension", "Tues": "Tuesday", "Thurs": "Thursday",
     "Jan": "January", "Feb": "February", "Aug": "August", "Sept": "September", "Oct": "October", "Nov": "November",
     "Dec": "December", "Apr": "April",
 }  # fmt: skip

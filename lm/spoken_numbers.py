@@ -22,6 +22,7 @@ def any_of(words: Iterable[str]) -> str:
 _PHONE = re.compile(r"(?<![\w.,-])(?:\+?(\d{1,3})[ .-])?(?:\((\d{3})\) ?|(\d{3})[ .-])?(\d{3})-(\d{4})(?![\w-])")
 _TIME = re.compile(r"(?<![\d:.])(\d{1,2}):([0-5]\d)(?::([0-5]\d))?(?:\s*([AaPp])\.?[Mm]\b(\.(?!\s*$))?)?(?![\d:])")
 _HOUR = re.compile(r"(?<![\d:.,])(\d{1,2})\s*([AaPp])\.?[Mm]\b(\.(?!\s*$))?")
+_HOURS = re.compile(r"(?<![\w:.,-])(\d{1,2}) ?[–-] ?(?=\d{1,2}(?::\d\d)? ?[AaPp]\.?[Mm]\b)")
 _DATE_ISO = re.compile(r"(?<![\d-])(\d{4})-(\d{2})-(\d{2})(?![\d-])")
 _DATE_US = re.compile(r"(?<![\d/])(\d{1,2})/(\d{1,2})/(\d{4}|\d{2})(?![\d/])")
 _MONTH = rf"({any_of(MONTHS)})\b\.?"
@@ -191,11 +192,11 @@ def _fraction(match: re.Match[str]) -> str:
         return f"{_cardinal(match[1]) + ' ' if match[1] else ''}{_words(above)} slash {_words(below)}{unit}"
     part = _HALVES.get(below) or _words(below, "ordinal")
     part += "" if above == 1 else "s"
-    unit = UNITS[match[4]] if match[4] else ("", "")
+    one, many = UNITS[match[4]] if match[4] else ("", "")
     if match[1]:
-        words = f"{_cardinal(match[1])} and {'a' if above == 1 else _words(above)} {part} {unit[1]}"
+        words = f"{_cardinal(match[1])} and {'a' if above == 1 else _words(above)} {part} {many}"
     else:
-        words = f"{_words(above)} {part} {unit[0]}"
+        words = f"{_words(above)} {part} {one}"
     return words.rstrip()
 
 
@@ -230,6 +231,7 @@ def numbers(text: str) -> str:
     text = _DATE_ISO.sub(lambda m: _date(int(m[3]), int(m[2]), m[1]) or m[0], text)
     text = _DATE_US.sub(_us_date, text)
     text = _PHONE.sub(_phone, text)
+    text = _HOURS.sub(r"\1 to ", text)
     text = _TIME.sub(_time, text)
     text = _HOUR.sub(lambda m: f"{_words(int(m[1]))} {m[2].upper()} M", text)
     text = _SCORE.sub(lambda m: f"{_words(int(m[1]))} to {_words(int(m[2]))}", text)

@@ -19,7 +19,7 @@ import argparse
 import itertools
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -128,7 +128,7 @@ def _make_batch(job: Job, texts: list[str]) -> list[Row | Reject]:
     return [reader.make(text) for text in texts]
 
 
-def make_all(job: Job, texts: list[str], workers: int) -> Iterator[Row | Reject]:
+def make_all(job: Job, texts: list[str], workers: int) -> Generator[Row | Reject, None, None]:
     """Rows and rejects in the order of ``texts``, from this process or from several; closing it stops the work.
 
     Raises: SoundloomError where a teacher cannot be opened, the disk refuses, or a worker dies.

