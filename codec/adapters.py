@@ -276,6 +276,10 @@ ADAPTERS: dict[str, type[TransformersCodec]] = {
 }
 
 
+# Numbers of layers, each with tensors of its own: checked before anything, because even empty layers take time.
+_COUNTS = ("num_quantizers", "n_codebooks", "num_residual_layers", "num_lstm_layers", "num_hidden_layers")
+
+
 def import_transformers() -> types.ModuleType:
     """transformers, also beside a CPU-only torch, where torchaudio (which its audio models import) fails by itself."""
     with suppress(ImportError, OSError):
@@ -324,12 +328,18 @@ def _weight_files(folder: Path) -> list[Path]:
 
 def _require_weights(folder: Path, model_class: Any, config: Any) -> None:
     """Refuse a configuration that asks for far more weights than the files hold, before anything is allocated."""
-    with torch.device("meta"):
-        asked = sum(value.numel() for value in model_class(config).state_dict().values())
-    held = 0
+    held = tensors_held = 0
     for path in _weight_files(folder):
         with safe_open(path, framework="pt") as tensors:
-            held += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+            names = tensors.keys()
+            tensors_held += len(names)
+            held += sum(math.prod(tensors.get_slice(name).get_shape()) for name in names)
+    for part in (config, *(getattr(config, f"{kind}_model_config", None) for kind in ("acoustic", "semantic"))):
+        for name in _COUNTS:
+            if getattr(part, name, None) is not None and getattr(part, name) > tensors_held:
+                raise SoundloomError(f"config.json has {name} {getattr(part, name)}, for {tensors_held} tensors")
+    with torch.device("meta"):
+        asked = sum(value.numel() for value in model_class(config).state_dict().values())
     if asked > 2 * held:
         raise SoundloomError(f"config.json describes {asked:,} numbers, its safetensors hold {held:,}")
 

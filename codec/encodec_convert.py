@@ -76,6 +76,10 @@ def convert_encodec(folder: Path, weight_norm: bool = False) -> Codec:
             raise SoundloomError(reason)
         shape = codec_config(config)
         tensors = _translate(load_file(folder / "model.safetensors"))
+        # Numbers of layers, each with tensors of its own: checked first, because even empty layers take time to make.
+        layers = max(shape.seanet.residual_layers, shape.seanet.lstm_layers, shape.quantizer.num_levels)
+        if max(layers, len(shape.seanet.ratios)) > len(tensors):
+            raise SoundloomError(f"config.json describes {layers} layers of a kind, for {len(tensors)} tensors")
         codec = _assemble(shape, tensors)
         if not weight_norm:
             for network in (codec.encoder, codec.decoder):

@@ -111,7 +111,7 @@ def _config(folder: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SoundloomError(f"{folder} is no codec: it has no config.json") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SoundloomError(f"{path} is not readable JSON: {error}") from None
     if not isinstance(config, dict):
         raise SoundloomError(f"{path} must hold a JSON object")

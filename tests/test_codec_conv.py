@@ -6,7 +6,15 @@ from hypothesis import strategies as st
 from torch.nn.utils import parametrize
 
 from codec import SoundloomError
-from codec.conv import Conv1d, ConvTranspose1d, apply_weight_norm, fold_weight_norm, has_weight_norm, pad1d
+from codec.conv import (
+    Conv1d,
+    ConvTranspose1d,
+    apply_weight_norm,
+    fold_weight_norm,
+    folded_state,
+    has_weight_norm,
+    pad1d,
+)
 
 torch.set_num_threads(1)
 
@@ -99,6 +107,8 @@ def test_reflection_of_short_inputs(length):
     torch.testing.assert_close(padded[..., 3 : 3 + length], x)
     mirrored = F.pad(x, (0, 5))[..., 1:4].flip(-1)
     torch.testing.assert_close(padded[..., :3], mirrored)
+    if length > 3:
+        torch.testing.assert_close(padded, F.pad(x, (3, 1), mode="reflect"))
 
 
 @torch.no_grad()
@@ -113,7 +123,11 @@ def test_weight_norm_folds_away_and_comes_back_with_the_same_output():
     torch.testing.assert_close(net(x), plain, rtol=0, atol=1e-6)
     net[0].conv.parametrizations.weight.original0.mul_(2)
     scaled = net(x)
+    state = folded_state(net)
+    assert has_weight_norm(net)
     fold_weight_norm(net)
+    assert state.keys() == net.state_dict().keys()
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
     assert not has_weight_norm(net)
     assert set(net.state_dict()) == {"0.conv.weight", "0.conv.bias", "1.conv.weight", "1.conv.bias"}
     torch.testing.assert_close(net(x), scaled, rtol=0, atol=0)

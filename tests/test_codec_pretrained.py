@@ -414,6 +414,28 @@ def test_a_config_that_describes_more_than_the_weights_is_refused_before_allocat
         load_codec(tmp_path, native=native)
 
 
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [
+        ("encodec", "num_residual_layers", 10**9),
+        ("encodec", "target_bandwidths", [1e12]),
+        ("encodec_48", "num_lstm_layers", 10**9),
+        ("mimi", "num_hidden_layers", 10**9),
+        ("encodec", "upsampling_ratios", "many"),
+        ("encodec", "sampling_rate", None),
+        ("mimi", "hidden_size", -1),
+    ],
+)
+def test_impossible_configs_are_refused_at_once(kind, field, value, native, request, tmp_path):
+    folder, _ = request.getfixturevalue(kind)
+    shutil.copy(folder / "model.safetensors", tmp_path)
+    config = json.loads((folder / "config.json").read_text()) | {field: value}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SoundloomError):
+        load_codec(tmp_path, native=native)
+
+
 def test_weights_in_a_pickle_alone_are_not_read(encodec, tmp_path):
     shutil.copy(encodec[0] / "config.json", tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04cposix\nsystem\n")
