@@ -43,8 +43,8 @@ class FakeCodec:
 
 
 def load_fake(name: str | None) -> FakeCodec:
-    """Load the codec called ``name`` ("other" has another fingerprint, "slow" takes 10 ms an utterance)."""
-    return FakeCodec("fake-2" if name == "other" else "fake-1", 0.01 if name == "slow" else 0.0)
+    """Load the codec called ``name`` ("other" has another fingerprint, "slow" takes 3 ms an utterance)."""
+    return FakeCodec("fake-2" if name == "other" else "fake-1", 0.003 if name == "slow" else 0.0)
 
 
 def speech(seconds: float, seed: int, rate: int = 8000) -> np.ndarray:
@@ -81,14 +81,26 @@ def tokenize(*arguments: str | Path) -> int:
     return run(lambda: main([str(argument) for argument in arguments], load_fake))
 
 
+_PEEK = os.WEXITED | os.WNOHANG | os.WNOWAIT  # has it ended? (its status stays to be collected)
+
+
+def log_size() -> int:
+    """Tell how many waves were encoded by all processes since the log began."""
+    log = Path(os.environ["STORE_TEST_LOG"])
+    return log.stat().st_size if log.exists() else 0
+
+
 def kill_often(count: int, processes: int, seed: int, arguments: list[str]) -> dict[str, int]:
     """Start the program in forked processes and kill them all at a random moment, ``count`` times; then finish.
 
-    Returns: how many kills met a process at work, and the exit code of the last run.
+    Returns: how many kills met a process at work on an unfinished store, how many shards the killed ones finished,
+    and whether the last run ended well.
     """
     draw = random.Random(seed)
-    hits, finished, last = 0, False, 1
+    hits, shards, finished = 0, 0, False
     for attempt in range(count + 1):
+        shards = len(list(Path(arguments[1]).glob("data-*.json")))
+        unfinished = not (Path(arguments[1]) / "store.json").exists()
         children = []
         for rank in range(processes):
             child = os.fork()
@@ -97,14 +109,17 @@ def kill_often(count: int, processes: int, seed: int, arguments: list[str]) -> d
                 os._exit(tokenize(*arguments))
             children.append(child)
         if attempt < count:
-            time.sleep(draw.uniform(0.0, 0.25))
+            # So much work after the start and then a moment more: a busy machine does not change what is met.
+            target = log_size() + draw.randint(8 * processes * (attempt % 2), 12 * processes)
+            while log_size() < target and all(os.waitid(os.P_PID, child, _PEEK) is None for child in children):
+                time.sleep(0.0005)
+            time.sleep(draw.uniform(0.0, 0.01))
             for child in children:
                 os.kill(child, signal.SIGKILL)
         codes = [os.waitpid(child, 0)[1] for child in children]
-        hits += any(os.WIFSIGNALED(code) for code in codes)
+        hits += unfinished and any(os.WIFSIGNALED(code) for code in codes)
         finished = all(code == 0 for code in codes)
-        last = max(codes)
-    return {"hits": hits, "finished": int(finished), "status": last}
+    return {"hits": hits, "shards": shards, "finished": int(finished)}
 
 
 if __name__ == "__main__":

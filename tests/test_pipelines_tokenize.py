@@ -306,29 +306,31 @@ def run_helper(*arguments: str | Path) -> str:
 # faults
 
 
-def check_kills(reference: tuple[Path, Path], tmp_path: Path, count: int, processes: int, monkeypatch: Any) -> None:
-    """Kill ``count`` times; then nothing is lost or doubled, and little was done again."""
-    log = tmp_path / "log"
+def check_kills(tmp_path: Path, monkeypatch: Any, kills: int, processes: int, utterances: int) -> None:
+    """Kill ``kills`` times; then nothing is lost or doubled, and little was done again."""
+    shard = 5
+    corpus, store, log = write_corpus(tmp_path / "corpus", utterances), tmp_path / "store", tmp_path / "log"
+    arguments = (corpus, store, "--shards", str(utterances // shard), "--codec", "slow")
     monkeypatch.setenv("STORE_TEST_LOG", str(log))
-    arguments = (reference[0], tmp_path / "store", "--shards", "8", "--codec", "slow")
-    told = json.loads(run_helper("kill", str(count), str(processes), "7", *arguments))
-    assert told["finished"] == 1 and told["hits"] >= count // 4
-    assert store_bytes(tmp_path / "store") == store_bytes(reference[1])  # no leftovers either
-    assert verify_store(tmp_path / "store") == []
+    told = json.loads(run_helper("kill", str(kills), str(processes), "7", *arguments))
+    encoded = log.stat().st_size
+    assert told["finished"] == 1 and told["hits"] >= 0.8 * kills and told["shards"] >= kills // 5
+    assert tokenize(corpus, tmp_path / "reference", *arguments[2:4]) == 0
+    assert store_bytes(store) == store_bytes(tmp_path / "reference")  # no leftovers either
+    assert verify_store(store) == [] and ids(store) == [f"u{number:04d}" for number in range(utterances)]
     # A kill costs a worker less than its shard, and each start encodes two for the forecast.
-    shard = COUNT // 8
-    assert log.stat().st_size <= COUNT + (told["hits"] * shard + (count + 1) * 2) * processes
+    assert encoded <= utterances + (told["hits"] * shard + (kills + 1) * 2) * processes
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_kills_lose_and_double_nothing(reference: Any, tmp_path: Path, monkeypatch: Any, processes: int) -> None:
-    check_kills(reference, tmp_path, 5, processes, monkeypatch)
+def test_kills_lose_and_double_nothing(tmp_path: Path, monkeypatch: Any, processes: int) -> None:
+    check_kills(tmp_path, monkeypatch, 5, processes, 50 * processes)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2, 3])
-def test_fifty_kills_lose_and_double_nothing(reference: Any, tmp_path: Path, monkeypatch: Any, processes: int) -> None:
-    check_kills(reference, tmp_path, 50, processes, monkeypatch)
+def test_fifty_kills_lose_and_double_nothing(tmp_path: Path, monkeypatch: Any, processes: int) -> None:
+    check_kills(tmp_path, monkeypatch, 50, processes, 300 * processes)
 
 
 @pytest.mark.slow
