@@ -225,11 +225,12 @@ def mel_filterbank(num_mels: int, n_fft: int, sample_rate: int, fmin: float = 0.
     Returns: float32 [n_fft // 2 + 1, num_mels]; multiply a magnitude spectrogram [..., n_fft // 2 + 1] by it.
     """
     functional = _torchaudio().functional
+    last = n_fft // 2 * sample_rate / n_fft  # frequency of the last bin: below half the rate where n_fft is odd
     with warnings.catch_warnings():
         # Filters narrower than one bin are empty; with many mels in a short window that is known and harmless.
         warnings.filterwarnings("ignore", message="At least one mel filterbank has all zero values")
         return functional.melscale_fbanks(
-            n_fft // 2 + 1, fmin, fmax or sample_rate / 2, num_mels, sample_rate, norm="slaney", mel_scale="slaney"
+            n_fft // 2 + 1, fmin, fmax or sample_rate / 2, num_mels, 2 * last, norm="slaney", mel_scale="slaney"
         )
 
 

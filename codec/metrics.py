@@ -75,7 +75,8 @@ def mel_distance(reference: Tensor, estimate: Tensor, sample_rate: int) -> float
 def si_sdr(reference: Tensor, estimate: Tensor, max_lag: int = 2400) -> SiSdr:
     """Scale-invariant signal-to-distortion ratio after the shift of at most ``max_lag`` samples that correlates best.
 
-    ``reference``, ``estimate``: [N]; means are removed. One sample of shift can cost 13 dB, so always tell the lag.
+    ``reference``, ``estimate``: [N]; means are removed; told within ±100 dB. One sample of shift can cost 13 dB, so
+    always tell the lag.
     Raises: SoundloomError on silence, for which the ratio means nothing.
     """
     lag = find_lag(reference, estimate, max_lag)
@@ -87,8 +88,8 @@ def si_sdr(reference: Tensor, estimate: Tensor, max_lag: int = 2400) -> SiSdr:
         raise SoundloomError("SI-SDR of silence means nothing: leave silent utterances out")
     target = (estimate @ reference) / energy * reference
     noise = (estimate - target).square().sum()
-    ratio = target.square().sum() / noise.clamp(min=1e-30 * float(energy))
-    return SiSdr(10 * math.log10(max(float(ratio), 1e-30)), lag)
+    ratio = float(target.square().sum() / noise) if noise > 0 else math.inf
+    return SiSdr(10 * math.log10(min(max(ratio, 1e-10), 1e10)), lag)
 
 
 def find_lag(reference: Tensor, estimate: Tensor, max_lag: int = 2400) -> int:

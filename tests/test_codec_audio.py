@@ -311,6 +311,22 @@ def test_mel_filterbank_shape_area_and_centres() -> None:
     assert mel_filterbank(40, 512, RATE, fmin=100, fmax=4000)[180:].sum() == 0
 
 
+@pytest.mark.parametrize(("mels", "n_fft", "rate"), [(80, 512, 24_000), (120, 321, 16_000), (40, 400, 44_100)])
+def test_mel_filterbank_equals_a_written_out_one(mels: int, n_fft: int, rate: int) -> None:
+    def hertz(mel: float) -> float:
+        return 200 * mel / 3 if mel < 15 else 1000 * 6.4 ** ((mel - 15) / 27)
+
+    top = 15 + 27 * np.log(rate / 2 / 1000) / np.log(6.4)
+    edges = [hertz(i * top / (mels + 1)) for i in range(mels + 2)]
+    wanted = np.zeros((n_fft // 2 + 1, mels))
+    for k in range(n_fft // 2 + 1):
+        for m, (left, middle, right) in enumerate(zip(edges, edges[1:], edges[2:], strict=False)):
+            at = k * rate / n_fft
+            height = min((at - left) / (middle - left), (right - at) / (right - middle))
+            wanted[k, m] = max(0.0, height) * 2 / (right - left)
+    assert abs(mel_filterbank(mels, n_fft, rate).numpy() - wanted).max() < 1e-3 * wanted.max()
+
+
 # ---- torchaudio, with and without its extension
 
 

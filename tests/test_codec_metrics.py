@@ -60,7 +60,7 @@ def test_si_sdr_finds_lag_and_ignores_gain(lag: int, gain: float) -> None:
     late = gain * (torch.cat([torch.zeros(lag), wave]) if lag >= 0 else wave[-lag:])
     result = metrics.si_sdr(wave, late, max_lag=400)
     assert result.lag == lag
-    assert result.decibels > 100
+    assert result.decibels == 100  # the most that is told
 
 
 def test_si_sdr_value() -> None:

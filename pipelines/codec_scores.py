@@ -1,0 +1,132 @@
+"""What a codec, a peer or an anchor makes of a clip, and how the judges score it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from codec.audio import audio_files, encode_audio, read_audio, resample
+from codec.errors import SoundloomError
+from codec.metrics import count_codes, mel_distance, pesq_wb, si_sdr, stoi
+from codec.packing import CodeFile, mark_of, pack
+
+# Calls a judge with (reference [N], estimate [N], sample rate); None: the pair could not be judged.
+Judge = Callable[[Tensor, Tensor, int], float | None]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A recording [N] at the sample rate of the codec that is judged. ``text``: what is said, where that is known."""
+
+    name: str
+    wave: Tensor
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class Output:
+    """What ``system`` made of a clip: a wave [N] at the clip's rate and the bytes of its file (None for anchors)."""
+
+    system: str
+    wave: Tensor
+    num_bytes: int | None
+
+
+@dataclass(frozen=True)
+class CodecUnderTest:
+    """A codec, its name in tables, and the numbers of levels at which it is judged."""
+
+    name: str
+    codec: Any
+    levels: Sequence[int]
+
+    def label(self, levels: int) -> str:
+        return f"{self.name}, {levels} level{'s' if levels > 1 else ''}"
+
+
+def read_clips(folder: str | Path, sample_rate: int, limit: int | None, seconds: float) -> tuple[list[Clip], list[str]]:
+    """Up to ``limit`` recordings of a folder, spread over its sorted list, each cut to ``seconds``.
+
+    A text file of the same name (``x.txt`` beside ``x.wav``) is its transcript. Returns the clips, and a line for
+    each file that could not be read. Raises: SoundloomError where no file could be.
+    """
+    paths = audio_files(folder)
+    if limit is not None and len(paths) > limit:
+        paths = [paths[i * len(paths) // limit] for i in range(limit)]
+    clips, wrong = [], []
+    for path in paths:
+        try:
+            wave = read_audio(path, sample_rate, duration=seconds)[0]
+        except SoundloomError as error:
+            wrong.append(str(error))
+            continue
+        beside = path.with_suffix(".txt")
+        text = beside.read_text(encoding="utf-8", errors="replace").strip() if beside.is_file() else None
+        clips.append(Clip(str(path.relative_to(folder)), wave, text))
+    if not clips:
+        raise SoundloomError(f"{folder}: no recording could be read{': ' + wrong[0] if wrong else ''}")
+    return clips, wrong
+
+
+def codec_outputs(
+    tested: CodecUnderTest, clip: Clip, sample_rate: int, counts: dict[str, Tensor] | None = None
+) -> Iterator[Output]:
+    """The clip through the codec at each number of levels; the bytes are those of the packed codes.
+
+    ``counts``: use of the codes of all levels is added to ``counts[tested.name]``.
+    """
+    codec = tested.codec
+    wave = resample(clip.wave, sample_rate, codec.sample_rate)
+    codes = codec.encode(wave.expand(1, codec.channels, -1))  # [1, K, T]
+    if counts is not None:
+        new = count_codes(codes.cpu(), codec.codebook_size)
+        counts[tested.name] = counts[tested.name] + new if tested.name in counts else new
+    num_samples = min(wave.shape[0], codes.shape[2] * codec.hop_length)
+    mark = mark_of(codec.fingerprint)
+    for levels in tested.levels:
+        kept = codes[:, :levels]
+        file = CodeFile(kept[0], codec.codebook_size, codec.sample_rate, codec.hop_length, num_samples, mark)
+        decoded = codec.decode(kept)[0].mean(0)[:num_samples].cpu()
+        yield Output(tested.label(levels), resample(decoded, codec.sample_rate, sample_rate), len(pack(file)))
+
+
+def opus_outputs(bitrates: Sequence[int], clip: Clip, sample_rate: int) -> Iterator[Output]:
+    """The clip through Opus (libopus in libsndfile, variable bitrate, its own Ogg file) at each target in bit/s."""
+    for bitrate in bitrates:
+        data = encode_audio(resample(clip.wave, sample_rate, 24_000), 24_000, ".opus", bitrate)
+        yield Output(f"Opus, target {bitrate / 1000:g}", read_audio(io.BytesIO(data), sample_rate)[0], len(data))
+
+
+def anchor_outputs(clips: Sequence[Clip], i: int) -> Iterator[Output]:
+    """The ceiling, the recording itself; and the floor, another recording in its place."""
+    yield Output("reference itself", clips[i].wave, None)
+    if len(clips) > 1:
+        other = clips[(i + len(clips) // 2) % len(clips)].wave
+        n = clips[i].wave.shape[0]
+        yield Output("another recording", other.repeat(-(-n // other.shape[0]))[:n], None)
+
+
+def standard_judges() -> dict[str, Judge]:
+    """PESQ-WB, STOI and mel distance, by the name of their column."""
+    return {"PESQ-WB": pesq_wb, "STOI": stoi, "mel distance": mel_distance}
+
+
+def score(clip: Clip, output: Output, sample_rate: int, judges: dict[str, Judge]) -> dict[str, float | None]:
+    """All scores of one output by column, with SI-SDR and its lag, and the bitrate in kbit/s of its file."""
+    n = clip.wave.shape[0]
+    estimate = output.wave[:n]
+    estimate = torch.nn.functional.pad(estimate, (0, n - estimate.shape[0]))  # what a codec left out is silence
+    scores = {name: judge(clip.wave, estimate, sample_rate) for name, judge in judges.items()}
+    try:
+        ratio = si_sdr(clip.wave, estimate, max_lag=sample_rate // 20)
+        scores["SI-SDR"], scores["lag"] = ratio.decibels, float(ratio.lag)
+    except SoundloomError:
+        scores["SI-SDR"] = scores["lag"] = None
+    scores["kbit/s"] = None if output.num_bytes is None else output.num_bytes * 8 / 1000 / (n / sample_rate)
+    return scores

@@ -1,0 +1,107 @@
+"""evaluate_codec.py from end to end on a tiny codec: every system scored, failures counted, bitrates from bytes."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from codec.audio import write_audio
+from codec.errors import SoundloomError
+from codec.model import Codec, CodecConfig
+from codec.quantize import QuantizerConfig
+from codec.spectral import SpectralConfig
+from pipelines import codec_scores, evaluate_codec
+
+SIZES = {"latent_dim": 8, "encoder_dim": 16, "encoder_blocks": 1, "bottleneck_dim": 16, "bottleneck_blocks": 1}
+
+
+def voice(seconds: float, hertz: float) -> torch.Tensor:
+    t = torch.arange(int(seconds * 24_000)) / 24_000
+    tone = sum(torch.sin(2 * math.pi * hertz * k * t + torch.sin(2 * math.pi * 3 * t)) / k for k in range(1, 15))
+    return (0.1 * tone * (torch.sin(2 * math.pi * 2 * t) > -0.5))[None]
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny codec and four recordings: two good, one silent, one broken."""
+    folder = tmp_path_factory.mktemp("bench")
+    torch.manual_seed(0)
+    config = CodecConfig(
+        spectral=SpectralConfig(**SIZES, decoder_dim=16, decoder_blocks=1),
+        quantizer=QuantizerConfig(num_levels=3, codebook_size=16),
+    )
+    Codec(config).save_pretrained(folder / "codec")
+    for name, wave in (("a", voice(1, 130)), ("b", voice(1.5, 190)), ("silent", torch.zeros(1, 24_000))):
+        write_audio(folder / "clips" / f"{name}.wav", wave, 24_000)
+    (folder / "clips" / "broken.wav").write_bytes(b"RIFF")
+    return folder
+
+
+def test_report_end_to_end(bench: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for package in ("pesq", "pystoi", "matplotlib"):
+        pytest.importorskip(package)
+    arguments = [str(bench / "codec"), str(bench / "clips"), "-o", str(bench / "report"), "--levels", "1,3"]
+    assert evaluate_codec.main([*arguments, "--opus", "12", "--listen", "1"]) == 0
+    assert "broken.wav" in capsys.readouterr().err
+    record = json.loads((bench / "report" / "report.json").read_text())
+    quality = {row["system"]: row for row in record["tables"][0]["rows"]}
+    assert list(quality) == [
+        "reference itself", "another recording", "codec, 1 level", "codec, 3 levels", "Opus, target 12"
+    ]  # fmt: skip
+    assert quality["reference itself"]["PESQ-WB"]["mean"] == pytest.approx(4.64, abs=0.01)
+    assert all(row["n"] == 3 for row in quality.values())
+    assert all(row["PESQ-WB"]["n_failed"] >= 1 and row["STOI"]["n_failed"] == 1 for row in quality.values())
+    assert quality["codec, 1 level"]["mel distance"]["n"] == 3
+    # One second is 50 frames of 4 bits, in whole bytes, and 44 bytes of header.
+    assert record["scores"]["codec, 1 level"]["kbit/s"][0] == pytest.approx((44 + 25) * 8 / 1000)
+    assert record["scores"]["codec, 3 levels"]["kbit/s"][0] == pytest.approx((44 + 75) * 8 / 1000)
+    assert len(record["unread"]) == 1
+    page = (bench / "report" / "report.html").read_text()
+    assert "type=range" in page and page.count("data:audio/flac") == 2 + 1 + 1
+    use = record["tables"][1]["rows"]
+    assert len(use) == 3 and 0 < use[0]["share of codes used"] <= 1 <= use[0]["perplexity"] <= 16
+
+
+def test_word_errors_use_transcripts_beside_the_recordings() -> None:
+    pytest.importorskip("jiwer")
+    clips = [
+        codec_scores.Clip("a", voice(0.3, 130)[0], "good morning"),
+        codec_scores.Clip("b", voice(0.3, 190)[0], "hello"),
+    ]
+    results = evaluate_codec.Results(clips, [])
+    results.transcripts = {"reference itself": ["Good morning!", "hello"], "codec, 1 level": ["good", "hello"]}
+    table = evaluate_codec._word_table(results)
+    assert "beside the recordings" in table.note
+    assert [(row[1].mean, row[2]) for row in table.rows] == [(0, 0), (pytest.approx(1 / 3), pytest.approx(1 / 3))]
+
+
+def test_outputs_have_the_length_and_rate_of_the_clip(bench: Path) -> None:
+    codec = Codec.from_pretrained(bench / "codec")
+    clip = codec_scores.Clip("x", torch.rand(16_000) - 0.5)
+    tested = codec_scores.CodecUnderTest("codec", codec, [1, 2])
+    counts: dict[str, torch.Tensor] = {}
+    outputs = list(codec_scores.codec_outputs(tested, clip, 16_000, counts))
+    assert [output.wave.shape for output in outputs] == [(16_000,)] * 2
+    assert counts["codec"].sum() == 50 * 3
+    opus = next(codec_scores.opus_outputs([12_000], clip, 16_000))
+    assert abs(opus.wave.shape[0] - 16_000) < 1000 and opus.num_bytes
+
+
+def test_wrong_arguments_are_told(bench: Path) -> None:
+    start = [str(bench / "codec"), str(bench / "clips"), "-o", str(bench / "x")]
+    for extra, message in (
+        (["--levels", "1,9"], "levels 1 to 3"),
+        (["--levels", "one"], "wanted numbers"),
+        (["--opus", "1"], "6 to 256"),
+        (["--seconds", "60"], "0.3 to 20"),
+        (["--peers", str(bench / "codec")], "two codecs"),
+    ):
+        with pytest.raises(SoundloomError, match=message):
+            evaluate_codec.main([*start, *extra])
+    (bench / "nothing").mkdir()
+    with pytest.raises(SoundloomError, match="no recording"):
+        evaluate_codec.main([start[0], str(bench / "nothing"), *start[2:]])
