@@ -2,7 +2,11 @@
 
     python pipelines/train_lm.py --config configs/lm_delay_heart.yaml
     python pipelines/train_lm.py --config configs/lm_delay_heart.yaml --optimizer.lr 3e-4 --time_limit_minutes 60
-    accelerate launch --num_processes 2 pipelines/train_lm.py --config configs/lm_delay_heart.yaml
+    accelerate launch pipelines/train_lm.py --config configs/lm_delay_heart.yaml           # all GPUs of the machine
+    accelerate launch --multi_gpu --num_processes 2 pipelines/train_lm.py --config …        # also without any GPU
+
+Without a GPU, `accelerate launch` needs --multi_gpu to start several processes (with --cpu it starts one and says
+nothing); `torchrun --nproc_per_node 2 pipelines/train_lm.py …` does the same.
 
 The output folder gets log.jsonl, curve.png, checkpoints/, the tokenizer in text/ and the model in best/ (averaged
 weights, at the lowest validation loss). The same command again continues where the last checkpoint stands, to the
@@ -109,7 +113,10 @@ def train(settings: TrainLMSettings, stop: StopFlag) -> int:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     # A parameter may stay without gradient (a level that no batch of the step drew, an input drop of 0).
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
     output = Path(settings.output)
     checkpoint = find_checkpoint(settings, output / "checkpoints")
     data = prepare_data(accelerator, settings, output / "text", checkpoint)

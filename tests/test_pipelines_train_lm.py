@@ -300,10 +300,10 @@ def test_level_weights_are_checked() -> None:
 def launch(words: list[str], processes: int, **options: Any) -> subprocess.CompletedProcess[str]:
     launcher = [sys.executable]
     if processes > 1:
-        launcher += ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", "0"]
+        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [*launcher, str(SCRIPT), *words]
-    return subprocess.run(command, check=False, env=environment, capture_output=True, text=True, **options)
+    return subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=300, **options)
 
 
 def test_the_script_runs_from_anywhere_and_explains_itself(tmp_path: Path) -> None:
@@ -333,7 +333,7 @@ def test_two_processes_equal_one_and_resume_to_the_bit(base: list[str], tmp_path
 @pytest.mark.slow
 def test_sigterm_to_one_of_two_processes_saves_and_ends_both(base: list[str], tmp_path: Path) -> None:
     words = [*base, "--output", str(tmp_path), "--steps", "100000", "--validate_every", "0"]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     process = subprocess.Popen(
         [*launcher, str(SCRIPT), *words],
         env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
