@@ -1,7 +1,7 @@
 """A published EnCodec checkpoint (transformers' format) as our own `Codec`: to fine-tune, to stream, to run faster.
 
 config.json          SEANetConfig and QuantizerConfig
-encoder.*, decoder.*                   the same names       (weight_g, weight_v: weight norm, folded by default)
+encoder.*, decoder.*                   the same names       (weight_g, weight_v: weight norm, folded)
 quantizer.layers.k.codebook.embed      quantizer.levels.k.codebook
 …                      .cluster_size   quantizer.levels.k.usage       how often training chose each code
 """
@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from codec.conv import fold_weight_norm
+from codec.conv import apply_weight_norm
 from codec.errors import SoundloomError
 from codec.model import Codec, CodecConfig
 from codec.quantize import QuantizerConfig
@@ -65,8 +65,8 @@ def why_not_native(config: dict[str, Any]) -> str | None:
 def convert_encodec(folder: Path, weight_norm: bool = False) -> Codec:
     """Read an EnCodec checkpoint folder (config.json, model.safetensors) into our `Codec`, with the same codes.
 
-    ``weight_norm=True`` keeps weight norm, for training on. Raises: `SoundloomError` where the network is another
-    (`why_not_native`) or the weights do not fit it.
+    ``weight_norm=True`` gives it weight norm again, for training on.
+    Raises: `SoundloomError` where the network is another (`why_not_native`) or the weights do not fit it.
     """
     path = folder / "config.json"
     try:
@@ -81,20 +81,21 @@ def convert_encodec(folder: Path, weight_norm: bool = False) -> Codec:
         if max(layers, len(shape.seanet.ratios)) > len(tensors):
             raise SoundloomError(f"config.json describes {layers} layers of a kind, for {len(tensors)} tensors")
         codec = _assemble(shape, tensors)
-        if not weight_norm:
+        if weight_norm:
+            seanet = dataclasses.replace(shape.seanet, weight_norm=True)
+            codec.config = dataclasses.replace(shape, seanet=seanet)
             for network in (codec.encoder, codec.decoder):
-                fold_weight_norm(network)
-            shape = dataclasses.replace(shape, seanet=dataclasses.replace(shape.seanet, weight_norm=False))
-            codec = _assemble(shape, codec.state_dict())
+                network.config = seanet
+                apply_weight_norm(network)
         return codec.eval()
     except Exception as error:
         raise SoundloomError(f"{folder} does not convert to our EnCodec network: {error}") from None
 
 
 def codec_config(config: dict[str, Any]) -> CodecConfig:
-    """Our configuration for an EnCodec ``config.json`` (its highest bandwidth's number of levels), weight norm on."""
+    """Our configuration for an EnCodec ``config.json``: all levels of its highest bandwidth, weight norm folded."""
     shape = {ours: config[theirs] for ours, theirs in _SHAPE.items() if theirs in config}
-    seanet = SEANetConfig(**shape, pad_mode="reflect")
+    seanet = SEANetConfig(**shape, pad_mode="reflect", weight_norm=False)
     sample_rate, codebook_size = config.get("sampling_rate", 24000), config.get("codebook_size", 1024)
     bandwidth = config.get("target_bandwidths", [24.0])[-1]
     per_level = math.ceil(sample_rate / seanet.hop_length) * math.ceil(math.log2(codebook_size))
@@ -105,10 +106,16 @@ def codec_config(config: dict[str, Any]) -> CodecConfig:
 def _translate(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
     ours: dict[str, Tensor] = {"quantizer.active": torch.tensor(True)}
     for published, value in theirs.items():
-        name = published.replace(".weight_g", ".parametrizations.weight.original0")
-        name = name.replace(".weight_v", ".parametrizations.weight.original1")
-        if not name.startswith("quantizer."):
-            ours[name] = value.float()
+        # Weight norm has its older names in the published files, and newer ones in those that transformers saves now.
+        name = published.replace(".parametrizations.weight.original0", ".weight_g")
+        name = name.replace(".parametrizations.weight.original1", ".weight_v")
+        if name.endswith(".weight_g"):
+            direction = published.replace("weight_g", "weight_v").replace("original0", "original1")
+            # The very function that torch's parametrization calls: the same weights to the bit, hence the same codes.
+            ours[name.removesuffix("_g")] = torch._weight_norm(theirs[direction].float(), value.float(), 0)
+        elif not name.startswith("quantizer."):
+            if not name.endswith(".weight_v"):
+                ours[name] = value.float()
         elif name.endswith(".codebook.embed"):
             level = name.replace("quantizer.layers.", "quantizer.levels.").removesuffix(".codebook.embed")
             size = theirs.get(name.removesuffix("embed") + "cluster_size", torch.ones(len(value))).float()
@@ -121,7 +128,8 @@ def _translate(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _assemble(config: CodecConfig, tensors: dict[str, Tensor]) -> Codec:
-    # On the meta device nothing is allocated: a config.json that describes terabytes fails at the weights.
+    # On the meta device nothing is allocated: a config.json that describes terabytes fails at the weights. (Weight norm
+    # must not be made there: it has torch import its compiler, which takes seconds.)
     with torch.device("meta"):
         codec = Codec(config)
     codec.load_state_dict(tensors, assign=True)
