@@ -19,6 +19,7 @@ from codec.errors import SoundloomError
 from codec.quantize import QuantizerConfig, ResidualVectorQuantizer
 from codec.seanet import SEANetConfig, SEANetDecoder, SEANetEncoder
 from codec.spectral import SpectralConfig, SpectralDecoder, SpectralEncoder
+from codec.strict import from_dict
 
 FORMAT = "soundloom-codec"
 
@@ -62,6 +63,11 @@ class Codec(nn.Module):
         self.frame_rate = config.sample_rate / self.hop_length
         self.codebook_size = config.quantizer.codebook_size
         self.num_levels = config.quantizer.num_levels
+
+    @property
+    def lookahead(self) -> int:
+        """Samples by which `decode` waits for later codes; the codes themselves never depend on what follows."""
+        return self.config.spectral.lookahead if self.config.network == "spectral" else 0
 
     def bitrate(self, levels: int | None = None) -> float:
         """Bits a second that the codes of the first `levels` levels (default: all) carry."""
@@ -120,7 +126,7 @@ class Codec(nn.Module):
 
     @torch.inference_mode()
     def encode_chunk(self, wave: Tensor, state: CodecState, last: bool = False) -> Tensor:
-        """The next samples of a stream, any number: wave [B, C, n] -> the codes now known [B, K, t], those of the whole.
+        """The next samples of a stream: wave [B, C, n], any n -> the codes now known [B, K, t], those of the whole.
 
         What does not fill a frame waits in the state; `last=True` ends the stream.
         """
@@ -177,14 +183,4 @@ def read_config(path: Path) -> CodecConfig:
         raise SoundloomError(f'{path} is not a codec of soundloom: its "format" should be "{FORMAT}"')
     if record.pop("version", None) != 1:
         raise SoundloomError(f"{path} has an unknown version; this soundloom reads version 1")
-    try:
-        return CodecConfig(
-            **{
-                **record,
-                "spectral": SpectralConfig(**record["spectral"]),
-                "seanet": SEANetConfig(**{**record["seanet"], "ratios": tuple(record["seanet"]["ratios"])}),
-                "quantizer": QuantizerConfig(**record["quantizer"]),
-            }
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise SoundloomError(f"{path} does not describe a codec: {error}") from None
+    return from_dict(CodecConfig, record, str(path))

@@ -9,6 +9,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from codec.errors import SoundloomError
+
 
 @dataclass(frozen=True)
 class QuantizerConfig:
@@ -24,6 +26,12 @@ class QuantizerConfig:
     decay: float = 0.99
     restart_threshold: float = 0.05
     level_dropout: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.num_levels < 1 or self.codebook_size < 2:
+            raise SoundloomError("quantizer: num_levels must be at least 1 and codebook_size at least 2")
+        if not (0 < self.decay < 1 and 0 <= self.level_dropout <= 1 and self.restart_threshold >= 0):
+            raise SoundloomError("quantizer: decay in (0, 1), level_dropout in [0, 1], restart_threshold at least 0")
 
 
 @dataclass
@@ -168,7 +176,7 @@ class ResidualVectorQuantizer(nn.Module):
         self.active.fill_(True)
 
     def forward(self, latent: Tensor, generator: torch.Generator | None = None) -> Quantized:
-        """Quantize in training: updates the codebooks (in train mode), drops levels, passes the gradient straight through."""
+        """Quantize in training: moves the codebooks (in train mode), drops levels, passes the gradient straight."""
         B, D, T = latent.shape
         K = len(self.levels)
         if not self.active:

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from codec.errors import SoundloomError
+
 
 @dataclass(frozen=True)
 class SpectralConfig:
@@ -38,10 +40,13 @@ class SpectralConfig:
     expansion: int = 3
 
     def __post_init__(self) -> None:
+        for name in ("window", "hop", "stride", "latent_dim", "encoder_dim", "bottleneck_dim", "decoder_dim", "kernel"):
+            if getattr(self, name) < 1:
+                raise SoundloomError(f"spectral.{name}: must be 1 or more, not {getattr(self, name)}")
         if self.window % self.hop or self.decoder_window % self.hop:
-            raise ValueError("window and decoder_window must be multiples of hop")
+            raise SoundloomError("spectral: window and decoder_window must be multiples of hop")
         if not 0 <= self.lookahead <= self.decoder_window - self.hop or self.lookahead % self.hop:
-            raise ValueError("lookahead must be a multiple of hop, at most decoder_window - hop")
+            raise SoundloomError("spectral.lookahead: must be a multiple of hop, at most decoder_window - hop")
 
 
 @dataclass

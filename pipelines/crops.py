@@ -185,10 +185,10 @@ def _list_files(source: Source) -> _Files:
     for name, length in found:
         if (included and not any(word in name for word in included)) or any(word in name for word in excluded):
             continue
-        length = audio_info(root / name).duration if length < 0 else length
-        if length > 0.05:
+        duration = length if length >= 0 else audio_info(root / name).duration
+        if duration > 0.05:
             paths.append(root / name)
-            seconds.append(length)
+            seconds.append(duration)
     if not paths:
         raise SoundloomError(f"{root}: holds no audio that fits include={source.include!r}, split={source.split!r}")
     return _Files(paths, np.array(seconds))

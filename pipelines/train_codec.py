@@ -181,7 +181,14 @@ def train(settings: TrainCodecSettings, stop: StopFlag) -> int:
     rate = settings.codec.sample_rate
     rank, world = accelerator.process_index, accelerator.num_processes
     crops = Crops(
-        settings.sources, rate, settings.segment_seconds, settings.batch_size, settings.seed, settings.augment, rank, world
+        settings.sources,
+        rate,
+        settings.segment_seconds,
+        settings.batch_size,
+        settings.seed,
+        settings.augment,
+        rank,
+        world,
     )
     dev = Crops(settings.dev_sources, rate, 2.0, settings.dev_crops, settings.seed)
     dev_waves = dev.batch(0)[0].to(accelerator.device)
@@ -233,7 +240,9 @@ def find_checkpoint(settings: TrainCodecSettings, folder: Path) -> Checkpoint | 
     if checkpoint is not None:
         for key, (old, new) in changed_settings(checkpoint.facts["settings"], flatten_settings(settings)).items():
             if key.startswith("codec."):
-                raise SoundloomError(f"{key}: the run in {settings.output} began with {old!r}, so {new!r} cannot be used")
+                raise SoundloomError(
+                    f"{key}: the run in {settings.output} began with {old!r}, so {new!r} cannot be used"
+                )
     return checkpoint
 
 
