@@ -1,0 +1,289 @@
+"""A voice: text in, speech out, whole or as a stream; and recordings continued.
+
+from pipelines import load_voice
+
+voice = load_voice()
+speech = voice.speak("hello world", seed=0)
+speech.save("hello.wav")
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from codec.audio import read_audio
+from codec.errors import SoundloomError
+from lm.checkpoint import LoadedLM
+from lm.config import from_dict
+from lm.generate import stream as stream_codes
+from lm.request import GenerateConfig
+from pipelines.speech import Piece, Sentence, Speech, cut_text, verdict
+from pipelines.voice_folder import CARD_FILE, VoiceConfig, find_voice, read_voice, write_voice
+from pipelines.voice_sound import ChunkDecoder, Job, SpeechStream, joined, say
+
+MAX_PROMPT_SECONDS = 20.0
+CONTEXT_SECONDS = 10.0  # of a recording that is continued without text, the model hears this much
+
+Prompt = Tensor | str | os.PathLike[str]
+
+
+def load_voice(name_or_folder: str | os.PathLike[str] | None = None) -> Voice:
+    """Open a voice: the shipped one (None, or by its name), a folder, or a name on the Hugging Face hub.
+
+    Only a hub name uses the network. Raises: SoundloomError that says what was looked for and what would be right.
+    """
+    folder = find_voice(name_or_folder)
+    config, codec, lm = read_voice(folder)
+    card = folder / CARD_FILE
+    return Voice(config, codec, lm, card.read_text(encoding="utf-8", errors="replace") if card.is_file() else "")
+
+
+class Voice:
+    """A codec and a language model that fit, with default settings; `load_voice` opens one."""
+
+    def __init__(self, config: VoiceConfig, codec: Any, lm: LoadedLM, card: str = "") -> None:
+        lm.require_codec(codec)
+        self.config = config
+        self.codec = codec
+        self.lm = lm
+        self.card = card
+        self.name = config.name
+        self.sample_rate: int = codec.sample_rate
+        self.num_levels: int = lm.codec_facts.num_levels
+        self.frame_rate: float = lm.codec_facts.frame_rate
+
+    def speak(
+        self,
+        text: str,
+        *,
+        seed: int = 0,
+        levels: int | None = None,
+        prompt: Prompt | None = None,
+        prompt_text: str | None = None,
+        retries: int | None = None,
+        **overrides: Any,
+    ) -> Speech:
+        """Say a text, sentence by sentence; the same seed and settings give the same sound.
+
+        ``levels``: decode the first n levels only. ``prompt``: a recording (a file, or a waveform [N] or [C, N] at the
+        voice's sample rate) of a speaker to sound like, with ``prompt_text``, what it says. ``overrides``: fields of
+        `lm.request.GenerateConfig`. A sentence that did not end well is tried again at most ``retries`` times with
+        other seeds; `Speech.finish_reason` and `Speech.attempts` tell what came of it. Raises: SoundloomError.
+        """
+        config, levels, retries = self._settings(levels, retries, overrides)
+        start = self._start(prompt, prompt_text)
+        parts: list[Tensor] = []
+        sentences: list[Sentence] = []
+        pieces = self._pieces(text)
+        for index, piece in enumerate(pieces):
+            job = self._job(piece, start, sentence_seed(seed, index), config, levels)
+            sentence, wave = say(self.lm, self.codec, job, retries)
+            sentences.append(replace(sentence, start=sum(part.shape[-1] for part in parts)))
+            parts += [wave, self._pause(piece, index == len(pieces) - 1)]
+            start = self._carry(start, sentence, piece)
+        sentences = [replace(sentence, codes=sentence.codes[:levels].clone()) for sentence in sentences]
+        return Speech.of(torch.cat(parts, dim=-1), self.sample_rate, sentences)
+
+    def stream(
+        self,
+        text: str,
+        *,
+        seed: int = 0,
+        levels: int | None = None,
+        prompt: Prompt | None = None,
+        prompt_text: str | None = None,
+        **overrides: Any,
+    ) -> SpeechStream:
+        """Say a text as it is written: an iterator of float32 chunks [C, n]; `SpeechStream.speech` is set at the end.
+
+        What was heard cannot be taken back, so nothing is tried again: a sentence that loops or does not end is cut,
+        and the finish reason says so. Where `speak` needed one attempt, the chunks joined are its waveform (to about
+        1e-6). The pair of coarse and fine model gives a sentence at a time. Arguments and errors: see `speak`.
+        """
+        config, levels, _ = self._settings(levels, 0, overrides)
+        start = self._start(prompt, prompt_text)
+        pieces = self._pieces(text)
+        sentence_seed(seed, 0)  # so that a bad seed is told now, not at the first chunk
+        return SpeechStream(self.sample_rate, self._stream(pieces, start, seed, config, levels))
+
+    def continue_audio(
+        self,
+        prompt: Prompt,
+        seconds: float,
+        *,
+        text: str | None = None,
+        prompt_text: str | None = None,
+        seed: int = 0,
+        levels: int | None = None,
+        only_new: bool = False,
+        retries: int | None = None,
+        **overrides: Any,
+    ) -> Speech:
+        """Go on where a recording ends: the recording and its continuation, or with ``only_new`` the latter.
+
+        Without text exactly ``seconds`` are added. With ``text``, at most ``seconds``: it may end when that is spoken;
+        ``prompt_text``, what the recording says, lets the model know where it stands. Raises: SoundloomError.
+        """
+        config, levels, retries = self._settings(levels, retries, overrides)
+        if not (math.isfinite(seconds) and 0 < seconds <= 600):
+            raise SoundloomError(f"seconds is {seconds}; wanted more than 0 and at most 600")
+        if prompt_text is not None and text is None:
+            raise SoundloomError("prompt_text without text: give the text that shall follow it")
+        wave = self._prompt_wave(prompt)
+        spoken = None if text is None else f"{prompt_text or ''} {text}".strip()
+        ids = [] if spoken is None else self.lm.tokenizer.encode(spoken)
+        heard = math.ceil(CONTEXT_SECONDS * self.frame_rate) * self.codec.hop_length
+        context = wave if prompt_text is not None else wave[:, -heard:]
+        if context.shape[1] > MAX_PROMPT_SECONDS * self.sample_rate:
+            raise SoundloomError(f"the prompt is longer than {MAX_PROMPT_SECONDS:g} s; cut it, and prompt_text with it")
+        codes = self._encode(context)
+        frames = codes.shape[1] + math.ceil(seconds * self.frame_rate)
+        config = replace(config, max_frames=frames, min_frames=frames if text is None else config.min_frames)
+        piece = Piece(text or "", 0.0)
+        job = Job(piece, torch.tensor(ids, dtype=torch.long), codes, checked_seed(seed), config, levels, 0.0)
+        sentence, new = say(self.lm, self.codec, job, retries, exact=True)
+        sentence = replace(sentence, codes=sentence.codes[:levels].clone())
+        if not only_new:
+            new, begin = joined(self.codec, job, wave, sentence.codes)
+            sentence = replace(sentence, start=begin, num_samples=new.shape[-1] - begin)
+        return Speech.of(new, self.sample_rate, [sentence])
+
+    def save(self, folder: str | os.PathLike[str], dtype: str = "float32", replace_voice: bool = False) -> Path:
+        """Write the voice as a folder that `load_voice` opens; ``dtype`` is that of the language model on disk."""
+        return write_voice(folder, self.config, self.codec, self.lm, self.card, dtype, replace_voice)
+
+    # --- what is asked for ----------------------------------------------------------------------------------------
+
+    def _settings(
+        self, levels: int | None, retries: int | None, overrides: dict[str, Any]
+    ) -> tuple[GenerateConfig, int, int]:
+        config = from_dict(GenerateConfig, asdict(self.config.generation) | overrides, "settings")
+        levels = self.num_levels if levels is None else levels
+        if not 1 <= levels <= self.num_levels:
+            raise SoundloomError(f"levels is {levels}; the voice {self.name} has levels 1 to {self.num_levels}")
+        retries = self.config.retries if retries is None else retries
+        if not 0 <= retries <= 20:
+            raise SoundloomError(f"retries is {retries}; wanted 0 to 20")
+        return config, levels, retries
+
+    def expected_seconds(self, text: str) -> float:
+        """How long such a text takes on average. Raises: SoundloomError where nothing in it can be spoken."""
+        return self._seconds(len(self.lm.tokenizer.encode(text)))
+
+    def _seconds(self, units: int) -> float:
+        return units * self.lm.model.config.frames_per_text_unit / self.frame_rate
+
+    def _pieces(self, text: str) -> list[Piece]:
+        def speakable(part: str) -> bool:
+            try:
+                return bool(self.lm.tokenizer.encode(part))
+            except SoundloomError:
+                return False
+
+        def fits(part: str) -> bool:
+            return not speakable(part) or self.expected_seconds(part) <= self.config.max_sentence_seconds
+
+        pieces = cut_text(text, fits, speakable)
+        for piece in pieces:
+            if self.expected_seconds(piece.text) > 5 * self.config.max_sentence_seconds:
+                raise SoundloomError(f"one word takes too long to speak: {piece.text[:40]!r}…; put spaces into it")
+        return pieces
+
+    def _start(self, prompt: Prompt | None, prompt_text: str | None) -> tuple[Tensor, str] | None:
+        """Codes [K, P] and text of the prompt, or None without one."""
+        if prompt is None:
+            if prompt_text is not None:
+                raise SoundloomError("prompt_text without a prompt: give the recording that says it")
+            return None
+        if prompt_text is None or not prompt_text.strip():
+            raise SoundloomError("a prompt needs its text: give prompt_text, the words that the recording says")
+        self.lm.tokenizer.encode(prompt_text)  # nothing in it to speak: an error
+        wave = self._prompt_wave(prompt)
+        if wave.shape[1] > MAX_PROMPT_SECONDS * self.sample_rate:
+            raise SoundloomError(
+                f"the prompt is {wave.shape[1] / self.sample_rate:.1f} s long; wanted at most {MAX_PROMPT_SECONDS:g} s"
+            )
+        return self._encode(wave), prompt_text.strip()
+
+    def _prompt_wave(self, prompt: Prompt) -> Tensor:
+        """A recording [C, N] at the codec's rate, cut to whole frames."""
+        channels = self.codec.channels
+        if isinstance(prompt, Tensor):
+            wave = prompt.detach().float().cpu()
+            wave = wave[None] if wave.dim() == 1 else wave
+            if wave.dim() != 2 or not bool(torch.isfinite(wave).all()):
+                raise SoundloomError(f"the prompt has shape {list(prompt.shape)}; wanted finite samples [N] or [C, N]")
+            wave = wave if wave.shape[0] == channels else wave.mean(0, keepdim=True).expand(channels, -1)
+        else:
+            wave = read_audio(prompt, self.sample_rate, channels)
+        wave = wave[:, : wave.shape[1] // self.codec.hop_length * self.codec.hop_length]
+        if wave.shape[1] < 0.1 * self.sample_rate:
+            raise SoundloomError("the prompt is shorter than 0.1 s; three seconds are good")
+        return wave
+
+    def _encode(self, wave: Tensor) -> Tensor:
+        return self.codec.encode(wave[None])[0, : self.num_levels].clone()
+
+    def _job(
+        self, piece: Piece, start: tuple[Tensor, str] | None, seed: int, config: GenerateConfig, levels: int
+    ) -> Job:
+        text = piece.text if start is None else f"{start[1]} {piece.text}"
+        ids = torch.tensor(self.lm.tokenizer.encode(text), dtype=torch.long)
+        expected = self.expected_seconds(piece.text)
+        return Job(piece, ids, None if start is None else start[0], seed, config, levels, expected)
+
+    def _carry(self, start: tuple[Tensor, str] | None, sentence: Sentence, piece: Piece) -> tuple[Tensor, str] | None:
+        """The prompt of the next sentence: where the voice wants it, the first that ended well."""
+        if start is None and self.config.carry and sentence.finish_reason == "end":
+            return sentence.codes, piece.text
+        return start
+
+    def _pause(self, piece: Piece, last: bool) -> Tensor:
+        seconds = 0.0 if last else self.config.pause_seconds * piece.pause
+        return torch.zeros(self.codec.channels, round(seconds * self.sample_rate))
+
+    def _stream(
+        self, pieces: list[Piece], start: tuple[Tensor, str] | None, seed: int, config: GenerateConfig, levels: int
+    ) -> Iterator[Tensor | Sentence]:
+        """Chunks [C, n], and each sentence when it is done."""
+        at = 0
+        for index, piece in enumerate(pieces):
+            job = self._job(piece, start, sentence_seed(seed, index), config, levels)
+            written = stream_codes(self.lm.model, job.text_ids, job.prompt, job.seed, config)
+            decoder = ChunkDecoder(self.codec, job)
+            heard: list[Tensor] = []
+            for wave in decoder.run(written):
+                heard.append(wave)
+                yield wave
+            wave = torch.cat(heard, dim=-1)
+            reason = verdict(written.finish_reason or "end", wave, self.sample_rate, job.expected_seconds)
+            sentence = Sentence(piece.text, decoder.codes(), job.seed, reason, 1, at, wave.shape[-1])
+            start = self._carry(start, sentence, piece)
+            yield replace(sentence, codes=sentence.codes[:levels])
+            pause = self._pause(piece, index == len(pieces) - 1)
+            at += wave.shape[-1] + pause.shape[-1]
+            if pause.shape[-1]:
+                yield pause
+
+
+def checked_seed(seed: int) -> int:
+    """The seed itself. Raises: SoundloomError where it is no whole number from 0 to 2^63 - 1."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise SoundloomError(f"seed is {seed!r}; wanted a whole number from 0 to 2^63 - 1")
+    return seed
+
+
+def sentence_seed(seed: int, index: int) -> int:
+    """Seed of a text's sentence: the first has the text's own; the others a hash, so that no two texts share them."""
+    if checked_seed(seed) == seed and index == 0:
+        return seed
+    return int.from_bytes(hashlib.sha256(f"{seed}/sentence/{index}".encode()).digest()[:7], "big")

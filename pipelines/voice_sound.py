@@ -1,0 +1,159 @@
+"""One sentence from text ids to sound, whole with a guard, or chunk by chunk while it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from codec.errors import SoundloomError
+from lm.checkpoint import LoadedLM
+from lm.generate import generate, retry_seed
+from lm.request import GenerateConfig
+from pipelines.speech import FINISH_REASONS, Edges, Piece, Sentence, Speech, verdict
+
+WARM_UP_SECONDS = 1.0  # of a prompt, the codec's decoder is led through this much before the new sound
+FIRST_CHUNK, LARGEST_CHUNK = 0.04, 0.16  # seconds of sound that a stream decodes at once; doubled from one to the next
+_CROSSFADE = 0.02  # seconds in which a recording becomes its continuation
+
+
+@dataclass
+class Job:
+    """One piece to speak: text_ids [L], prompt codes [K, P] or None, and what its sound is made with."""
+
+    piece: Piece
+    text_ids: Tensor
+    prompt: Tensor | None
+    seed: int
+    config: GenerateConfig
+    levels: int
+    expected_seconds: float
+
+
+def say(lm: LoadedLM, codec: Any, job: Job, retries: int, exact: bool = False) -> tuple[Sentence, Tensor]:
+    """Generate until a try ends well, else the least bad one; ``exact``: running to the cap is what was wanted.
+
+    Returns the sentence, with the codes of all levels, and its waveform [C, N].
+    """
+    prompt = None if job.prompt is None else job.prompt[None]
+    skip = 0 if job.prompt is None else job.prompt.shape[1]
+    best: tuple[Sentence, Tensor] | None = None
+    for attempt in range(retries + 1):
+        seed = job.seed if attempt == 0 else retry_seed(job.seed, attempt)
+        written = generate(lm.model, job.text_ids[None], None, prompt, None, [seed], job.config)
+        codes = written.row(0)[:, skip:].clone()
+        edges = Edges(codec.sample_rate)
+        wave = torch.cat([edges.push(decode(codec, job, codes)), edges.finish()], dim=-1)
+        reason = written.finish_reasons[0]
+        if not exact:
+            reason = verdict(reason, wave, codec.sample_rate, job.expected_seconds)
+        elif reason == "cap":
+            reason = "end"
+        sentence = Sentence(job.piece.text, codes, seed, reason, attempt + 1, 0, wave.shape[-1])
+        if best is None or FINISH_REASONS.index(reason) < FINISH_REASONS.index(best[0].finish_reason):
+            best = sentence, wave
+        if reason == "end":
+            break
+    assert best is not None
+    return replace(best[0], attempts=attempt + 1), best[1]
+
+
+def warm_up(codec: Any, job: Job) -> Tensor:
+    """The end of the prompt's codes [levels, p], which the decoder hears before the new ones."""
+    if job.prompt is None:
+        return torch.zeros(job.levels, 0, dtype=torch.long)
+    return job.prompt[: job.levels, -round(WARM_UP_SECONDS * codec.frame_rate) :]
+
+
+def decode(codec: Any, job: Job, codes: Tensor) -> Tensor:
+    """New codes [K, T] -> wave [C, T * hop_length]."""
+    before = warm_up(codec, job)
+    wave = codec.decode(torch.cat([before, codes[: job.levels]], dim=1)[None])[0]
+    return wave[:, before.shape[1] * codec.hop_length :].clone()
+
+
+def joined(codec: Any, job: Job, wave: Tensor, codes: Tensor) -> tuple[Tensor, int]:
+    """The prompt's recording [C, N] and its continuation, and where that begins.
+
+    Within the recording's last 20 ms the one becomes the other, so that there is no step.
+    """
+    before = warm_up(codec, job)
+    decoded = codec.decode(torch.cat([before, codes[: job.levels]], dim=1)[None])[0]
+    edges = Edges(codec.sample_rate, rise=False)
+    decoded = torch.cat([edges.push(decoded), edges.finish()], dim=-1)
+    seam = before.shape[1] * codec.hop_length
+    n = min(round(_CROSSFADE * codec.sample_rate), seam)
+    weight = torch.linspace(0, 1, n)
+    mixed = wave[:, wave.shape[1] - n :] * (1 - weight) + decoded[:, seam - n : seam] * weight
+    return torch.cat([wave[:, : wave.shape[1] - n], mixed, decoded[:, seam:]], dim=-1), wave.shape[1]
+
+
+class SpeechStream(Iterator[Tensor]):
+    """Chunks of sound, float32 [C, n], as they come; ``speech`` holds the whole after the last, else None."""
+
+    def __init__(self, sample_rate: int, parts: Iterator[Tensor | Sentence]) -> None:
+        self.sample_rate = sample_rate
+        self.speech: Speech | None = None
+        self._parts = parts
+        self._chunks: list[Tensor] = []
+        self._sentences: list[Sentence] = []
+
+    def __next__(self) -> Tensor:
+        for part in self._parts:
+            if isinstance(part, Tensor):
+                self._chunks.append(part)
+                return part
+            self._sentences.append(part)
+        if self.speech is None:
+            self.speech = Speech.of(torch.cat(self._chunks, dim=-1), self.sample_rate, self._sentences)
+        raise StopIteration
+
+
+class ChunkDecoder:
+    """Frames [K] as they come -> chunks of sound with a sentence's edges; no empty ones."""
+
+    def __init__(self, codec: Any, job: Job) -> None:
+        self.codec, self.job = codec, job
+        self.frames: list[Tensor] = []
+        self.edges = Edges(codec.sample_rate)
+        before = warm_up(codec, job)
+        self.skip = before.shape[1] * codec.hop_length
+        try:
+            self.state = codec.init_state(1)
+        except (AttributeError, SoundloomError):
+            self.state = None  # a codec that decodes only the whole: the sentence comes in one chunk
+        self.waiting: list[Tensor] = list(before.unbind(1)) if self.state is not None else []
+
+    def codes(self) -> Tensor:
+        """All frames so far, [K, T]."""
+        return torch.stack(self.frames, dim=1)
+
+    def run(self, frames: Iterator[Tensor]) -> Iterator[Tensor]:
+        rate = self.codec.frame_rate
+        size, largest = max(1, round(FIRST_CHUNK * rate)), max(1, round(LARGEST_CHUNK * rate))
+        fresh = 0
+        for frame in frames:
+            self.frames.append(frame.clone())
+            self.waiting.append(frame[: self.job.levels])
+            fresh += 1
+            if self.state is not None and fresh >= size:
+                wave = self.edges.push(self._decode(last=False))
+                size, fresh = min(2 * size, largest), 0
+                if wave.shape[-1]:
+                    yield wave
+        wave = decode(self.codec, self.job, self.codes()) if self.state is None else self._decode(last=True)
+        wave = torch.cat([self.edges.push(wave), self.edges.finish()], dim=-1)
+        if wave.shape[-1]:
+            yield wave
+
+    def _decode(self, last: bool) -> Tensor:
+        empty = torch.zeros(self.job.levels, 0, dtype=torch.long)
+        codes = torch.stack(self.waiting, dim=1) if self.waiting else empty
+        self.waiting = []
+        wave = self.codec.decode_chunk(codes[None], self.state, last=last)[0]
+        skipped = min(self.skip, wave.shape[-1])
+        self.skip -= skipped
+        return wave[:, skipped:].clone()
