@@ -1,0 +1,170 @@
+"""Speak a text.
+
+    python pipelines/tts.py "hello world" -o hello.wav
+    python pipelines/tts.py -f chapter.txt -o chapter.flac
+    echo "hello world" | python pipelines/tts.py -o - | aplay
+    python pipelines/tts.py "hello world" --stream | aplay -f S16_LE -r 24000
+    python pipelines/tts.py --lines -f sentences.txt -o spoken/              # a file a line: spoken/0001.wav …
+    python pipelines/tts.py "hello world" --prompt me.wav --prompt-text "what I say there" -o like-me.wav
+    python pipelines/tts.py "hello world" --seed 3 --temperature 0.7 --levels 4 --plot hello.png
+
+The text comes from the arguments, a file (-f), or standard input. Without -o the speech goes to speech.wav. `-o -`
+writes WAV to standard output; --stream writes raw PCM there (16 bits, little-endian, mono) while it is being made. The
+last line on standard error tells seconds of audio, real-time factor and how it ended (`end` is good).
+Exit code: 0; 1 where some lines could not be spoken (--lines); 2 for bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from codec.errors import SoundloomError
+from pipelines.cli import run
+from pipelines.speaking import (
+    add_voice_options,
+    check_folder,
+    check_output,
+    describe,
+    open_voice,
+    plot,
+    voice_settings,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipelines.speech import Speech
+    from pipelines.voice import Voice
+
+
+def read_text(words: list[str], file: str | None) -> str:
+    """The text, from the arguments, a file, or standard input. Raises: SoundloomError."""
+    if words and file:
+        raise SoundloomError("give the text as arguments or with -f, not both")
+    if words:
+        return " ".join(words)
+    if file is None and sys.stdin.isatty():
+        raise SoundloomError('no text: give it as an argument ("hello world"), with -f FILE, or on standard input')
+    name = "standard input" if file in (None, "-") else str(file)
+    try:
+        data = sys.stdin.buffer.read() if file in (None, "-") else Path(str(file)).read_bytes()
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SoundloomError(f"{name}: is not UTF-8 text ({error})") from error
+    except OSError as error:
+        raise SoundloomError(f"{name}: cannot be read ({error.strerror}); check the path") from error
+    except ValueError as error:  # a NUL in the name
+        raise SoundloomError(f"{name!r}: is not a file name") from error
+
+
+def stream(voice: Voice, text: str, arguments: dict[str, Any], to_stdout: bool) -> tuple[Speech, float]:
+    """Speak chunk by chunk, as PCM to stdout where wanted. Returns the whole and the seconds to the first sound."""
+    began = time.perf_counter()
+    chunks = voice.stream(text, **arguments)
+    first = 0.0
+    for chunk in chunks:
+        if to_stdout:
+            sys.stdout.buffer.write(pcm(chunk))
+            sys.stdout.buffer.flush()
+        first = first or time.perf_counter() - began
+    assert chunks.speech is not None
+    return chunks.speech, first
+
+
+def pcm(wave: Tensor) -> bytes:
+    """wave float [C, n] -> 16-bit little-endian samples, channels interleaved."""
+    import torch
+
+    scaled = (wave.clamp(-1, 1) * 32767).round().to(torch.int16)
+    return scaled.t().contiguous().numpy().astype("<i2").tobytes()
+
+
+def speak_lines(voice: Voice, text: str, folder: Path, arguments: dict[str, Any]) -> int:
+    """A file a line; lines that cannot be spoken are told and left out. Returns the exit code."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise SoundloomError("no line with text to speak")
+    width, wrong, audio = max(4, len(str(len(lines)))), 0, 0.0
+    began = time.perf_counter()
+    for number, line in enumerate(lines, 1):
+        path = folder / f"{number:0{width}d}.wav"
+        started = time.perf_counter()
+        try:
+            speech = voice.speak(line, **arguments)
+        except SoundloomError as error:
+            wrong += 1
+            print(f"error: line {number}: {error}", file=sys.stderr, flush=True)
+            continue
+        speech.save(path)
+        audio += speech.seconds
+        print(f"{path}: {describe(speech, time.perf_counter() - started)}", file=sys.stderr, flush=True)
+    factor = (time.perf_counter() - began) / max(audio, 1e-9)
+    print(
+        f"{len(lines) - wrong} files, {audio:.2f} s of audio, real-time factor {factor:.2f}, "
+        f"{wrong} lines could not be spoken",
+        file=sys.stderr,
+    )
+    return 1 if wrong else 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Everything that can be told before the models are opened."""
+    if options.lines:
+        if options.stream or options.plot or options.output in (None, "-"):
+            raise SoundloomError("--lines writes a folder of files: give -o FOLDER, without --stream and --plot")
+        if Path(options.output).exists() and not Path(options.output).is_dir():
+            raise SoundloomError(f"{options.output}: is a file; --lines needs a folder")
+        check_folder(Path(options.output), options.output)
+        return
+    options.output = options.output or ("-" if options.stream else "speech.wav")
+    check_output(options.output)
+    if options.plot:
+        check_output(options.plot, picture=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="tts.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("text", nargs="*", help="words to speak; - and nothing read standard input")
+    parser.add_argument("-f", "--file", help="text file to speak, or - (standard input)")
+    parser.add_argument("-o", "--output", help="audio file (.wav, .flac, .ogg, .mp3 …), or - (standard output)")
+    parser.add_argument("--lines", action="store_true", help="speak each line into a file of its own, in the folder -o")
+    parser.add_argument("--stream", action="store_true", help="write PCM to standard output as it is made")
+    parser.add_argument("--prompt", help="recording of a speaker to sound like, about 3 seconds")
+    parser.add_argument("--prompt-text", help="what the recording says")
+    parser.add_argument("--plot", help="draw waveform, spectrogram and codes: .png, .svg or .pdf")
+    parser.add_argument("--retries", type=int, help="tries more for a sentence that ends badly (default: the voice's)")
+    add_voice_options(parser)
+    options = parser.parse_args(argv)
+    _check(options)
+    text = read_text([] if options.text == ["-"] else options.text, options.file)
+    if not text.strip():
+        raise SoundloomError("the text is empty; give some words to speak")
+    voice = open_voice(options)
+    arguments = voice_settings(options) | {"prompt": options.prompt, "prompt_text": options.prompt_text}
+    if options.lines:
+        return speak_lines(voice, text, Path(options.output), arguments | {"retries": options.retries})
+    began = time.perf_counter()
+    first = None
+    if options.stream:
+        speech, first = stream(voice, text, arguments, options.output == "-")
+    else:
+        speech = voice.speak(text, retries=options.retries, **arguments)
+    seconds = time.perf_counter() - began
+    if not (options.stream and options.output == "-"):
+        speech.save(options.output)
+    if options.plot:
+        plot(options.plot, speech, voice)
+    where = "" if options.output == "-" else f"{options.output}: "
+    late = "" if first is None else f", first sound after {1000 * first:.0f} ms"
+    print(f"{where}{describe(speech, seconds)}{late}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(main))
