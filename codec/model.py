@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from codec.conv import folded_state
 from codec.errors import SoundloomError
 from codec.quantize import QuantizerConfig, ResidualVectorQuantizer
 from codec.seanet import SEANetConfig, SEANetDecoder, SEANetEncoder
@@ -80,10 +81,12 @@ class Codec(nn.Module):
         A codec whose decoder alone was trained further keeps its fingerprint: old token grids stay valid.
         """
         digest = hashlib.sha256()
-        config = dataclasses.asdict(self.config)
-        told = {"sample_rate": config["sample_rate"], self.config.network: config[self.config.network]}
-        digest.update(json.dumps(told, sort_keys=True).encode())
-        tensors = dict(self.encoder.state_dict(prefix="encoder."))
+        shape = dataclasses.asdict(self.config)[self.config.network]
+        shape.pop("weight_norm", None)  # the same codes with it and with it folded away
+        digest.update(
+            json.dumps({"sample_rate": self.sample_rate, self.config.network: shape}, sort_keys=True).encode()
+        )
+        tensors = {f"encoder.{name}": value for name, value in folded_state(self.encoder).items()}
         tensors |= {f"codebook.{k}": level.codebook for k, level in enumerate(self.quantizer.levels)}
         for name in sorted(tensors):
             value = tensors[name].detach().cpu().float().contiguous()
@@ -141,10 +144,13 @@ class Codec(nn.Module):
         return self.decoder(self.quantizer.decode(self._checked_codes(codes)), state.decoder, last)
 
     def save_pretrained(self, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
-        """Write config.json and model.safetensors; `dtype` (float16, say) halves the networks, not the codebooks."""
+        """Write config.json and model.safetensors, weight norm folded away.
+
+        `dtype` (float16, say) halves the networks, not the codebooks.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        tensors = {name: value.detach().cpu().contiguous() for name, value in folded_state(self).items()}
         if dtype is not None:
             tensors = {
                 name: value.to(dtype) if value.is_floating_point() and not name.startswith("quantizer.") else value
@@ -152,6 +158,7 @@ class Codec(nn.Module):
             }
         save_file(tensors, folder / "model.safetensors")
         record = {"format": FORMAT, "version": 1, **dataclasses.asdict(self.config)}
+        record["seanet"]["weight_norm"] = False
         (folder / "config.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
     @classmethod

@@ -2,7 +2,9 @@
 
     python pipelines/train_codec.py --config configs/codec_speech_24khz.yaml
     python pipelines/train_codec.py --config configs/codec_speech_24khz.yaml --batch_size 8 --time_limit_minutes 30
-    accelerate launch --num_processes 2 pipelines/train_codec.py --config configs/codec_speech_24khz.yaml
+    torchrun --standalone --nproc_per_node 2 pipelines/train_codec.py --config configs/codec_speech_24khz.yaml
+
+On GPUs `accelerate launch` takes torchrun's place (on a CPU it starts one process unless given --multi_gpu).
 
 Three phases: without quantization until quantizer_start, when k-means puts the codebooks on the latent; then with it;
 from discriminator_start with discriminators too. With decoder_only the codes stay as they are (grids made by the
@@ -15,13 +17,14 @@ again continues where the last checkpoint stands, to the bit. SIGTERM, Ctrl-C an
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
 
+from codec.conv import apply_weight_norm
 from codec.discriminators import DiscriminatorConfig
 from codec.errors import SoundloomError
 from codec.model import Codec, CodecConfig
@@ -174,7 +177,7 @@ def train(settings: TrainCodecSettings, stop: StopFlag) -> int:
     """Run the whole training; returns the exit code (143 after SIGTERM, 130 after Ctrl-C, both saved)."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    accelerator = Accelerator()
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())  # else CPU processes do not join
     output = Path(settings.output)
     checkpoint = find_checkpoint(settings, output / "checkpoints")
     state = make_state(settings, checkpoint, accelerator.device)
@@ -251,10 +254,13 @@ def make_state(settings: TrainCodecSettings, checkpoint: Checkpoint | None, devi
     torch.manual_seed(stable_seed(settings.seed, "weights"))
     if settings.start_from:
         codec = Codec.from_pretrained(settings.start_from)
-        if codec.config != settings.codec:
+        folded = replace(settings.codec, seanet=replace(settings.codec.seanet, weight_norm=False))
+        if replace(codec.config, quantizer=folded.quantizer) != folded:
             raise SoundloomError(
                 f"start_from: the codec in {settings.start_from} has another shape than the settings ask for"
             )
+        if settings.codec.network == "seanet" and settings.codec.seanet.weight_norm:
+            apply_weight_norm(codec)
     else:
         codec = Codec(settings.codec)
         codec.quantizer.active.fill_(False)

@@ -219,7 +219,7 @@ MUTATION = (
     st.binary(max_size=8),
 )
 QUICK = settings(max_examples=300, deadline=2000, suppress_health_check=list(HealthCheck))
-LONG = settings(max_examples=20_000, deadline=2000, suppress_health_check=list(HealthCheck))
+LONG = settings(max_examples=5_000, deadline=2000, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")
