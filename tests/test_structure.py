@@ -1,0 +1,82 @@
+"""Rules that hold the project together: which way imports run, and that nothing that is loaded can run code."""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("codec", "lm", "pipelines")
+#: of codec, lm may use what has no network in it
+LIGHT = ("codec.errors", "codec.files", "codec.strict", "codec.store", "codec.store_schema")
+
+
+def sources(*packages: str) -> list[Path]:
+    return [path for package in packages for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield str(node.module)
+
+
+@pytest.mark.parametrize("path", sources("codec"), ids=lambda p: p.name)
+def test_codec_imports_neither_lm_nor_pipelines(path: Path) -> None:
+    assert not [name for name in imported(path) if name.split(".")[0] in ("lm", "pipelines")]
+
+
+@pytest.mark.parametrize("path", sources("lm"), ids=lambda p: p.name)
+def test_lm_imports_no_pipelines_and_no_network_of_the_codec(path: Path) -> None:
+    names = list(imported(path))
+    assert not [name for name in names if name.split(".")[0] == "pipelines"]
+    assert not [name for name in names if name.split(".")[0] == "codec" and name not in LIGHT]
+
+
+def programs() -> list[Path]:
+    return [p for p in sources("pipelines") if '__name__ == "__main__"' in p.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("path", sources("pipelines"), ids=lambda p: p.name)
+def test_no_file_imports_a_program(path: Path) -> None:
+    scripts = {f"pipelines.{p.stem}" for p in programs()}
+    assert not scripts.intersection(imported(path))
+
+
+@pytest.mark.parametrize("path", sources("pipelines"), ids=lambda p: p.name)
+def test_no_file_in_pipelines_hides_a_module(path: Path) -> None:
+    # running a script puts its folder first on the path: a file named like a module would take that module's place
+    taken = set(sys.stdlib_module_names) | {*PACKAGES, "datasets", "torch", "transformers", "evaluate", "tokenizers"}
+    assert path.stem == "__init__" or path.stem not in taken
+
+
+@pytest.mark.parametrize("path", sources(*PACKAGES), ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_no_loader_runs_code(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    found = re.findall(
+        r"\bpickle\b|allow_pickle\s*=\s*True|weights_only\s*=\s*False|trust_remote_code\s*=\s*True"
+        r"|\btorch\.load\((?![^)]*weights_only=True)|\byaml\.load\(|\bmarshal\b|(?<![\w.])(?:eval|exec)\(",
+        text,
+    )
+    assert not found
+
+
+@pytest.mark.parametrize("path", sources(*PACKAGES), ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_imports_and_paths_are_plain(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert "sys.path" not in text and "os.chdir" not in text
+    assert not re.search(r"[\"'(](?:/work|/tmp|/root|/home)/", text)
+
+
+def test_every_program_tells_how_it_is_used(capsys: pytest.CaptureFixture[str]) -> None:
+    assert programs()
+    for path in programs():
+        text = path.read_text(encoding="utf-8")
+        assert "raise SystemExit(run(main))" in text, path.name
+        assert "python pipelines/" in text, f"{path.name}: no example in its help"
