@@ -1,0 +1,190 @@
+"""Judge a voice: what Whisper understands, how it ends, how fast it is, beside three anchors.
+
+    python pipelines/evaluate_tts.py shipped -o report/
+    python pipelines/evaluate_tts.py voices/mine -o report/ --limit 20 --seeds 0
+    python pipelines/evaluate_tts.py voices/mine -o report/ --texts my-sentences.txt --teacher flite:slt
+    python pipelines/evaluate_tts.py voices/mine -o report/ --reference corpora/heart/manifest.jsonl --split test
+    python pipelines/evaluate_tts.py voices/mine -o report/ --dnsmos --speaker --threads 2
+
+VOICE is a folder, a hub name, or `shipped`. The sentences are 220 that were written for this (pipelines/sentences/), a
+file, or those of a manifest. Anchors: the reference speech (hibari's where it is installed, another teacher's, or a
+manifest's recordings), the same through the voice's codec (the ceiling), and the voice's speech against other sentences
+(the floor). Writes report.json, report.md and report.html, with players and pictures of where the model looked.
+Needs `pip install 'soundloom[eval]'`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from codec.errors import SoundloomError
+from codec.metrics import require
+from pipelines import judges
+from pipelines import tts_scores as scores
+from pipelines.cli import run
+from pipelines.report import write_report
+from pipelines.speaking import SETTINGS
+from pipelines.texts import read_texts
+from pipelines.tts_report import Results, build_report, listenings
+from pipelines.tts_scores import Item, Reference
+from pipelines.voice import Voice, load_voice
+
+SENTENCES = Path(__file__).parent / "sentences" / "english.txt"
+
+
+def measure(
+    voice: Voice,
+    results: Results,
+    seeds: list[int],
+    settings: dict[str, Any],
+    transcribe: scores.Transcribe | None,
+    judged: dict[str, scores.Judge],
+) -> None:
+    """Speak everything, then let the judges hear it."""
+    bar = tqdm(total=len(results.texts) * len(seeds), unit="sentence", disable=not sys.stderr.isatty())
+    if results.reference is not None:
+        results.items += scores.reference_items(results.reference, voice)
+    for seed in seeds:
+        for item in scores.voice_items(voice, results.texts, seed, settings):
+            results.items.append(item)
+            bar.update(item.system == "voice")
+    bar.close()
+    heard: dict[int, Item] = {}  # with the guard and without it, a sentence often is one and the same sound
+    for item in tqdm(results.items, unit="output", desc="judges", disable=not sys.stderr.isatty()):
+        same = heard.get(id(item.wave)) if item.wave is not None else None
+        if same is not None:
+            item.transcript, item.scores = same.transcript, same.scores
+            continue
+        reference = results.reference.waves[item.index] if results.reference else None
+        scores.score(item, reference, results.sample_rate, transcribe, judged)
+        heard[id(item.wave)] = item
+
+
+def cold_starts(name: str | None, text: str, count: int) -> list[float]:
+    """Seconds from starting tts.py to its first byte of sound: a fresh process each time."""
+    script = str(Path(__file__).with_name("tts.py"))
+    command = [sys.executable, script, text, "--stream", *(["--voice", name] if name else [])]
+    waits = []
+    for _ in range(count):
+        began = time.perf_counter()
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+            assert process.stdout is not None
+            first = process.stdout.read(1)
+            waited = time.perf_counter() - began
+            process.stdout.read()
+        if not first:
+            raise SoundloomError(f"tts.py gave no sound for {text!r} with the voice {name or 'shipped'}")
+        waits.append(waited)
+    return waits
+
+
+def _judges(options: argparse.Namespace) -> tuple[dict[str, scores.Judge], Any, dict[str, str]]:
+    """The judges by column, the transcriber or None, and what they are; missing packages are told before any work."""
+    chosen: dict[str, scores.Judge] = {}
+    facts: dict[str, str] = {}
+    if options.dnsmos:
+        require("speechmos.dnsmos")
+        chosen["DNSMOS"] = lambda wave, reference, rate: judges.dnsmos(wave, rate)
+        facts["DNSMOS"] = f"P.835 overall at -26 dB RMS; {judges.package_versions('speechmos', 'onnxruntime')}"
+    if options.speaker:
+        encoder = judges.SpeakerEncoder()
+        chosen["speaker"] = lambda wave, reference, rate: (
+            None if reference is None else encoder.similarity(reference, wave, rate)
+        )
+        facts["speaker"] = f"cosine to the reference of the same sentence; {encoder.description}"
+    if options.no_wer:
+        return chosen, None, facts
+    require("jiwer")
+    transcriber = judges.Transcriber(threads=options.threads or 2)
+    facts["transcripts"] = f"{transcriber.description}; {judges.english_normalizer()[1]}"
+    return chosen, transcriber, facts
+
+
+def _reference(options: argparse.Namespace, sample_rate: int) -> tuple[list[str], Reference | None]:
+    """The sentences, and who else speaks them."""
+    if options.reference:
+        texts, found = scores.manifest_reference(Path(options.reference), sample_rate, options.limit, options.split)
+        return texts, found
+    texts = read_texts(options.texts or SENTENCES)
+    texts = texts[: options.limit]
+    teacher = options.teacher
+    if teacher is None:
+        teacher = "hibari" if importlib.util.find_spec("hibari") else "none"
+    return texts, None if teacher == "none" else scores.teacher_reference(teacher, texts, sample_rate)
+
+
+def _facts(options: argparse.Namespace, voice: Voice, results: Results) -> dict[str, str]:
+    parameters = sum(parameter.numel() for parameter in voice.lm.model.parameters()) / 1e6
+    facts = {
+        "voice": f"{voice.name}, {type(voice.lm.model).__name__}, {parameters:.1f} M parameters, "
+        f"{voice.num_levels} levels at {voice.frame_rate:g} frames/s, codec {voice.codec.fingerprint[:16]}",
+        "sentences": options.reference or options.texts or "pipelines/sentences/english.txt",
+        "reference": "none" if results.reference is None else f"{results.reference.name}: {results.reference.facts}",
+        "guard": f"at most {voice.config.retries} tries more",
+        "intervals": "95%, percentile bootstrap over sentences, 1,000 draws, seed 0",
+        "machine": f"{os.cpu_count()} CPUs, {torch.get_num_threads()} threads",
+        "software": judges.package_versions("soundloom", "torch", "transformers", "faster-whisper", "hibari-tts"),
+    }
+    return facts
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="evaluate_tts.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("voice", help="a folder, a hub name, or `shipped`")
+    parser.add_argument("-o", "--output", required=True, help="folder for the report")
+    parser.add_argument("--texts", help="sentences to speak: a text file (default: 220 that come along)")
+    parser.add_argument("--limit", type=int, help="the first n sentences only")
+    parser.add_argument("--seeds", default="0", help="with commas between, such as 0,1,2 (default: 0)")
+    parser.add_argument("--teacher", help="who reads the reference: hibari, flite:slt …, or none")
+    parser.add_argument("--reference", help="manifest.jsonl with audio and text: sentences and reference at once")
+    parser.add_argument("--split", help="rows of this split of the manifest only")
+    parser.add_argument("--levels", type=int, help="decode the first n levels only (default: all)")
+    parser.add_argument("--no-wer", action="store_true", help="leave out the transcripts")
+    parser.add_argument("--dnsmos", action="store_true", help="DNSMOS by speechmos")
+    parser.add_argument("--speaker", action="store_true", help="speaker similarity to the reference, by Resemblyzer")
+    parser.add_argument("--listen", type=int, default=6, help="sentences to hear in the page (default: 6)")
+    parser.add_argument("--first-sound", type=int, default=20, help="warm requests to time (default: 20)")
+    parser.add_argument("--cold", type=int, default=3, help="fresh processes to time (default: 3)")
+    parser.add_argument("--threads", type=int, help="threads for the networks (default: torch's own)")
+    for name, kind in SETTINGS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="default: the voice's own")
+    options = parser.parse_args(argv)
+    if (options.limit is not None and options.limit < 1) or min(options.first_sound, options.cold, options.listen) < 0:
+        raise SoundloomError("--limit must be at least 1; --listen, --first-sound and --cold at least 0")
+    try:
+        seeds = sorted({int(part) for part in options.seeds.split(",")})
+    except ValueError:
+        raise SoundloomError(f"--seeds {options.seeds}: wanted numbers with commas between, such as 0,1,2") from None
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    name = None if options.voice == "shipped" else options.voice
+    voice = load_voice(name)
+    settings = {key: getattr(options, key) for key in SETTINGS if getattr(options, key) is not None}
+    settings["levels"] = options.levels
+    chosen, transcriber, judge_facts = _judges(options)
+    texts, reference = _reference(options, voice.sample_rate)
+    results = Results(texts, voice.sample_rate, reference)
+    measure(voice, results, seeds, settings, transcriber, chosen)
+    results.warm = scores.first_sound(voice, texts, settings, options.first_sound) if options.first_sound else []
+    results.cold = cold_starts(name, texts[0], options.cold)
+    report = build_report(voice, results, seeds, _facts(options, voice, results) | judge_facts, list(chosen))
+    report.listening = listenings(voice, results, seeds[0], settings, options.listen)
+    for path in write_report(options.output, report):
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(main))
