@@ -93,9 +93,9 @@ def _judges(options: argparse.Namespace) -> tuple[dict[str, scores.Judge], Any, 
     chosen: dict[str, scores.Judge] = {}
     facts: dict[str, str] = {}
     if options.dnsmos:
-        require("speechmos.dnsmos")
-        chosen["DNSMOS"] = lambda wave, reference, rate: judges.dnsmos(wave, rate)
-        facts["DNSMOS"] = f"P.835 overall at -26 dB RMS; {judges.package_versions('speechmos', 'onnxruntime')}"
+        dnsmos = judges.Dnsmos()
+        chosen["DNSMOS"] = lambda wave, reference, rate: dnsmos(wave, rate)
+        facts["DNSMOS"] = f"{dnsmos.description}, {judges.package_versions('speechmos', 'onnxruntime')}"
     if options.speaker:
         encoder = judges.SpeakerEncoder()
         chosen["speaker"] = lambda wave, reference, rate: (
