@@ -249,13 +249,19 @@ def find_checkpoint(settings: TrainCodecSettings, folder: Path) -> Checkpoint | 
     return checkpoint
 
 
+def shape_of(config: CodecConfig) -> tuple[Any, ...]:
+    """What two codecs must share for one to go on from the other's weights."""
+    network = config.spectral if config.network == "spectral" else replace(config.seanet, weight_norm=False)
+    quantizer = config.quantizer
+    return config.sample_rate, network, quantizer.num_levels, quantizer.codebook_size
+
+
 def make_state(settings: TrainCodecSettings, checkpoint: Checkpoint | None, device: torch.device) -> State:
     """Make the codec, its judges and their optimizers, at the start or where the checkpoint stands."""
     torch.manual_seed(stable_seed(settings.seed, "weights"))
     if settings.start_from:
         codec = Codec.from_pretrained(settings.start_from)
-        folded = replace(settings.codec, seanet=replace(settings.codec.seanet, weight_norm=False))
-        if replace(codec.config, quantizer=folded.quantizer) != folded:
+        if shape_of(codec.config) != shape_of(settings.codec):
             raise SoundloomError(
                 f"start_from: the codec in {settings.start_from} has another shape than the settings ask for"
             )
@@ -298,6 +304,7 @@ def take_step(
     lr = set_learning_rate(state.optimizer, settings.optimizer, step, settings.steps)
     adversarial = step >= settings.discriminator_start
     buffers = {name: value.clone() for name, value in codec.named_buffers() if value.is_floating_point()}
+    norms = losses.balancer.state()
     out, figures = losses.generator_step(codec, wave, adversarial, settings.bf16)
     average_gradients(codec.parameters())
     norm = clip_gradients(codec.parameters(), settings.optimizer.grad_clip)
@@ -306,7 +313,8 @@ def take_step(
     if state.bad_steps.ok(finite, step, names):
         state.optimizer.step()
         state.ema.update(codec)
-    else:  # the codebooks moved in the forward pass: put them back
+    else:  # the codebooks and the balance moved in the forward pass: put them back
+        losses.balancer.load(norms)
         for name, value in codec.named_buffers():
             if name in buffers:
                 value.copy_(buffers[name])

@@ -1,0 +1,157 @@
+"""Training of the codec: it learns, resumes to the bit, survives bad steps, and keeps codes where it must."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import pipelines.train_codec as program
+from codec import SoundloomError
+from codec.audio import write_audio
+from codec.model import Codec
+from pipelines.checkpoints import load_checkpoint
+from pipelines.cli import run
+from pipelines.crops import AugmentSettings, Crops, Source
+
+TINY = """
+codec:
+  spectral: {window: 192, hop: 48, decoder_window: 192, lookahead: 144, latent_dim: 8, encoder_dim: 16,
+    encoder_blocks: 1, bottleneck_dim: 16, bottleneck_blocks: 1, decoder_dim: 16, decoder_blocks: 1, kernel: 3}
+  quantizer: {num_levels: 3, codebook_size: 16}
+discriminators: {windows: [256], stft_channels: 2, periods: [2], period_channels: 2}
+optimizer: {lr: 3e-3, schedule: wsd, warmup_steps: 2, beta1: 0.8, beta2: 0.95, weight_decay: 0.01}
+batch_size: 2
+segment_seconds: 0.2
+quantizer_start: 4
+kmeans_batches: 4
+discriminator_start: 8
+ema_decay: 0.9
+bf16: false
+dev_crops: 2
+validate_levels: [1, 3]
+validate_every: 6
+log_every: 1
+threads: 1
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("codec")
+    generator = torch.Generator().manual_seed(0)
+    for i in range(4):
+        time = torch.arange(16000) / 16000
+        tone = sum(torch.sin(2 * torch.pi * 110 * (i + 1) * k * time) / k for k in range(1, 8))
+        write_audio(root / "audio" / f"{i}.wav", 0.1 * tone + 0.01 * torch.randn(16000, generator=generator), 16000)
+    (root / "tiny.yaml").write_text(TINY)
+    return root
+
+
+def train(folder: Path, output: str, *more: str) -> int:
+    source = json.dumps([{"path": str(folder / "audio")}])
+    words = ["--config", str(folder / "tiny.yaml"), "--sources", source, "--dev_sources", source]
+    return program.main([*words, "--output", str(folder / output), *more])
+
+
+def state_of(folder: Path, output: str) -> dict[str, torch.Tensor]:
+    checkpoint = load_checkpoint(folder / output / "checkpoints")
+    assert checkpoint is not None
+    return checkpoint.tensors
+
+
+def losses_of(folder: Path, output: str) -> dict[int, float]:
+    rows = [json.loads(line) for line in (folder / output / "log.jsonl").read_text().splitlines()]
+    return {row["step"]: row["mel"] for row in rows if "mel" in row}
+
+
+def test_it_resumes_to_the_bit_through_all_phases(folder: Path) -> None:
+    assert train(folder, "whole", "--steps", "12") == 0
+    for steps in ("3", "7", "10", "12"):  # before and after the quantizer and the discriminators enter
+        assert train(folder, "parts", "--steps", steps, "--optimizer.schedule", "cosine") == 0
+    assert train(folder, "parts2", "--steps", "12", "--time_limit_minutes", "0.0001") == 0
+    assert load_checkpoint(folder / "parts2" / "checkpoints").step == 1
+    for _ in range(2):
+        assert train(folder, "parts2", "--steps", "12") == 0
+    whole, parts = state_of(folder, "whole"), state_of(folder, "parts2")
+    assert whole.keys() == parts.keys()
+    assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
+    assert losses_of(folder, "whole") == losses_of(folder, "parts2")
+    assert {row for row in losses_of(folder, "parts")} == set(range(1, 13))
+
+
+def test_it_leaves_a_codec_that_opens_and_a_log(folder: Path) -> None:
+    train(folder, "opens", "--steps", "12")
+    codec = Codec.from_pretrained(folder / "opens" / "codec")
+    assert codec.encode(torch.randn(1, 1, 2400)).shape == (1, 3, 25)
+    rows = [json.loads(line) for line in (folder / "opens" / "log.jsonl").read_text().splitlines()]
+    assert any("discriminator" in row for row in rows)
+    report = [row for row in rows if "mel_by_levels" in row][-1]
+    assert set(report["mel_by_levels"]) == {"1", "3"} and len(report["usage"]) == 3
+    assert report["effective_rank"] > 1
+
+
+def test_it_learns(folder: Path) -> None:
+    train(folder, "learns", "--steps", "80", "--quantizer_start", "20", "--discriminator_start", "1000")
+    losses = losses_of(folder, "learns")
+    assert sum(losses[i] for i in range(75, 81)) < 0.7 * sum(losses[i] for i in range(1, 7))
+
+
+def test_a_decoder_alone_keeps_every_code(folder: Path) -> None:
+    train(folder, "first", "--steps", "8")
+    start = folder / "first" / "codec"
+    train(folder, "decoder", "--steps", "6", "--start_from", str(start), "--decoder_only", "true")
+    before, after = Codec.from_pretrained(start), Codec.from_pretrained(folder / "decoder" / "codec")
+    assert before.fingerprint == after.fingerprint
+    codes = before.encode(torch.randn(1, 1, 2400))
+    assert not torch.equal(before.decode(codes), after.decode(codes))
+
+
+def test_a_bad_step_changes_nothing_and_three_end_it(folder: Path, monkeypatch, capsys) -> None:
+    train(folder, "bad", "--steps", "6")
+    before = state_of(folder, "bad")
+    real = Crops.batch
+
+    def broken(self: Crops, step: int, rank: int | None = None) -> tuple[torch.Tensor, list[str]]:
+        wave, names = real(self, step, rank)
+        return (wave if step < 6 else wave * float("nan")), names
+
+    monkeypatch.setattr(Crops, "batch", broken)
+    train(folder, "bad", "--steps", "7")
+    after = state_of(folder, "bad")
+    assert ".wav" in capsys.readouterr().err
+    assert [n for n in before if n.startswith(("codec.", "ema.average")) and not torch.equal(before[n], after[n])] == []
+    with pytest.raises(SoundloomError, match="not finite"):
+        train(folder, "bad", "--steps", "20")
+
+
+def test_an_unknown_key_names_the_nearest(folder: Path, capsys) -> None:
+    assert run(lambda: train(folder, "x", "--optimizer.lrr", "1")) == 2
+    assert "optimizer.lr" in capsys.readouterr().err
+    assert not (folder / "x").exists()
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (["--decoder_only", "true"], "start_from"),
+        (["--sources", '[{"path": "nowhere"}]'], "nowhere"),
+        (["--sources", "[]"], "sources"),
+    ],
+)
+def test_bad_settings_are_one_clear_error(folder: Path, words: list[str], told: str) -> None:
+    with pytest.raises(SoundloomError, match=told):
+        train(folder, "y", *words)
+
+
+def test_crops_are_a_function_of_the_step_and_processes_share_a_batch(folder: Path) -> None:
+    def crops(count: int, rank: int = 0, world: int = 1) -> Crops:
+        return Crops([Source(str(folder / "audio"))], 16000, 0.1, count, 3, AugmentSettings(), rank, world)
+
+    whole, names = crops(4).batch(17)
+    again, _ = crops(4).batch(17)
+    assert torch.equal(whole, again) and whole.shape == (4, 1, 1600) and len(names) == 4
+    assert not torch.equal(whole, crops(4).batch(18)[0])
+    shares = [crops(2, rank, 2).batch(17)[0] for rank in range(2)]
+    assert torch.equal(torch.stack([shares[0][0], shares[1][0], shares[0][1], shares[1][1]]), whole)
+    assert whole.abs().max() <= 1
