@@ -28,7 +28,10 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "config") ->
     for name, f in fields.items():
         if name not in given and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
             raise SoundloomError(f"{where}: field {name!r} of {cls.__name__} is missing")
-    return cls(**given)
+    try:
+        return cls(**given)
+    except SoundloomError as error:  # a check of the dataclass itself, which does not know where its values come from
+        raise SoundloomError(f"{where}: {error}") from None
 
 
 def _checked(kind: Any, value: Any, where: str) -> Any:

@@ -110,7 +110,8 @@ def test_a_saved_codec_is_the_same_codec(network: str, tmp_path) -> None:
     codec.save_pretrained(tmp_path)
     again = Codec.from_pretrained(tmp_path)
     wave = torch.randn(1, 1, 500)
-    assert again.config == codec.config and again.fingerprint == codec.fingerprint
+    assert again.config.spectral == codec.config.spectral and again.config.quantizer == codec.config.quantizer
+    assert again.fingerprint == codec.fingerprint
     assert torch.equal(again.encode(wave), codec.encode(wave))
     assert torch.equal(again.decode(codec.encode(wave)), codec.decode(codec.encode(wave)))
 
