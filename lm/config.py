@@ -59,7 +59,9 @@ class LMConfig:
 
     The first five fields are facts: they come from the tokenizer and the token store, never from a person.
     ``frames_per_text_unit`` puts the text on the audio's clock: unit i gets rotary position i * frames_per_text_unit,
-    so the offset between a frame and the text that it speaks stays small, which makes alignment quick to learn.
+    so the offset between a frame and the text that it speaks stays almost the same, which makes alignment quick to
+    learn. ``frames_around_text`` are the frames of an utterance that do not grow with its text: the silence around it.
+    Both are the line through frames over text units; a mean ratio in place of the slope would let the clocks drift.
     ``cfg_drop``: share of training rows whose text is replaced by the learned null prefix (for guidance, and for
     continuing audio without text). ``audio_drop``: share of audio inputs hidden while training, so that the model
     must look at the text instead of only repeating the sound before. ``code_noise``: share of input codes replaced
@@ -75,6 +77,7 @@ class LMConfig:
     cfg_drop: float = 0.1
     audio_drop: float = 0.0
     code_noise: float = 0.0
+    frames_around_text: float = 0.0
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
 
     def __post_init__(self) -> None:
@@ -85,9 +88,15 @@ class LMConfig:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise SoundloomError(f"{name} is {value}; it must be a positive number")
+        if not (math.isfinite(self.frames_around_text) and self.frames_around_text >= 0):
+            raise SoundloomError(f"frames_around_text is {self.frames_around_text}; it must be a number of at least 0")
         for name in ("cfg_drop", "audio_drop", "code_noise"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise SoundloomError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
+
+    def expected_frames(self, text_length: int) -> float:
+        """How many frames so many text units take on average; 0 without text."""
+        return self.frames_around_text + text_length * self.frames_per_text_unit if text_length else 0.0
 
     @property
     def end_id(self) -> int:

@@ -127,10 +127,20 @@ class GridDataset:
         return len(self.rows)
 
     @property
-    def frames_per_text_unit(self) -> float:
-        """Mean frames over mean text units, of the rows that have text; 1.0 where none has."""
+    def pace(self) -> tuple[float, float]:
+        """Frames per text unit and frames around the text: the line through frames over text units of rows with text.
+
+        Where the rows make no rising line that starts at 0 or above, the mean ratio and 0; (1.0, 0.0) without text.
+        """
         spoken = self.text_lengths > 0
-        return float(self.lengths[spoken].sum() / self.text_lengths[spoken].sum()) if spoken.any() else 1.0
+        if not spoken.any():
+            return 1.0, 0.0
+        units, frames = self.text_lengths[spoken], self.lengths[spoken]
+        ratio = float(frames.sum() / units.sum())
+        if len(units) < 10 or units.std() < 1:
+            return ratio, 0.0
+        slope, start = (float(value) for value in np.polyfit(units, frames, 1))
+        return (slope, start) if slope > 0.1 * ratio and start >= 0 else (ratio, 0.0)
 
     def example(self, index: int, draw: int = 0) -> Example:
         """Return usable row ``index``; spelling is drawn from (seed, draw, the row's id)."""

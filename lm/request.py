@@ -114,7 +114,8 @@ def frame_limits(
     text_lengths: Tensor, prompt_lengths: Tensor, config: GenerateConfig, model: LMConfig
 ) -> tuple[Tensor, Tensor]:
     """Fewest and most frames of each row, prompt included: two long [B]."""
-    expected = text_lengths.double() * model.frames_per_text_unit
+    expected = torch.tensor([model.expected_frames(n) for n in text_lengths.tolist()], dtype=torch.float64)
+    expected = expected.to(text_lengths.device)
     extra = config.cap_seconds * model.frame_rate
     most = torch.maximum((expected * config.cap_factor + extra).ceil(), prompt_lengths + math.ceil(extra)).long()
     # Without text nothing tells the length: ten seconds.

@@ -152,7 +152,7 @@ def make_dataset(settings: TrainLMSettings, reader: StoreReader, tokenizer: Text
 
 
 def make_model(
-    settings: ModelSettings, reader: StoreReader, tokenizer: TextTokenizer, frames_per_text_unit: float
+    settings: ModelSettings, reader: StoreReader, tokenizer: TextTokenizer, pace: tuple[float, float]
 ) -> DelayLM | CoarseLM | FineLM:
     """Build the model with fresh weights; levels, codebook size and rates come from the store."""
     kinds: dict[str, tuple[type[nn.Module], type]] = {
@@ -178,7 +178,8 @@ def make_model(
             num_levels=reader.num_levels,
             codebook_size=reader.codebook_size,
             frame_rate=reader.frame_rate,
-            frames_per_text_unit=frames_per_text_unit,
+            frames_per_text_unit=pace[0],
+            frames_around_text=pace[1],
             text_pad_id=tokenizer.pad_id,
             cfg_drop=settings.cfg_drop,
             audio_drop=settings.audio_drop,

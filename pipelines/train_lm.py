@@ -217,14 +217,14 @@ def prepare_state(
     accelerator: Accelerator, settings: TrainLMSettings, data: Data, checkpoint: Checkpoint | None
 ) -> tuple[State, dict[str, Any]]:
     """Make model, optimizer and average, from the checkpoint where there is one; also a checkpoint's fixed facts."""
-    pace = checkpoint.facts["frames_per_text_unit"] if checkpoint else data.train.frames_per_text_unit
+    pace = tuple(checkpoint.facts["pace"]) if checkpoint else data.train.pace
     seed_step(settings.seed, "weights")
     model = make_model(settings.model, data.reader, data.tokenizer, pace).to(accelerator.device)
     guard = BadSteps(shown=accelerator.is_main_process)
     state = State(model, make_adamw(model, settings.optimizer), Ema(model, settings.ema_decay), guard)
     facts = {
         "settings": flatten_settings(settings),
-        "frames_per_text_unit": pace,
+        "pace": list(pace),
         "codec_fingerprint": data.reader.codec_fingerprint,
         "rows": len(data.train),
         "processes": accelerator.num_processes,
@@ -368,7 +368,7 @@ def introduce(progress: Progress, settings: TrainLMSettings, data: Data, state: 
     progress.say(
         f"{settings.model.kind} model, {million:.1f} M parameters, {data.reader.num_levels} levels; "
         f"{len(data.train)} utterances, {hours:.2f} hours, {data.train_plan.batches_per_epoch} batches an epoch; "
-        f"{data.train.frames_per_text_unit:.2f} frames a text unit"
+        "{:.2f} frames a text unit and {:.0f} around the text".format(*data.train.pace)
     )
     for name, dataset in (("store", data.train), ("dev_store", data.dev)):
         if dataset is not None and dataset.dropped:

@@ -180,7 +180,7 @@ class Voice:
         return self._seconds(len(self.lm.tokenizer.encode(text)))
 
     def _seconds(self, units: int) -> float:
-        return units * self.lm.model.config.frames_per_text_unit / self.frame_rate
+        return self.lm.model.config.expected_frames(units) / self.frame_rate
 
     def _pieces(self, text: str) -> list[Piece]:
         def speakable(part: str) -> bool:

@@ -51,7 +51,19 @@ def test_levels_and_pace_come_from_the_store(store: StoreReader, tokenizer: Text
     assert dataset.batch([0]).codes.shape[1] == 2
     units = [len(tokenizer.encode(store.text(row))) for row in range(len(store))]
     assert dataset.text_lengths.tolist() == units
-    assert dataset.frames_per_text_unit == pytest.approx(float(store.num_frames.sum()) / sum(units))
+    slope, start = dataset.pace
+    assert slope * sum(units) + start * len(units) == pytest.approx(float(store.num_frames.sum()))
+
+
+def test_the_pace_is_the_line_through_frames_over_units(tmp_path: Path, tokenizer: TextTokenizer) -> None:
+    texts = [" ".join(["seven"] * n) for n in range(1, 16)]
+    units = [len(tokenizer.encode(text)) for text in texts]
+    rows = [
+        (str(i), text, np.zeros((20 + 3 * n, 3), np.int16))
+        for i, (text, n) in enumerate(zip(texts, units, strict=True))
+    ]
+    dataset = GridDataset(StoreReader(write_rows(tmp_path, rows)), tokenizer)
+    assert dataset.pace == (pytest.approx(3.0), pytest.approx(20.0))
 
 
 def test_rows_that_cannot_be_used_are_named(tmp_path: Path, tokenizer: TextTokenizer) -> None:
