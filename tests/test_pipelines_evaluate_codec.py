@@ -102,6 +102,12 @@ def test_wrong_arguments_are_told(bench: Path) -> None:
     ):
         with pytest.raises(SoundloomError, match=message):
             evaluate_codec.main([*start, *extra])
+
+
+def test_a_folder_without_recordings_is_told(bench: Path) -> None:
+    pytest.importorskip("pesq")  # missing judges are told before any recording is read
+    pytest.importorskip("pystoi")
+    start = [str(bench / "codec"), str(bench / "clips"), "-o", str(bench / "x")]
     (bench / "nothing").mkdir()
     with pytest.raises(SoundloomError, match="no recording"):
         evaluate_codec.main([start[0], str(bench / "nothing"), *start[2:]])
