@@ -42,10 +42,11 @@ def lm_loss(
     targets = _targets(codes[:, first : first + n], lengths, positions, num_outputs - 1, first == 0)
     targets = targets.masked_fill(~output.mask, _IGNORED)
     sums = []
-    for level in range(n):
-        # A level at a time, and float32 only here: the whole grid in float32 would be the largest tensor of the step.
-        logits = output.logits[:, level].reshape(B * positions, num_outputs).float()
-        sums.append(F.cross_entropy(logits, targets[:, level].reshape(-1), ignore_index=_IGNORED, reduction="sum"))
+    # A level at a time, and float32 only here: the whole grid in float32 would be the largest tensor of the step.
+    # Unbound, not indexed: the backward pass of each index would fill a whole grid with zeros.
+    for level, logits in enumerate(output.logits.unbind(1)):
+        scores = logits.reshape(B * positions, num_outputs).float()
+        sums.append(F.cross_entropy(scores, targets[:, level].reshape(-1), ignore_index=_IGNORED, reduction="sum"))
     counts = output.mask.sum(dim=(0, 2))
     means = torch.stack(sums) / counts.clamp(min=1)
     weight = torch.tensor(weights[first : first + n], device=means.device)

@@ -89,6 +89,7 @@ class TrainLMSettings:
         level_weights: one weight a level in the loss; null = all alike.
         ema_decay: decay of the averaged weights, which are validated and exported; 0 = the latest weights.
         bf16: compute in bfloat16 where that is safe; weights stay in fp32.
+        compile: let torch fuse each block's small operations (needs a C++ compiler, half a minute at the start).
         seed: decides initial weights, order and everything drawn.
         validate_every: steps between validations; 0 = only at the end.
         validate_batches: most dev batches used; 0 = all.
@@ -115,6 +116,7 @@ class TrainLMSettings:
     level_weights: list[float] | None = None
     ema_decay: float = 0.999
     bf16: bool = True
+    compile: bool = False
     seed: int = 0
     validate_every: int = 500
     validate_batches: int = 20

@@ -220,6 +220,9 @@ def prepare_state(
     pace = tuple(checkpoint.facts["pace"]) if checkpoint else data.train.pace
     seed_step(settings.seed, "weights")
     model = make_model(settings.model, data.reader, data.tokenizer, pace).to(accelerator.device)
+    if settings.compile:
+        for layer in model.transformer.layers:
+            layer.compile(dynamic=True)  # one graph for every length, and for every block
     guard = BadSteps(shown=accelerator.is_main_process)
     state = State(model, make_adamw(model, settings.optimizer), Ema(model, settings.ema_decay), guard)
     facts = {
