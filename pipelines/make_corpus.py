@@ -1,12 +1,13 @@
 """Make a speech corpus: a teacher voice reads a list of sentences.
 
     python pipelines/make_corpus.py corpora/heart --texts /usr/share/wordnet --teacher hibari --workers 2
+    python pipelines/make_corpus.py corpora/long --texts /usr/share/wordnet --wordnet definitions --hours 10
     python pipelines/make_corpus.py corpora/slt --texts book.txt --teacher flite --voice slt --hours 2
     python pipelines/make_corpus.py corpora/many --texts book.txt --teacher espeak-ng --voice en-us,en-us+f3,en-gb
     python pipelines/make_corpus.py corpora/kokoro --texts book.txt --teacher kokoro --voice jf_alpha,jf_alpha+jm_kumo
 
 Texts: a text file (one sentence a line, or prose, which is cut into sentences), a WordNet folder (its example
-sentences, of 2 to 30 words; Debian's package wordnet-base has it), or a folder of .txt files.
+sentences, of 2 to 30 words, or its definitions; Debian's package wordnet-base has it), or a folder of .txt files.
 
 Writes OUT/<id[:2]>/<id>.flac, where the id is 16 hex digits of the text's sha256, and manifest.jsonl, rejects.jsonl
 and corpus.json. With several voices each text gets one of them, by its id. Start it again to go on where it was cut
@@ -36,7 +37,7 @@ from codec.errors import SoundloomError
 from pipelines.cli import run
 from pipelines.corpus_write import Reject, Row, read_facts, remove_leftovers, split_of, write_corpus
 from pipelines.teachers import TEACHERS, Teacher, open_teacher
-from pipelines.texts import read_texts, text_id
+from pipelines.texts import pairs, read_texts, text_id
 
 MIN_SECONDS, MAX_SECONDS = 0.1, 60.0
 SILENCE = 1e-3
@@ -188,6 +189,13 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("out", type=Path, help="folder of the corpus")
     p.add_argument("--texts", type=Path, required=True, help="text file, WordNet folder or folder of .txt files")
+    p.add_argument(
+        "--wordnet",
+        choices=("examples", "definitions"),
+        default="examples",
+        help="what a WordNet folder gives: its example sentences, or its longer definitions (default: examples)",
+    )
+    p.add_argument("--pairs", action="store_true", help="join the texts two by two into longer sentences")
     p.add_argument("--teacher", default="hibari", choices=sorted(TEACHERS), help="who reads (default: hibari)")
     p.add_argument("--voice", default="", help="one of the teacher's voices, or several with commas between")
     p.add_argument("--language", default="en", help="language of the texts for the manifest (default: en)")
@@ -204,7 +212,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.workers < 1:
         raise SoundloomError(f"--workers is {args.workers}; expected 1 or more")
-    texts = sorted(read_texts(args.texts), key=text_id)[: args.limit]
+    texts = read_texts(args.texts, args.wordnet)
+    if args.pairs:
+        texts = pairs(texts, lambda name: split_of(name) == "train")
+    texts = sorted(texts, key=text_id)[: args.limit]
     # Opened here first: a voice that is missing should be told before any process starts.
     teachers = [open_teacher(args.teacher, voice) for voice in args.voice.split(",")]
     job = Job(args.out, args.teacher, tuple(teacher.voice for teacher in teachers), args.language, args.verify)

@@ -18,7 +18,7 @@ from codec.audio import audio_info, read_audio, write_audio
 from codec.errors import SoundloomError
 from pipelines import import_audio, make_corpus, make_lexicon, teachers
 from pipelines.corpus_write import split_of
-from pipelines.texts import file_sentences, read_texts, text_id, wordnet_examples
+from pipelines.texts import file_sentences, pairs, read_texts, text_id, wordnet_definitions, wordnet_examples
 
 WORDNET = """  1 This line is the licence; "not an example of it"
 00001740 03 n 01 entity 0 003 ~ 00001930 | something that exists; "he likes   to read"; "alone"
@@ -60,6 +60,31 @@ def _texts(folder: Path, *lines: str) -> Path:
 
 def _rows(folder: Path, name: str = "manifest.jsonl") -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / name).read_text(encoding="utf-8").splitlines()]
+
+
+def test_wordnet_definitions_name_their_word(tmp_path: Path) -> None:
+    text = "a round fruit with red or green skin and firm white flesh"
+    (tmp_path / "data.noun").write_text(
+        "  1 the licence | not a definition of any kind at all in here\n"
+        f'00 05 n 01 big_apple 0 001 @ 00 | {text}; "an apple a day"\n'
+        "00 05 n 01 formula 0 001 @ 00 | the sum of 2 (two) and another number that is not two\n"
+    )
+    (found,) = wordnet_definitions(tmp_path)
+    assert text in found.lower() and found[0].isupper() and found.endswith(".")
+    assert read_texts(tmp_path, "definitions") == [found]
+
+
+def test_pairs_join_each_text_once_and_keep_the_judges_out() -> None:
+    texts = [
+        f"the {word} boat went slowly down the river" for word in "red blue green old new small large slow".split()
+    ]
+    held_out = text_id(texts[3])
+    joined = pairs(texts, lambda name: name != held_out)
+    assert 2 <= len(joined) <= 3 and joined == pairs(texts[::-1], lambda name: name != held_out)
+    for word in ("red", "blue", "green", "new", "small", "large", "slow"):
+        assert sum(f" {word} boat" in text for text in joined) <= 1
+    assert not any(" old boat" in text for text in joined)
+    assert all(text[0] == "T" and text.count(".") == 1 and " the " in text for text in joined)
 
 
 def test_wordnet_examples_follow_the_rule(tmp_path: Path) -> None:
