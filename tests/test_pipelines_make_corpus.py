@@ -75,13 +75,12 @@ def test_wordnet_definitions_name_their_word(tmp_path: Path) -> None:
 
 
 def test_pairs_join_each_text_once_and_keep_the_judges_out() -> None:
-    texts = [
-        f"the {word} boat went slowly down the river" for word in "red blue green old new small large slow".split()
-    ]
+    words = ["red", "blue", "green", "old", "new", "small", "large", "slow"]
+    texts = [f"the {word} boat went slowly down the river" for word in words]
     held_out = text_id(texts[3])
     joined = pairs(texts, lambda name: name != held_out)
     assert 2 <= len(joined) <= 3 and joined == pairs(texts[::-1], lambda name: name != held_out)
-    for word in ("red", "blue", "green", "new", "small", "large", "slow"):
+    for word in words:
         assert sum(f" {word} boat" in text for text in joined) <= 1
     assert not any(" old boat" in text for text in joined)
     assert all(text[0] == "T" and text.count(".") == 1 and " the " in text for text in joined)
