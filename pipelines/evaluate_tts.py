@@ -5,6 +5,7 @@
     python pipelines/evaluate_tts.py voices/mine -o report/ --texts my-sentences.txt --teacher flite:slt
     python pipelines/evaluate_tts.py voices/mine -o report/ --reference corpora/heart/manifest.jsonl --split test
     python pipelines/evaluate_tts.py voices/mine -o report/ --dnsmos --speaker --threads 2
+    python pipelines/evaluate_tts.py voices/mine -o report/ --endings 1000 --endings-texts prompts.txt
 
 VOICE is a folder, a hub name, or `shipped`. The sentences are 220 that were written for this (pipelines/sentences/), a
 file, or those of a manifest. Anchors: the reference speech (hibari's where it is installed, another teacher's, or a
@@ -49,13 +50,14 @@ def measure(
     settings: dict[str, Any],
     transcribe: scores.Transcribe | None,
     judged: dict[str, scores.Judge],
+    batch_size: int,
 ) -> None:
     """Speak everything, then let the judges hear it."""
     bar = tqdm(total=len(results.texts) * len(seeds), unit="sentence", disable=not sys.stderr.isatty())
     if results.reference is not None:
         results.items += scores.reference_items(results.reference, voice)
     for seed in seeds:
-        for item in scores.voice_items(voice, results.texts, seed, settings):
+        for item in scores.voice_items(voice, results.texts, seed, settings, batch_size):
             results.items.append(item)
             bar.update(item.system == "voice")
     bar.close()
@@ -155,14 +157,25 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dnsmos", action="store_true", help="DNSMOS by speechmos")
     parser.add_argument("--speaker", action="store_true", help="speaker similarity to the reference, by Resemblyzer")
     parser.add_argument("--listen", type=int, default=6, help="sentences to hear in the page (default: 6)")
-    parser.add_argument("--first-sound", type=int, default=20, help="warm requests to time (default: 20)")
+    parser.add_argument(
+        "--endings", type=int, default=0, help="requests more whose ends alone are counted (default: 0)"
+    )
+    parser.add_argument(
+        "--endings-texts", help="their texts, read again with other seeds where too few (default: --texts)"
+    )
+    parser.add_argument(
+        "--batch", type=int, default=8, help="sentences spoken side by side, but for timings (default: 8)"
+    )
+    parser.add_argument("--first-sound", type=int, default=20, help="warm requests to time, one by one (default: 20)")
     parser.add_argument("--cold", type=int, default=3, help="fresh processes to time (default: 3)")
     parser.add_argument("--threads", type=int, help="threads for the networks (default: torch's own)")
     for name, kind in SETTINGS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="default: the voice's own")
     options = parser.parse_args(argv)
-    if (options.limit is not None and options.limit < 1) or min(options.first_sound, options.cold, options.listen) < 0:
-        raise SoundloomError("--limit must be at least 1; --listen, --first-sound and --cold at least 0")
+    if (options.limit is not None and options.limit < 1) or options.batch < 1:
+        raise SoundloomError("--limit and --batch must be at least 1")
+    if min(options.first_sound, options.cold, options.listen, options.endings) < 0:
+        raise SoundloomError("--listen, --first-sound, --cold and --endings must be at least 0")
     try:
         seeds = sorted({int(part) for part in options.seeds.split(",")})
     except ValueError:
@@ -176,8 +189,14 @@ def main(argv: list[str] | None = None) -> int:
     chosen, transcriber, judge_facts = _judges(options)
     texts, reference = _reference(options, voice.sample_rate)
     results = Results(texts, voice.sample_rate, reference)
-    measure(voice, results, seeds, settings, transcriber, chosen)
-    results.warm = scores.first_sound(voice, texts, settings, options.first_sound) if options.first_sound else []
+    measure(voice, results, seeds, settings, transcriber, chosen, options.batch)
+    if options.endings:
+        prompts = read_texts(options.endings_texts) if options.endings_texts else texts
+        prompts = [prompts[i % len(prompts)] for i in range(options.endings)]
+        results.many = scores.ends_of_many(voice, prompts, settings, options.batch, seed=max(seeds) + 1)
+    if options.first_sound:
+        results.factors = scores.real_time_factors(voice, texts, settings, options.first_sound)
+        results.warm = scores.first_sound(voice, texts, settings, options.first_sound)
     results.cold = cold_starts(name, texts[0], options.cold)
     report = build_report(voice, results, seeds, _facts(options, voice, results) | judge_facts, list(chosen))
     report.listening = listenings(voice, results, seeds[0], settings, options.listen)

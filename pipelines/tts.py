@@ -83,29 +83,38 @@ def pcm(wave: Tensor) -> bytes:
     return scaled.t().contiguous().numpy().astype("<i2").tobytes()
 
 
-def speak_lines(voice: Voice, text: str, folder: Path, arguments: dict[str, Any]) -> int:
+def speak_lines(voice: Voice, text: str, folder: Path, batch: int, arguments: dict[str, Any]) -> int:
     """A file a line; lines that cannot be spoken are told and left out. Returns the exit code."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         raise SoundloomError("no line with text to speak")
-    width, wrong, audio = max(4, len(str(len(lines)))), 0, 0.0
-    began = time.perf_counter()
-    for number, line in enumerate(lines, 1):
-        path = folder / f"{number:0{width}d}.wav"
-        started = time.perf_counter()
+    width, audio = max(4, len(str(len(lines)))), 0.0
+    good: list[int] = []
+    for number, line in enumerate(lines):
         try:
-            speech = voice.speak(line, **arguments)
+            voice.check_text(line)
+            good.append(number)
         except SoundloomError as error:
-            wrong += 1
-            print(f"error: line {number}: {error}", file=sys.stderr, flush=True)
-            continue
-        speech.save(path)
-        audio += speech.seconds
-        print(f"{path}: {describe(speech, time.perf_counter() - started)}", file=sys.stderr, flush=True)
+            print(f"error: line {number + 1}: {error}", file=sys.stderr, flush=True)
+    began = time.perf_counter()
+    seed = arguments.pop("seed")
+    for place in range(0, len(good), 4 * batch):  # four at a time, so that lines of one length can go together
+        started = time.perf_counter()
+        group = good[place : place + 4 * batch]
+        speeches = voice.speak_batch(
+            [lines[i] for i in group], seeds=[seed] * len(group), batch_size=batch, **arguments
+        )
+        seconds, total = time.perf_counter() - started, sum(speech.seconds for speech in speeches)
+        for number, speech in zip(group, speeches, strict=True):
+            path = folder / f"{number + 1:0{width}d}.wav"
+            speech.save(path)
+            shown = describe(speech, seconds * speech.seconds / max(total, 1e-9))
+            print(f"{path}: {shown}", file=sys.stderr, flush=True)
+        audio += total
+    wrong = len(lines) - len(good)
     factor = (time.perf_counter() - began) / max(audio, 1e-9)
     print(
-        f"{len(lines) - wrong} files, {audio:.2f} s of audio, real-time factor {factor:.2f}, "
-        f"{wrong} lines could not be spoken",
+        f"{len(good)} files, {audio:.2f} s of audio, real-time factor {factor:.2f}, {wrong} lines could not be spoken",
         file=sys.stderr,
     )
     return 1 if wrong else 0
@@ -113,6 +122,8 @@ def speak_lines(voice: Voice, text: str, folder: Path, arguments: dict[str, Any]
 
 def _check(options: argparse.Namespace) -> None:
     """Everything that can be told before the models are opened."""
+    if options.batch < 1:
+        raise SoundloomError(f"--batch {options.batch}: wanted 1 or more")
     if options.lines:
         if options.stream or options.plot or options.output in (None, "-"):
             raise SoundloomError("--lines writes a folder of files: give -o FOLDER, without --stream and --plot")
@@ -134,6 +145,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("-f", "--file", help="text file to speak, or - (standard input)")
     parser.add_argument("-o", "--output", help="audio file (.wav, .flac, .ogg, .mp3 …), or - (standard output)")
     parser.add_argument("--lines", action="store_true", help="speak each line into a file of its own, in the folder -o")
+    parser.add_argument("--batch", type=int, default=8, help="with --lines: sentences spoken side by side (default: 8)")
     parser.add_argument("--stream", action="store_true", help="write PCM to standard output as it is made")
     parser.add_argument("--prompt", help="recording of a speaker to sound like, about 3 seconds")
     parser.add_argument("--prompt-text", help="what the recording says")
@@ -148,7 +160,8 @@ def main(argv: list[str] | None = None) -> int:
     voice = open_voice(options)
     arguments = voice_settings(options) | {"prompt": options.prompt, "prompt_text": options.prompt_text}
     if options.lines:
-        return speak_lines(voice, text, Path(options.output), arguments | {"retries": options.retries})
+        arguments["retries"] = options.retries
+        return speak_lines(voice, text, Path(options.output), options.batch, arguments)
     began = time.perf_counter()
     first = None
     if options.stream:

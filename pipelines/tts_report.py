@@ -16,6 +16,8 @@ from pipelines.report import Listening, Picture, Report, Sound, Table
 from pipelines.tts_scores import Item, Reference
 from pipelines.voice import Voice
 
+GUARDS = ("voice, guard off", "voice")
+
 
 @dataclass
 class Results:
@@ -25,6 +27,8 @@ class Results:
     sample_rate: int
     reference: Reference | None
     items: list[Item] = field(default_factory=list)
+    many: dict[str, list[Item]] = field(default_factory=dict)
+    factors: list[float] = field(default_factory=list)
     warm: list[float] = field(default_factory=list)
     cold: list[float] = field(default_factory=list)
 
@@ -53,7 +57,10 @@ def build_report(voice: Voice, results: Results, seeds: list[int], facts: dict[s
             for system in results.systems
         ]
         report.tables.append(Table("Sound", ["system", *columns], rows, "Mean [95% interval over sentences]."))
-    report.tables += [_endings_table(results), _speed_table(results)]
+    report.tables.append(_endings_table("How requests end", {name: results.of(name) for name in GUARDS}))
+    if results.many:
+        report.tables.append(_endings_table("How many more requests end", results.many))
+    report.tables.append(_speed_table(results))
     report.data = {"texts": results.texts, "items": [item.record(results.sample_rate) for item in results.items]}
     return report
 
@@ -82,15 +89,14 @@ def _word_table(results: Results, seeds: list[int]) -> Table:
     )
 
 
-def _endings_table(results: Results) -> Table:
+def _endings_table(title: str, found: dict[str, list[Item]]) -> Table:
     rows: list[list[Any]] = []
-    for system in ("voice, guard off", "voice"):
-        items = results.of(system)
+    for system, items in found.items():
         counted = scores.endings(items)
         attempts = sum(item.attempts for item in items) / max(1, len(items))
         rows.append([system, len(items), *counted.values(), attempts])
     return Table(
-        "How requests end",
+        title,
         ["system", "requests", *scores.endings([]), "attempts, mean"],
         rows,
         "end: well; length: far from what the text takes; silence: nothing, or a hole; loop: it repeated itself; "
@@ -99,10 +105,8 @@ def _endings_table(results: Results) -> Table:
 
 
 def _speed_table(results: Results) -> Table:
-    items = [item for item in results.of("voice, guard off") if item.wave is not None]
-    factors = [item.wall / (item.wave.shape[0] / results.sample_rate) for item in items if item.wave is not None]
     rows = [
-        ["real-time factor", *_quantiles(factors)],
+        ["real-time factor", *_quantiles(results.factors)],
         ["time to first audio, warm, ms", *_quantiles([1000 * wait for wait in results.warm])],
         ["time to first audio, cold, ms", *_quantiles([1000 * wait for wait in results.cold])],
     ]
@@ -110,8 +114,8 @@ def _speed_table(results: Results) -> Table:
         "Speed",
         ["figure", "p50", "p95", "n"],
         rows,
-        f"{torch.get_num_threads()} threads. Warm: from the request to the first samples, streaming; cold: from "
-        "starting tts.py, Python and imports included.",
+        f"{torch.get_num_threads()} threads, one sentence at a time. Warm: from the request to the first samples, "
+        "streaming; cold: from starting tts.py, Python and imports included.",
     )
 
 

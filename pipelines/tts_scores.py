@@ -7,7 +7,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,13 +39,12 @@ class Item:
     wave: Tensor | None
     finish_reason: str = "end"
     attempts: int = 1
-    wall: float = 0.0
     transcript: str | None = None
     scores: dict[str, float | None] | None = None
 
     def record(self, sample_rate: int) -> dict[str, Any]:
         """Plain values for the report's JSON."""
-        known = ("system", "index", "seed", "finish_reason", "attempts", "wall", "transcript")
+        known = ("system", "index", "seed", "finish_reason", "attempts", "transcript")
         seconds = None if self.wave is None else self.wave.shape[0] / sample_rate
         return {name: getattr(self, name) for name in known} | {"seconds": seconds, "scores": self.scores or {}}
 
@@ -110,17 +109,19 @@ def reference_items(reference: Reference, voice: Voice) -> Iterator[Item]:
         yield Item("reference through the codec", index, 0, again)
 
 
-def voice_items(voice: Voice, texts: Sequence[str], seed: int, settings: dict[str, Any]) -> Iterator[Item]:
+def voice_items(
+    voice: Voice, texts: Sequence[str], seed: int, settings: dict[str, Any], batch_size: int = 1
+) -> Iterator[Item]:
     """Every sentence without the guard and with it, in this order; a try that ended well is both."""
-    for index, text in enumerate(texts):
-        request = sentence_request(seed, index)
-        off = _spoken(voice, text, index, seed, request, {**settings, "retries": 0})
-        off.system = "voice, guard off"
-        yield off
-        on = off
-        if off.finish_reason != "end" and voice.config.retries:
-            on = _spoken(voice, text, index, seed, request, settings)
-        yield Item("voice", index, seed, on.wave, on.finish_reason, on.attempts, on.wall)
+    group = 4 * batch_size  # so that sentences of about one length can go together
+    for begin in range(0, len(texts), group):
+        places = range(begin, min(begin + group, len(texts)))
+        off = _spoken(voice, texts, places, seed, {**settings, "retries": 0}, batch_size)
+        bad = [index for index, item in off.items() if item.finish_reason not in ("end", "error")]
+        on = off | (_spoken(voice, texts, bad, seed, settings, batch_size) if voice.config.retries else {})
+        for index in places:
+            yield replace(off[index], system="voice, guard off")
+            yield on[index]
 
 
 def sentence_request(seed: int, index: int) -> int:
@@ -128,14 +129,45 @@ def sentence_request(seed: int, index: int) -> int:
     return seed * 100_003 + index
 
 
-def _spoken(voice: Voice, text: str, index: int, seed: int, request: int, settings: dict[str, Any]) -> Item:
-    began = time.perf_counter()
-    try:
-        speech = voice.speak(text, seed=request, **settings)
-    except SoundloomError:
-        return Item("voice", index, seed, None, "error", 1, time.perf_counter() - began)
-    wave = speech.waveform.mean(0)
-    return Item("voice", index, seed, wave, speech.finish_reason, speech.attempts, time.perf_counter() - began)
+def _spoken(
+    voice: Voice, texts: Sequence[str], places: Sequence[int], seed: int, settings: dict[str, Any], batch_size: int
+) -> dict[int, Item]:
+    """Some of the sentences by their place; one that cannot be spoken is an item without sound."""
+    items: dict[int, Item] = {}
+    good: list[int] = []
+    for index in places:
+        try:
+            voice.check_text(texts[index])
+            good.append(index)
+        except SoundloomError:
+            items[index] = Item("voice", index, seed, None, "error")
+    seeds = [sentence_request(seed, index) for index in good]
+    speeches = voice.speak_batch([texts[index] for index in good], seeds=seeds, batch_size=batch_size, **settings)
+    for index, speech in zip(good, speeches, strict=True):
+        wave = speech.waveform.mean(0)
+        items[index] = Item("voice", index, seed, wave, speech.finish_reason, speech.attempts)
+    return items
+
+
+def ends_of_many(
+    voice: Voice, texts: Sequence[str], settings: dict[str, Any], batch_size: int, seed: int = 0
+) -> dict[str, list[Item]]:
+    """How many requests end, without their sound: the guard's setting -> an item a text. For the failure rate."""
+    found: dict[str, list[Item]] = {"voice, guard off": [], "voice": []}
+    for item in voice_items(voice, texts, seed, settings, batch_size):
+        item.wave = None
+        found[item.system].append(item)
+    return found
+
+
+def real_time_factors(voice: Voice, texts: Sequence[str], settings: dict[str, Any], count: int) -> list[float]:
+    """Wall time over seconds of sound of sentences spoken whole, one by one, one try each; the first is not counted."""
+    factors = []
+    for index in range(count + 1):
+        began = time.perf_counter()
+        speech = voice.speak(texts[index % len(texts)], seed=index, **{**settings, "retries": 0})
+        factors.append((time.perf_counter() - began) / speech.seconds)
+    return factors[1:]
 
 
 def score(

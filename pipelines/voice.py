@@ -12,8 +12,8 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterator
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,21 @@ def load_voice(name_or_folder: str | os.PathLike[str] | None = None) -> Voice:
     config, codec, lm = read_voice(folder)
     card = folder / CARD_FILE
     return Voice(config, codec, lm, card.read_text(encoding="utf-8", errors="replace") if card.is_file() else "")
+
+
+@dataclass
+class _Spoken:
+    """How far a text has come: its pieces, the prompt of the next, and what was said so far."""
+
+    pieces: list[Piece]
+    seed: int
+    start: tuple[Tensor, str] | None
+    parts: list[Tensor] = field(default_factory=list)
+    sentences: list[Sentence] = field(default_factory=list)
+
+    def speech(self, sample_rate: int, levels: int) -> Speech:
+        sentences = [replace(sentence, codes=sentence.codes[:levels].clone()) for sentence in self.sentences]
+        return Speech.of(torch.cat(self.parts, dim=-1), sample_rate, sentences)
 
 
 class Voice:
@@ -79,19 +94,52 @@ class Voice:
         `lm.request.GenerateConfig`. A sentence that did not end well is tried again at most ``retries`` times with
         other seeds; `Speech.finish_reason` and `Speech.attempts` tell what came of it. Raises: SoundloomError.
         """
+        return self.speak_batch(
+            [text], seeds=[seed], levels=levels, prompt=prompt, prompt_text=prompt_text, retries=retries, **overrides
+        )[0]
+
+    def speak_batch(
+        self,
+        texts: Sequence[str],
+        *,
+        seeds: Sequence[int] | None = None,
+        batch_size: int = 8,
+        levels: int | None = None,
+        prompt: Prompt | None = None,
+        prompt_text: str | None = None,
+        retries: int | None = None,
+        **overrides: Any,
+    ) -> list[Speech]:
+        """Say many texts, ``batch_size`` sentences side by side: much faster than one by one, and the same sound.
+
+        (The same codes, up to draws that fall within rounding of a border.) ``seeds``: one a text; 0 for each by
+        default. The other arguments and the errors are those of `speak`.
+        """
         config, levels, retries = self._settings(levels, retries, overrides)
-        start = self._start(prompt, prompt_text)
-        parts: list[Tensor] = []
-        sentences: list[Sentence] = []
-        pieces = self._pieces(text)
-        for index, piece in enumerate(pieces):
-            job = self._job(piece, start, sentence_seed(seed, index), config, levels)
-            sentence, wave = say(self.lm, self.codec, job, retries)
-            sentences.append(replace(sentence, start=sum(part.shape[-1] for part in parts)))
-            parts += [wave, self._pause(piece, index == len(pieces) - 1)]
-            start = self._carry(start, sentence, piece)
-        sentences = [replace(sentence, codes=sentence.codes[:levels].clone()) for sentence in sentences]
-        return Speech.of(torch.cat(parts, dim=-1), self.sample_rate, sentences)
+        if batch_size < 1:
+            raise SoundloomError(f"batch_size is {batch_size}; wanted 1 or more")
+        seeds = [0] * len(texts) if seeds is None else seeds
+        first = self._start(prompt, prompt_text)
+        spoken = [_Spoken(self._pieces(text), seed, first) for text, seed in zip(texts, seeds, strict=True)]
+        # A text's next sentence may need the one before; of different texts, those of about one length go together.
+        for index in range(max((len(one.pieces) for one in spoken), default=0)):
+            row = [one for one in spoken if index < len(one.pieces)]
+            row.sort(key=lambda one: len(one.pieces[index].text))
+            for begin in range(0, len(row), batch_size):
+                group = row[begin : begin + batch_size]
+                jobs = [
+                    self._job(one.pieces[index], one.start, sentence_seed(one.seed, index), config, levels)
+                    for one in group
+                ]
+                for one, (sentence, wave) in zip(group, say(self.lm, self.codec, jobs, retries), strict=True):
+                    one.sentences.append(replace(sentence, start=sum(part.shape[-1] for part in one.parts)))
+                    one.parts += [wave, self._pause(one.pieces[index], index == len(one.pieces) - 1)]
+                    one.start = self._carry(one.start, sentence, one.pieces[index])
+        return [one.speech(self.sample_rate, levels) for one in spoken]
+
+    def check_text(self, text: str) -> None:
+        """Raises: SoundloomError where the text cannot be spoken, and why."""
+        self._pieces(text)
 
     def stream(
         self,
@@ -150,7 +198,7 @@ class Voice:
         config = replace(config, max_frames=frames, min_frames=frames if text is None else config.min_frames)
         piece = Piece(text or "", 0.0)
         job = Job(piece, torch.tensor(ids, dtype=torch.long), codes, checked_seed(seed), config, levels, 0.0)
-        sentence, new = say(self.lm, self.codec, job, retries, exact=True)
+        ((sentence, new),) = say(self.lm, self.codec, [job], retries, exact=True)
         sentence = replace(sentence, codes=sentence.codes[:levels].clone())
         if not only_new:
             new, begin = joined(self.codec, job, wave, sentence.codes)

@@ -1,8 +1,8 @@
-"""One sentence from text ids to sound, whole with a guard, or chunk by chunk while it is written."""
+"""Sentences from text ids to sound, whole with a guard, or chunk by chunk while they are written."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from codec.errors import SoundloomError
 from lm.checkpoint import LoadedLM
-from lm.generate import generate, retry_seed
+from lm.generate import Generation, generate, retry_seed
 from lm.request import GenerateConfig
 from pipelines.speech import FINISH_REASONS, Edges, Piece, Sentence, Speech, verdict
 
@@ -33,32 +33,53 @@ class Job:
     expected_seconds: float
 
 
-def say(lm: LoadedLM, codec: Any, job: Job, retries: int, exact: bool = False) -> tuple[Sentence, Tensor]:
-    """Generate until a try ends well, else the least bad one; ``exact``: running to the cap is what was wanted.
+def say(
+    lm: LoadedLM, codec: Any, jobs: Sequence[Job], retries: int, exact: bool = False
+) -> list[tuple[Sentence, Tensor]]:
+    """Speak jobs of one config side by side; each until a try ends well, else its least bad one.
 
-    Returns the sentence, with the codes of all levels, and its waveform [C, N].
+    Neighbours do not change a job's result, up to rounding. ``exact``: running to the cap is what was wanted. Returns
+    for each job the sentence, with the codes of all levels, and its waveform [C, N].
     """
-    prompt = None if job.prompt is None else job.prompt[None]
-    skip = 0 if job.prompt is None else job.prompt.shape[1]
-    best: tuple[Sentence, Tensor] | None = None
+    best: list[tuple[Sentence, Tensor] | None] = [None] * len(jobs)
+    waiting = list(range(len(jobs)))
     for attempt in range(retries + 1):
-        seed = job.seed if attempt == 0 else retry_seed(job.seed, attempt)
-        written = generate(lm.model, job.text_ids[None], None, prompt, None, [seed], job.config)
-        codes = written.row(0)[:, skip:].clone()
-        edges = Edges(codec.sample_rate)
-        wave = torch.cat([edges.push(decode(codec, job, codes)), edges.finish()], dim=-1)
-        reason = written.finish_reasons[0]
-        if not exact:
-            reason = verdict(reason, wave, codec.sample_rate, job.expected_seconds)
-        elif reason == "cap":
-            reason = "end"
-        sentence = Sentence(job.piece.text, codes, seed, reason, attempt + 1, 0, wave.shape[-1])
-        if best is None or FINISH_REASONS.index(reason) < FINISH_REASONS.index(best[0].finish_reason):
-            best = sentence, wave
-        if reason == "end":
+        seeds = [jobs[i].seed if attempt == 0 else retry_seed(jobs[i].seed, attempt) for i in waiting]
+        written = _write(lm, [jobs[i] for i in waiting], seeds)
+        again = []
+        for row, (i, seed) in enumerate(zip(waiting, seeds, strict=True)):
+            job = jobs[i]
+            codes = written.row(row)[:, 0 if job.prompt is None else job.prompt.shape[1] :].clone()
+            edges = Edges(codec.sample_rate)
+            wave = torch.cat([edges.push(decode(codec, job, codes)), edges.finish()], dim=-1)
+            reason = written.finish_reasons[row]
+            if not exact:
+                reason = verdict(reason, wave, codec.sample_rate, job.expected_seconds)
+            elif reason == "cap":
+                reason = "end"
+            before = best[i]
+            if before is None or FINISH_REASONS.index(reason) < FINISH_REASONS.index(before[0].finish_reason):
+                before = Sentence(job.piece.text, codes, seed, reason, attempt + 1, 0, wave.shape[-1]), wave
+            best[i] = replace(before[0], attempts=attempt + 1), before[1]
+            if reason != "end":
+                again.append(i)
+        waiting = again
+        if not waiting:
             break
-    assert best is not None
-    return replace(best[0], attempts=attempt + 1), best[1]
+    return [one for one in best if one is not None]
+
+
+def _write(lm: LoadedLM, jobs: Sequence[Job], seeds: Sequence[int]) -> Generation:
+    """Generate for the jobs as one batch, texts and prompts padded to the longest."""
+    prompts = [torch.zeros(lm.codec_facts.num_levels, 0) if job.prompt is None else job.prompt for job in jobs]
+    text_lengths = torch.tensor([len(job.text_ids) for job in jobs])
+    prompt_lengths = torch.tensor([prompt.shape[1] for prompt in prompts])
+    text_ids = torch.zeros(len(jobs), int(text_lengths.max()), dtype=torch.long)
+    prompt_codes = torch.zeros(len(jobs), prompts[0].shape[0], int(prompt_lengths.max()), dtype=torch.long)
+    for row, (job, prompt) in enumerate(zip(jobs, prompts, strict=True)):
+        text_ids[row, : len(job.text_ids)] = job.text_ids
+        prompt_codes[row, :, : prompt.shape[1]] = prompt
+    return generate(lm.model, text_ids, text_lengths, prompt_codes, prompt_lengths, seeds, jobs[0].config)
 
 
 def warm_up(codec: Any, job: Job) -> Tensor:

@@ -61,6 +61,22 @@ def test_the_same_request_gives_the_same_speech_and_codes_that_decode_to_it(voic
     assert torch.equal(voice.codec.decode(speech.codes[None])[0][:, middle], speech.waveform[:, middle])
 
 
+@pytest.mark.parametrize("prompted", [False, True])
+def test_side_by_side_equals_alone(voice: Voice, prompted: bool) -> None:
+    prompt: dict[str, Any] = {"prompt": prompt_wave(), "prompt_text": "how"} if prompted else {}
+    texts = ["Hello world", TWO, "you", "Hello, how are you? World, hello."]
+    seeds = [5, 6, 7, 8]
+    together = voice.speak_batch(texts, seeds=seeds, batch_size=3, retries=1, **prompt)
+    for text, seed, speech in zip(texts, seeds, together, strict=True):
+        alone = voice.speak(text, seed=seed, retries=1, **prompt)
+        assert torch.equal(alone.codes, speech.codes) and alone.finish_reason == speech.finish_reason
+        assert torch.allclose(alone.waveform, speech.waveform, atol=1e-5) and alone.attempts == speech.attempts
+        assert [s.start for s in alone.sentences] == [s.start for s in speech.sentences]
+    assert voice.speak_batch([]) == []
+    with pytest.raises(SoundloomError, match="batch_size"):
+        voice.speak_batch(texts, batch_size=0)
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("prompted", [False, True])
 def test_streamed_equals_whole(voice: Voice, seed: int, prompted: bool) -> None:
