@@ -5,6 +5,7 @@
     python pipelines/evaluate_tts.py voices/mine -o report/ --texts my-sentences.txt --teacher flite:slt
     python pipelines/evaluate_tts.py voices/mine -o report/ --reference corpora/heart/manifest.jsonl --split test
     python pipelines/evaluate_tts.py voices/mine -o report/ --dnsmos --speaker --threads 2
+    python pipelines/evaluate_tts.py voices/mine -o report/ --prompts new-speakers/manifest.jsonl
     python pipelines/evaluate_tts.py voices/mine -o report/ --endings 1000 --endings-texts prompts.txt
 
 VOICE is a folder, a hub name, or `shipped`. The sentences are 220 that were written for this (pipelines/sentences/), a
@@ -22,6 +23,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ from pipelines.cli import run
 from pipelines.report import write_report
 from pipelines.speaking import SETTINGS
 from pipelines.texts import read_texts
+from pipelines.tts_cloning import measure_cloning, read_speakers
 from pipelines.tts_report import Results, build_report, listenings
 from pipelines.tts_scores import Item, Reference
 from pipelines.voice import Voice, load_voice
@@ -125,6 +128,10 @@ def _reference(options: argparse.Namespace, sample_rate: int) -> tuple[list[str]
     return texts, None if teacher == "none" else scores.teacher_reference(teacher, texts, sample_rate)
 
 
+def _shown(names: Iterator[str], count: int) -> Iterator[str]:
+    yield from tqdm(names, total=count, unit="speaker", disable=not sys.stderr.isatty())
+
+
 def _facts(options: argparse.Namespace, voice: Voice, results: Results) -> dict[str, str]:
     parameters = sum(parameter.numel() for parameter in voice.lm.model.parameters()) / 1e6
     facts = {
@@ -157,6 +164,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dnsmos", action="store_true", help="DNSMOS by speechmos")
     parser.add_argument("--speaker", action="store_true", help="speaker similarity to the reference, by Resemblyzer")
     parser.add_argument("--listen", type=int, default=6, help="sentences to hear in the page (default: 6)")
+    parser.add_argument("--prompts", help="manifest.jsonl of new speakers: how like them after a prompt of 2 to 6 s")
+    parser.add_argument("--prompt-sentences", type=int, default=4, help="sentences a new speaker (default: 4)")
     parser.add_argument(
         "--endings", type=int, default=0, help="requests more whose ends alone are counted (default: 0)"
     )
@@ -174,8 +183,8 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if (options.limit is not None and options.limit < 1) or options.batch < 1:
         raise SoundloomError("--limit and --batch must be at least 1")
-    if min(options.first_sound, options.cold, options.listen, options.endings) < 0:
-        raise SoundloomError("--listen, --first-sound, --cold and --endings must be at least 0")
+    if min(options.first_sound, options.cold, options.listen, options.endings, options.prompt_sentences - 1) < 0:
+        raise SoundloomError("--listen, --first-sound, --cold and --endings must be at least 0, --prompt-sentences 1")
     try:
         seeds = sorted({int(part) for part in options.seeds.split(",")})
     except ValueError:
@@ -188,12 +197,19 @@ def main(argv: list[str] | None = None) -> int:
     settings["levels"] = options.levels
     chosen, transcriber, judge_facts = _judges(options)
     texts, reference = _reference(options, voice.sample_rate)
+    speakers = read_speakers(Path(options.prompts), voice.sample_rate) if options.prompts else {}
     results = Results(texts, voice.sample_rate, reference)
     measure(voice, results, seeds, settings, transcriber, chosen, options.batch)
     if options.endings:
         prompts = read_texts(options.endings_texts) if options.endings_texts else texts
         prompts = [prompts[i % len(prompts)] for i in range(options.endings)]
         results.many = scores.ends_of_many(voice, prompts, settings, options.batch, seed=max(seeds) + 1)
+    if options.prompts:
+        encoder = judges.SpeakerEncoder()
+        judge_facts["new speakers"] = f"{options.prompts}; {encoder.description}"
+        results.cloning = measure_cloning(
+            voice, speakers, texts[: options.prompt_sentences], encoder, settings, options.batch, _shown
+        )
     if options.first_sound:
         results.factors = scores.real_time_factors(voice, texts, settings, options.first_sound)
         results.warm = scores.first_sound(voice, texts, settings, options.first_sound)

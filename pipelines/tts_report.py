@@ -13,6 +13,7 @@ from codec.audio import encode_audio
 from pipelines import plots
 from pipelines import tts_scores as scores
 from pipelines.report import Listening, Picture, Report, Sound, Table
+from pipelines.tts_cloning import Cloning
 from pipelines.tts_scores import Item, Reference
 from pipelines.voice import Voice
 
@@ -27,6 +28,7 @@ class Results:
     sample_rate: int
     reference: Reference | None
     items: list[Item] = field(default_factory=list)
+    cloning: Cloning | None = None
     many: dict[str, list[Item]] = field(default_factory=dict)
     factors: list[float] = field(default_factory=list)
     warm: list[float] = field(default_factory=list)
@@ -57,6 +59,8 @@ def build_report(voice: Voice, results: Results, seeds: list[int], facts: dict[s
             for system in results.systems
         ]
         report.tables.append(Table("Sound", ["system", *columns], rows, "Mean [95% interval over sentences]."))
+    if results.cloning is not None:
+        report.tables.append(results.cloning.table())
     report.tables.append(_endings_table("How requests end", {name: results.of(name) for name in GUARDS}))
     if results.many:
         report.tables.append(_endings_table("How many more requests end", results.many))
