@@ -16,17 +16,35 @@ from lm.config import LMConfig
 from lm.delay import delay
 from lm.generate import generate_codes
 from lm.output import LMOutput
+from lm.packed import PackedTransformer, pack_linear, weights_version
 from lm.prefix import TextPrefix, causal_mask, positions
 from lm.request import Request
-from lm.transformer import KVCache, Transformer
+from lm.transformer import KVCache, Transformer, additive_mask
+
+
+class _Writer:
+    """The model's parts that a step of generation needs, laid out for it: a snapshot of the weights."""
+
+    def __init__(self, model: StepLM) -> None:
+        self.version = weights_version(model)
+        self.transformer = PackedTransformer(model.transformer)
+        self.heads = pack_linear(model.heads)
+        self.offsets = torch.arange(model.levels, device=model.heads.device) * model.config.num_inputs
 
 
 @dataclass
 class StepState:
-    """Where a generation stands: the cache, which text keys are shown (bool [B, L]) and the audio steps taken."""
+    """Where a generation stands.
 
+    The run's packed weights, rotary tables [L + max_steps, 1, head_dim] and mask of keys [B, 1, 1, L + max_steps]
+    (added to the scores; None where all text is shown), all made once; the cache; and the audio steps taken.
+    """
+
+    writer: _Writer
+    tables: tuple[Tensor, Tensor]
+    mask: Tensor | None
     cache: KVCache
-    shown_text: Tensor
+    text_length: int
     step: int = 0
 
 
@@ -47,6 +65,10 @@ class StepLM(nn.Module):
         self.hidden_audio = nn.Parameter(torch.zeros(dim))
         self.transformer = Transformer(config.transformer)
         self.heads = nn.Parameter(torch.randn(levels * config.num_outputs, dim) * (0.64 * dim**-0.5))
+        self._writer: _Writer | None = None  # made by `start`
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_writer": None}  # a snapshot is made again, never copied
 
     # --- training -------------------------------------------------------------------------------------------------
 
@@ -94,10 +116,11 @@ class StepLM(nn.Module):
             delayed[:, k, :k] = self.config.start_id
         return F.pad(delayed, (1, 0), value=self.config.start_id)
 
-    def embed(self, inputs: Tensor) -> Tensor:
-        """Sum of the levels' embeddings: ids [B, levels, S] -> [B, S, D]."""
+    def embed(self, inputs: Tensor, offsets: Tensor | None = None) -> Tensor:
+        """Sum of the levels' embeddings: ids [B, levels, S] -> [B, S, D]; ``offsets``: each level's first row."""
         B, K, S = inputs.shape
-        offsets = torch.arange(K, device=inputs.device) * self.config.num_inputs
+        if offsets is None:
+            offsets = torch.arange(K, device=inputs.device) * self.config.num_inputs
         rows = (inputs.transpose(1, 2) + offsets).reshape(B * S, K)
         return F.embedding_bag(rows, self.code_embedding, mode="sum").view(B, S, -1) + self.prefix.audio_type
 
@@ -123,23 +146,37 @@ class StepLM(nn.Module):
 
     def start(self, text_ids: Tensor, text_lengths: Tensor, max_steps: int) -> StepState:
         """Read the text once: the state that `advance` continues for at most ``max_steps`` audio steps."""
+        if self._writer is None or self._writer.version != weights_version(self):
+            self._writer = _Writer(self)
+        writer = self._writer
         text, lengths = self.prefix(text_ids, text_lengths)
         B, L, _ = text.shape
         cache = self.transformer.init_cache(B, L + max_steps)
-        self.transformer(text, positions(self.config, L, 0, text.device), causal_mask(lengths, L, 0), cache)
-        return StepState(cache, torch.arange(L, device=text.device) < lengths[:, None])
+        cos, sin = writer.transformer.tables(positions(self.config, L, max_steps, text.device))
+        mask = None
+        if bool((lengths < L).any()):
+            index = torch.arange(L + max_steps, device=text.device)
+            shown = (index < lengths[:, None]) | (index >= L)
+            mask = additive_mask(shown, text.dtype)[:, None, None]
+        among_text = None if mask is None else additive_mask(causal_mask(lengths, L, 0), text.dtype)
+        writer.transformer(text, cos[:L], sin[:L], among_text, cache)
+        return StepState(writer, (cos, sin), mask, cache, L)
 
     def advance(self, state: StepState, inputs: Tensor) -> Tensor:
         """Take the next n steps with input ids [B, levels, n]: scores [B, levels, outputs] of the last of them."""
-        B, L = state.shown_text.shape
-        n = inputs.shape[2]
-        steps = torch.arange(state.step + n, device=inputs.device)
-        audio = (steps <= steps[state.step :, None]).expand(B, n, -1)
-        mask = torch.cat([state.shown_text[:, None].expand(B, n, L), audio], dim=2)[:, None]
-        where = positions(self.config, 0, n, inputs.device, first_audio=state.step)
-        hidden = self.transformer(self.embed(inputs), where, mask, state.cache)[:, -1]
+        B, n = inputs.shape[0], inputs.shape[2]
+        first = state.text_length + state.step
+        end = first + n
+        cos, sin = (table[first:end] for table in state.tables)
+        mask = None if state.mask is None else state.mask[..., :end]
+        if n > 1:
+            later = torch.ones(n, end, dtype=torch.bool, device=inputs.device).triu(first + 1)
+            causal = additive_mask(~later, cos.dtype)[None, None]
+            mask = causal if mask is None else mask + causal
+        x = self.embed(inputs, state.writer.offsets)
+        hidden = state.writer.transformer(x, cos, sin, mask, state.cache)[:, -1]
         state.step += n
-        return F.linear(hidden, self.heads).view(B, self.levels, -1)
+        return state.writer.heads(hidden).view(B, self.levels, -1)
 
     @property
     def decoder(self) -> StepLM:
