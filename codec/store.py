@@ -125,6 +125,11 @@ class StoreReader:
         shard, row = self._locate(index)
         return self._string(shard, "text", row)
 
+    def speaker(self, index: int) -> str:
+        """Read one row's speaker alone, "" where it is not known."""
+        shard, row = self._locate(index)
+        return self._string(shard, "speaker", row)
+
     def require_codec(self, codec: Any) -> None:
         """Raise `SoundloomError` unless ``codec`` is the one that made this store."""
         self.facts.require(StoreFacts.of(codec, min(self.stored_levels, codec.num_levels)), str(self.path))

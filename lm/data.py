@@ -13,7 +13,7 @@ from __future__ import annotations
 import random
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from codec.errors import SoundloomError
 from codec.store import StoreReader
+from lm.prefix import Earlier
 from lm.text import TextTokenizer
 
 _BUCKET_RATIO = 1.1  # rows of one bucket differ by at most this factor in length: under 10% padding
@@ -29,17 +30,23 @@ _BUCKET_RATIO = 1.1  # rows of one bucket differ by at most this factor in lengt
 
 @dataclass(frozen=True)
 class Example:
-    """One utterance: its id, text_ids (a list of L numbers) and codes, integers [K, T]."""
+    """One utterance, or two of a speaker joined: its id, text_ids (a list of L numbers) and codes, integers [K, T].
+
+    Of two, the first has ``earlier_units`` of the text and ``earlier_frames`` of the codes.
+    """
 
     id: str
     text_ids: list[int]
     codes: Tensor
+    earlier_units: int = 0
+    earlier_frames: int = 0
 
 
 @dataclass(frozen=True)
 class Batch:
     """text_ids long [B, L], text_lengths long [B], codes long [B, K, T], lengths long [B] (frames), ids of the B rows.
 
+    ``earlier``: what of each row is the first of two joined utterances; None where no row is joined.
     Padding is `text_pad_id` in text_ids and 0 in codes; only the lengths tell what is padding. A row without text
     has text length 0.
     """
@@ -49,11 +56,13 @@ class Batch:
     codes: Tensor
     lengths: Tensor
     ids: list[str]
+    earlier: Earlier | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch with its tensors on ``device``."""
         moved = [t.to(device) for t in (self.text_ids, self.text_lengths, self.codes, self.lengths)]
-        return replace(self, text_ids=moved[0], text_lengths=moved[1], codes=moved[2], lengths=moved[3])
+        earlier = None if self.earlier is None else self.earlier.to(device)
+        return Batch(*moved, self.ids, earlier)
 
 
 def collate(examples: Sequence[Example], pad_id: int) -> Batch:
@@ -66,7 +75,9 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
     for i, example in enumerate(examples):
         text_ids[i, : len(example.text_ids)] = torch.tensor(example.text_ids, dtype=torch.long)
         codes[i, :, : example.codes.shape[1]] = example.codes
-    return Batch(text_ids, text_lengths, codes, lengths, [example.id for example in examples])
+    frames = torch.tensor([example.earlier_frames for example in examples])
+    earlier = Earlier(torch.tensor([example.earlier_units for example in examples]), frames) if frames.any() else None
+    return Batch(text_ids, text_lengths, codes, lengths, [example.id for example in examples], earlier)
 
 
 class GridDataset:
@@ -80,6 +91,8 @@ class GridDataset:
         reader: the store; its ``num_levels`` decides how many levels a batch has.
         max_frames: the longest row that is used; 0 = any.
         spell_probability: share of known words that are spelled instead of pronounced, drawn anew for every batch.
+        join: so many pairs of utterances of one speaker are added, for each utterance; the second learns to go on
+            in the voice of the first, as after a prompt.
         seed: decides which.
 
     Raises: SoundloomError where no row is left.
@@ -92,6 +105,7 @@ class GridDataset:
         *,
         max_frames: int = 0,
         spell_probability: float = 0.0,
+        join: float = 0.0,
         seed: int = 0,
     ) -> None:
         self.reader = reader
@@ -118,13 +132,35 @@ class GridDataset:
             why = next(iter(self.dropped.values()), "it is empty")
             raise SoundloomError(f"{reader.path}: no row can be used for training, first reason: {why}")
         self.rows = np.array(rows, dtype=np.int64)  # place in the store
-        self.lengths = num_frames[self.rows]  # frames of each usable row
-        self.text_lengths = np.array([len(ids) for ids in texts], dtype=np.int64)
         self._texts = np.concatenate(texts)
-        self._text_ends = np.cumsum(self.text_lengths)
+        self._units = np.array([len(ids) for ids in texts], dtype=np.int64)
+        self._frames = num_frames[self.rows]
+        self._text_ends = np.cumsum(self._units)
+        self.pairs = self._pairs(round(join * len(rows)), max_frames)  # [pairs, 2], places in ``rows``
+        #: frames and text units of each example: the rows, then the pairs
+        self.lengths = np.concatenate([self._frames, self._frames[self.pairs].sum(1)])
+        self.text_lengths = np.concatenate([self._units, self._units[self.pairs].sum(1)])
+
+    def _pairs(self, count: int, max_frames: int) -> np.ndarray:
+        """At most ``count`` pairs of rows with text of one speaker, together within ``max_frames``, by the seed."""
+        speakers = np.array([self.reader.speaker(int(row)) for row in self.rows]) if count else np.zeros(0)
+        found: list[np.ndarray] = []
+        for turn in range(100):  # each turn pairs every row once, in another order
+            if sum(map(len, found)) >= count:
+                break
+            order = np.argsort(_keys(self.seed, -2 - turn, np.arange(len(self.rows))))
+            order = order[self._units[order] > 0]
+            order = order[np.argsort(speakers[order], kind="stable")]
+            pairs = order[: len(order) // 2 * 2].reshape(-1, 2)
+            fits = speakers[pairs[:, 0]] == speakers[pairs[:, 1]]
+            fits &= (max_frames == 0) | (self._frames[pairs].sum(1) <= max_frames)
+            found.append(pairs[fits])
+        pairs = np.concatenate(found) if found else np.zeros((0, 2), dtype=np.int64)
+        # The last turn's pairs stand in the speakers' order: a permutation lets none of them be cut off first.
+        return pairs[np.argsort(_keys(self.seed, -1, np.arange(len(pairs))))][:count]
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.lengths)
 
     @property
     def pace(self) -> tuple[float, float]:
@@ -132,10 +168,10 @@ class GridDataset:
 
         Where the rows make no rising line that starts at 0 or above, the mean ratio and 0; (1.0, 0.0) without text.
         """
-        spoken = self.text_lengths > 0
+        spoken = self._units > 0
         if not spoken.any():
             return 1.0, 0.0
-        units, frames = self.text_lengths[spoken], self.lengths[spoken]
+        units, frames = self._units[spoken], self._frames[spoken]
         ratio = float(frames.sum() / units.sum())
         if len(units) < 10 or units.std() < 1:
             return ratio, 0.0
@@ -143,9 +179,17 @@ class GridDataset:
         return (slope, start) if slope > 0.1 * ratio and start >= 0 else (ratio, 0.0)
 
     def example(self, index: int, draw: int = 0) -> Example:
-        """Return usable row ``index``; spelling is drawn from (seed, draw, the row's id)."""
+        """Return example ``index``: a row, or after all rows a pair; spelling is drawn from (seed, draw, row's id)."""
+        if index < len(self.rows):
+            return self._row(index, draw)
+        first, second = (self._row(int(place), draw) for place in self.pairs[index - len(self.rows)])
+        text_ids, codes = first.text_ids + second.text_ids, torch.cat([first.codes, second.codes], dim=1)
+        identity = f"{first.id}+{second.id}"
+        return Example(identity, text_ids, codes, len(first.text_ids), first.codes.shape[1])
+
+    def _row(self, index: int, draw: int) -> Example:
         row = int(self.rows[index])
-        end, length = int(self._text_ends[index]), int(self.text_lengths[index])
+        end, length = int(self._text_ends[index]), int(self._units[index])
         identity = self.reader.id(row)
         if self.spell_probability > 0 and length:
             # Seeding with a string hashes it with SHA-512: the same in every process, on every machine.
@@ -156,7 +200,7 @@ class GridDataset:
         return Example(identity, text_ids, self.reader.codes(row))
 
     def batch(self, indices: Iterable[int], draw: int = 0) -> Batch:
-        """Read and pad the usable rows ``indices``; ``draw`` (a batch's number) seeds what is drawn at random."""
+        """Read and pad the examples ``indices``; ``draw`` (a batch's number) seeds what is drawn at random."""
         examples = [self.example(int(index), draw) for index in indices]
         return collate(examples, self.tokenizer.pad_id)
 

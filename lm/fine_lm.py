@@ -14,7 +14,7 @@ from lm.coarse_lm import CoarseLM
 from lm.config import LMConfig
 from lm.generate import generate_codes, guided, guided_text
 from lm.output import LMOutput
-from lm.prefix import TextPrefix, full_mask, positions
+from lm.prefix import Earlier, TextPrefix, full_mask, positions
 from lm.request import Request
 from lm.sampling import sample
 from lm.transformer import Transformer
@@ -48,9 +48,11 @@ class FineLM(nn.Module):
         lengths: Tensor,
         level: int | None = None,
         generator: torch.Generator | None = None,
+        earlier: Earlier | None = None,
     ) -> LMOutput:
         """Score one level of codes [B, >= level, T] from the levels below: logits [B, 1, T, codebook_size].
 
+        ``earlier``: what of each row is an utterance before.
         Without ``level``, one of 1 … K-1 is drawn (``generator``: else the global one): a training step a level.
         """
         B, _, T = codes.shape
@@ -72,7 +74,8 @@ class FineLM(nn.Module):
         audio = F.embedding_bag(rows, self.code_embedding, mode="sum").view(B, T, -1)
         audio = audio + self.level_embedding[level - 1] + self.prefix.audio_type
         mask = full_mask(text_lengths, L, lengths, T)
-        hidden = self.transformer(torch.cat([text, audio], dim=1), positions(self.config, L, T, text.device), mask)
+        where = positions(self.config, L, T, text.device, earlier)
+        hidden = self.transformer(torch.cat([text, audio], dim=1), where, mask)
         logits = F.linear(hidden[:, L:], self.heads[level - 1])
         return LMOutput(logits[:, None], frames[:, None], first_level=level)
 
@@ -103,8 +106,9 @@ class CoarseFineLM(nn.Module):
         padding, forced = index >= lengths[:, None], index < request.prompt_lengths[:, None]
         copies = 1 if config.guidance == 1.0 else 2
         text = guided_text(request.text_ids, request.text_lengths, config.guidance)
+        earlier = None if request.earlier is None else request.earlier.repeated(copies)
         for level in range(1, self.config.num_levels):
-            output = self.fine(*text, codes.repeat(copies, 1, 1), lengths.repeat(copies), level)
+            output = self.fine(*text, codes.repeat(copies, 1, 1), lengths.repeat(copies), level, earlier=earlier)
             logits = guided(output.logits[:, 0], config.guidance)
             drawn = torch.full_like(codes[:, 0], self.config.end_id)
             for row in range(B):  # a row draws as many numbers as it has frames, whatever its neighbours' lengths

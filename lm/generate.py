@@ -16,6 +16,7 @@ from torch import Tensor
 
 from codec.errors import SoundloomError
 from lm.config import LMConfig
+from lm.prefix import Earlier
 from lm.request import GenerateConfig, Request, frame_limits, make_request
 from lm.sampling import sample
 
@@ -45,7 +46,7 @@ class StepDecoder(Protocol):
 
     levels: int
 
-    def start(self, text_ids: Tensor, text_lengths: Tensor, max_steps: int) -> Any: ...
+    def start(self, text_ids: Tensor, text_lengths: Tensor, max_steps: int, earlier: Earlier | None = None) -> Any: ...
 
     def advance(self, state: Any, inputs: Tensor) -> Tensor: ...
 
@@ -84,7 +85,7 @@ class _Run:
         config, K = request.config, model.decoder.levels
         B = request.text_ids.shape[0]
         device = request.text_ids.device
-        self.least, self.most = frame_limits(request.text_lengths, request.prompt_lengths, config, model.config)
+        self.least, self.most = frame_limits(request, model.config)
         if bool((request.prompt_lengths >= self.most).any()):
             raise SoundloomError(
                 f"max_frames {int(self.most.min())} leaves no room after a prompt of "
@@ -106,7 +107,10 @@ class _Run:
         # The prompt's inputs are known: the first advance takes all steps up to the shortest prompt's end at once.
         self.step = int(request.prompt_lengths.min())
         text = guided_text(request.text_ids, request.text_lengths, config.guidance)
-        self.state = self.decoder.start(*text, max_steps=steps)
+        earlier = request.earlier
+        if earlier is not None and config.guidance != 1.0:
+            earlier = earlier.repeated(2)
+        self.state = self.decoder.start(*text, max_steps=steps, earlier=earlier)
         self.taken = 0
 
     @property
@@ -173,13 +177,18 @@ def generate(
     prompt_lengths: Tensor | None = None,
     seeds: Sequence[int] | None = None,
     config: GenerateConfig | None = None,
+    prompt_text_lengths: Tensor | None = None,
 ) -> Generation:
     """Write codes for text_ids long [B, L] (prompt's text first), after prompt_codes [B, K, P] where given.
 
+    ``prompt_text_lengths`` long [B]: how many of a row's text units the prompt says (0: its words are not known); the
+    clock of the others then starts where the prompt ends. Without it the text is taken as one from the prompt's start.
     Each row has its own seed (0, 1, … by default), so its result does not depend on its neighbours, up to draws that
     fall within rounding (about 1e-6) of a border. Errors: `SoundloomError` for ids or sizes that do not fit the model.
     """
-    request = make_request(model.config, text_ids, text_lengths, prompt_codes, prompt_lengths, seeds, config)
+    request = make_request(
+        model.config, text_ids, text_lengths, prompt_codes, prompt_lengths, seeds, config, prompt_text_lengths
+    )
     with evaluating(model):
         run = _Run(model, request)
         while not bool(run.done.all()):
@@ -229,10 +238,12 @@ def stream(
     prompt_codes: Tensor | None = None,
     seed: int = 0,
     config: GenerateConfig | None = None,
+    prompt_text_length: int | None = None,
 ) -> Stream:
     """Like `generate` for one request (text_ids [L], prompt_codes [K, P]), frame by frame, the same codes."""
     prompt = None if prompt_codes is None else prompt_codes[None]
-    return Stream(model, make_request(model.config, text_ids[None], None, prompt, None, [seed], config))
+    said = None if prompt_text_length is None else torch.tensor([prompt_text_length])
+    return Stream(model, make_request(model.config, text_ids[None], None, prompt, None, [seed], config, said))
 
 
 def generate_guarded(
@@ -243,23 +254,29 @@ def generate_guarded(
     prompt_lengths: Tensor | None = None,
     seeds: Sequence[int] | None = None,
     config: GenerateConfig | None = None,
+    prompt_text_lengths: Tensor | None = None,
     retries: int = 2,
 ) -> Generation:
     """`generate`, and rows that did not reach END are tried again with seeds that derive from theirs.
 
     At most ``retries`` more tries; a row that never ends well keeps its first result.
     """
-    request = make_request(model.config, text_ids, text_lengths, prompt_codes, prompt_lengths, seeds, config)
+    request = make_request(
+        model.config, text_ids, text_lengths, prompt_codes, prompt_lengths, seeds, config, prompt_text_lengths
+    )
     seeds = [generator.initial_seed() for generator in request.generators]
     parts = (request.text_ids, request.text_lengths, request.prompt_codes, request.prompt_lengths)
-    first = generate(model, *parts, seeds, request.config)
+    said = None if request.earlier is None else request.earlier.units
+    first = generate(model, *parts, seeds, request.config, said)
     best = {row: (first.row(row), reason) for row, reason in enumerate(first.finish_reasons)}
     attempts = list(first.attempts)
     for attempt in range(1, retries + 1):
         bad = [row for row, (_, reason) in best.items() if reason != "end"]
         if not bad:
             break
-        again = generate(model, *(p[bad] for p in parts), [retry_seed(seeds[r], attempt) for r in bad], request.config)
+        new_seeds = [retry_seed(seeds[row], attempt) for row in bad]
+        rest = None if said is None else said[bad]
+        again = generate(model, *(part[bad] for part in parts), new_seeds, request.config, rest)
         for index, row in enumerate(bad):
             attempts[row] += 1
             if again.finish_reasons[index] == "end":
@@ -282,6 +299,7 @@ def generate_codes(
     prompt_codes: Tensor | None = None,
     text_lengths: Tensor | None = None,
     prompt_lengths: Tensor | None = None,
+    prompt_text_lengths: Tensor | None = None,
     seed: int | Sequence[int] = 0,
     retries: int = 0,
     **options: Any,
@@ -297,7 +315,7 @@ def generate_codes(
     seeds = [seed + row for row in range(ids.shape[0])] if isinstance(seed, int) else list(seed)
     config = replace(GenerateConfig(), **options)
     return generate_guarded(
-        model, ids, text_lengths, prompt_codes, prompt_lengths, seeds, config, retries=retries
+        model, ids, text_lengths, prompt_codes, prompt_lengths, seeds, config, prompt_text_lengths, retries
     ).codes
 
 

@@ -88,10 +88,15 @@ class PackedTransformer:
         self.norm = transformer.norm.weight.detach()
 
     def tables(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and signed sine of a whole run, float [S, 1, head_dim] each: made once, each step takes its rows."""
+        """Cosine and signed sine of a whole run, made once, of which each step takes its rows.
+
+        positions float [S] or [B, S] -> two [S, 1, head_dim] or [B, S, 1, head_dim].
+        """
         cos, sin = rotary_tables(positions, self.config.head_dim, self.config.rope_theta)
         half = self.config.head_dim // 2
-        cos, sin = cos[0, 0, :, None], sin[0, 0, :, None]
+        cos, sin = cos[:, 0, :, None], sin[:, 0, :, None]
+        if positions.dim() == 1:
+            cos, sin = cos[0], sin[0]
         sin = torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)
         return cos.to(self.norm.dtype), sin.to(self.norm.dtype)
 

@@ -2,14 +2,38 @@
 
 The sequence is ``[text | audio]``. Text sees all text (both ways); audio sees all text and the audio up to itself.
 Text is padded to the batch's longest; padding is hidden from everyone, so neighbours never change a result.
+
+Text stands on the audio's clock. Where a row begins with an earlier utterance (a prompt, or the first of two that are
+joined for training), the clock of the text that follows starts where that utterance's audio ends, whatever its pace:
+
+    text  | A A A A | B B B B B B |          units of A at 0, r, 2r …; of B at T_A, T_A + r, T_A + 2r …
+    audio | a a a a a a a a a a a | b b b b  (r = frames_per_text_unit)
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from lm.config import LMConfig
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """How much of each row is an earlier utterance: its first text units and its first audio frames, long [B] each."""
+
+    units: Tensor
+    frames: Tensor
+
+    def to(self, device: torch.device | str) -> Earlier:
+        """The same on ``device``."""
+        return Earlier(self.units.to(device), self.frames.to(device))
+
+    def repeated(self, copies: int) -> Earlier:
+        """The rows ``copies`` times over, for guidance."""
+        return Earlier(self.units.repeat(copies), self.frames.repeat(copies))
 
 
 class TextPrefix(nn.Module):
@@ -42,11 +66,18 @@ def with_null(text_ids: Tensor, lengths: Tensor, null_id: int, drop: Tensor | No
     return ids, lengths.clamp(min=1)
 
 
-def positions(config: LMConfig, num_text: int, num_audio: int, device: torch.device, first_audio: int = 0) -> Tensor:
-    """Rotary positions float [num_text + num_audio]: text on the audio's clock, audio steps from ``first_audio``."""
+def positions(
+    config: LMConfig, num_text: int, num_audio: int, device: torch.device, earlier: Earlier | None = None
+) -> Tensor:
+    """Rotary positions float [num_text + num_audio], or [B, …] with an earlier utterance: text on the audio's clock."""
     text = torch.arange(num_text, device=device, dtype=torch.float32) * config.frames_per_text_unit
-    audio = torch.arange(first_audio, first_audio + num_audio, device=device, dtype=torch.float32)
-    return torch.cat([text, audio])
+    audio = torch.arange(num_audio, device=device, dtype=torch.float32)
+    if earlier is None:
+        return torch.cat([text, audio])
+    units, frames = earlier.units[:, None].to(text), earlier.frames[:, None].to(text)
+    follows = torch.arange(num_text, device=device) >= units
+    text = torch.where(follows, text - units * config.frames_per_text_unit + frames, text)
+    return torch.cat([text, audio.expand(len(units), -1)], dim=1)
 
 
 def causal_mask(text_lengths: Tensor, num_text: int, num_audio: int) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from codec.errors import SoundloomError
 from lm.config import LMConfig
+from lm.prefix import Earlier
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,10 @@ class GenerateConfig:
 
 @dataclass
 class Request:
-    """A checked batch of requests, ready to run; ``lengths`` is filled when the decoder is done."""
+    """A checked batch of requests, ready to run; ``lengths`` is filled when the decoder is done.
+
+    ``earlier``: what of each row belongs to its prompt; None where the text is that of prompt and new audio as one.
+    """
 
     text_ids: Tensor
     text_lengths: Tensor
@@ -70,6 +74,7 @@ class Request:
     generators: list[torch.Generator]
     config: GenerateConfig
     lengths: Tensor
+    earlier: Earlier | None = None
 
 
 def make_request(
@@ -80,6 +85,7 @@ def make_request(
     prompt_lengths: Tensor | None,
     seeds: Sequence[int] | None,
     config: GenerateConfig | None,
+    prompt_text_lengths: Tensor | None = None,
 ) -> Request:
     """Check everything against the model's config and fill the defaults."""
     if text_ids.dim() != 2:
@@ -93,7 +99,12 @@ def make_request(
     P = prompt.shape[2]
     plengths = torch.full((B,), P, device=device) if prompt_lengths is None else prompt_lengths.to(device).long()
     seeds = list(range(B)) if seeds is None else list(seeds)
-    for name, value, limit in (("text_lengths", lengths, L), ("prompt_lengths", plengths, P)):
+    checked = [("text_lengths", lengths, L), ("prompt_lengths", plengths, P)]
+    earlier = None
+    if prompt_text_lengths is not None and P:
+        earlier = Earlier(prompt_text_lengths.to(device).long(), plengths)
+        checked.append(("prompt_text_lengths", earlier.units, L))
+    for name, value, limit in checked:
         if value.shape != (B,) or bool(((value < 0) | (value > limit)).any()):
             raise SoundloomError(f"{name} {value.tolist()}: expected {B} numbers from 0 to {limit}")
     if len(seeds) != B:
@@ -107,22 +118,25 @@ def make_request(
         raise SoundloomError(f"prompt_codes outside 0..{c.codebook_size - 1}: they come from another codec")
     prompt = torch.where(used, prompt, c.end_id)  # padding may hold anything; this embeds
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    return Request(text_ids.long(), lengths, prompt, plengths, generators, config or GenerateConfig(), lengths)
+    return Request(text_ids.long(), lengths, prompt, plengths, generators, config or GenerateConfig(), lengths, earlier)
 
 
-def frame_limits(
-    text_lengths: Tensor, prompt_lengths: Tensor, config: GenerateConfig, model: LMConfig
-) -> tuple[Tensor, Tensor]:
+def frame_limits(request: Request, model: LMConfig) -> tuple[Tensor, Tensor]:
     """Fewest and most frames of each row, prompt included: two long [B]."""
-    expected = torch.tensor([model.expected_frames(n) for n in text_lengths.tolist()], dtype=torch.float64)
+    config, text_lengths, prompt_lengths = request.config, request.text_lengths, request.prompt_lengths
+    # Where the prompt's text is told apart, its frames are known, and only the rest is expected.
+    known = torch.zeros_like(prompt_lengths) if request.earlier is None else request.earlier.frames
+    new_units = text_lengths if request.earlier is None else text_lengths - request.earlier.units
+    expected = torch.tensor([model.expected_frames(n) for n in new_units.tolist()], dtype=torch.float64)
     expected = expected.to(text_lengths.device)
     extra = config.cap_seconds * model.frame_rate
-    most = torch.maximum((expected * config.cap_factor + extra).ceil(), prompt_lengths + math.ceil(extra)).long()
+    most = known + (expected * config.cap_factor + extra).ceil()
+    most = torch.maximum(most, prompt_lengths + math.ceil(extra)).long()
     # Without text nothing tells the length: ten seconds.
     most = torch.where(text_lengths == 0, prompt_lengths + math.ceil(10 * model.frame_rate), most)
     if config.max_frames is not None:
         most = torch.full_like(most, config.max_frames)
-    least = (expected * config.floor_factor).floor().long()
+    least = known + (expected * config.floor_factor).floor().long()
     if config.min_frames is not None:
         least = torch.full_like(least, config.min_frames)
     return torch.minimum(torch.maximum(least, prompt_lengths + 1), most), most

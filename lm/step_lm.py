@@ -17,7 +17,7 @@ from lm.delay import delay
 from lm.generate import generate_codes
 from lm.output import LMOutput
 from lm.packed import PackedTransformer, pack_linear, weights_version
-from lm.prefix import TextPrefix, causal_mask, positions
+from lm.prefix import Earlier, TextPrefix, causal_mask, positions
 from lm.request import Request
 from lm.transformer import KVCache, Transformer, additive_mask
 
@@ -36,8 +36,9 @@ class _Writer:
 class StepState:
     """Where a generation stands.
 
-    The run's packed weights, rotary tables [L + max_steps, 1, head_dim] and mask of keys [B, 1, 1, L + max_steps]
-    (added to the scores; None where all text is shown), all made once; the cache; and the audio steps taken.
+    The run's packed weights, rotary tables [L + max_steps, 1, head_dim] (a row of the batch each after a prompt) and
+    mask of keys [B, 1, 1, L + max_steps] (added to the scores; None where all text is shown), all made once; the
+    cache; and the audio steps taken.
     """
 
     writer: _Writer
@@ -79,9 +80,11 @@ class StepLM(nn.Module):
         codes: Tensor,
         lengths: Tensor,
         generator: torch.Generator | None = None,
+        earlier: Earlier | None = None,
     ) -> LMOutput:
         """Score codes long [B, K, T] given text_ids long [B, L]: logits [B, levels, T + 1, outputs], aligned.
 
+        ``earlier``: what of each row is an utterance before.
         Position t scores frame t; position ``length`` of level 0 scores END, other levels are not scored there.
         While training, the config's drops are drawn from ``generator`` or the global one.
         """
@@ -94,7 +97,7 @@ class StepLM(nn.Module):
         L = text.shape[1]
         x = torch.cat([text, self._embed_training(inputs, generator)], dim=1)
         mask = causal_mask(text_lengths, L, steps)
-        hidden = self.transformer(x, positions(self.config, L, steps, x.device), mask)[:, L:]
+        hidden = self.transformer(x, positions(self.config, L, steps, x.device, earlier), mask)[:, L:]
         # Level k's frame t is scored by step t + k. Lining up the hidden states costs less than lining up logits.
         aligned = torch.stack([hidden[:, k : k + T + 1] for k in range(self.levels)])  # [levels, B, T + 1, D]
         heads = self.heads.view(self.levels, self.config.num_outputs, -1).transpose(1, 2)
@@ -144,7 +147,9 @@ class StepLM(nn.Module):
 
     # --- generation -----------------------------------------------------------------------------------------------
 
-    def start(self, text_ids: Tensor, text_lengths: Tensor, max_steps: int) -> StepState:
+    def start(
+        self, text_ids: Tensor, text_lengths: Tensor, max_steps: int, earlier: Earlier | None = None
+    ) -> StepState:
         """Read the text once: the state that `advance` continues for at most ``max_steps`` audio steps."""
         if self._writer is None or self._writer.version != weights_version(self):
             self._writer = _Writer(self)
@@ -152,14 +157,14 @@ class StepLM(nn.Module):
         text, lengths = self.prefix(text_ids, text_lengths)
         B, L, _ = text.shape
         cache = self.transformer.init_cache(B, L + max_steps)
-        cos, sin = writer.transformer.tables(positions(self.config, L, max_steps, text.device))
+        cos, sin = writer.transformer.tables(positions(self.config, L, max_steps, text.device, earlier))
         mask = None
         if bool((lengths < L).any()):
             index = torch.arange(L + max_steps, device=text.device)
             shown = (index < lengths[:, None]) | (index >= L)
             mask = additive_mask(shown, text.dtype)[:, None, None]
         among_text = None if mask is None else additive_mask(causal_mask(lengths, L, 0), text.dtype)
-        writer.transformer(text, cos[:L], sin[:L], among_text, cache)
+        writer.transformer(text, cos[..., :L, :, :], sin[..., :L, :, :], among_text, cache)
         return StepState(writer, (cos, sin), mask, cache, L)
 
     def advance(self, state: StepState, inputs: Tensor) -> Tensor:
@@ -167,7 +172,7 @@ class StepLM(nn.Module):
         B, n = inputs.shape[0], inputs.shape[2]
         first = state.text_length + state.step
         end = first + n
-        cos, sin = (table[first:end] for table in state.tables)
+        cos, sin = (table[..., first:end, :, :] for table in state.tables)
         mask = None if state.mask is None else state.mask[..., :end]
         if n > 1:
             later = torch.ones(n, end, dtype=torch.bool, device=inputs.device).triu(first + 1)

@@ -117,7 +117,7 @@ def _batch_loss(
     own_frames, own_rows = int(batch.lengths.sum()), len(batch.ids)
     batch = batch.to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        output = model(batch.text_ids, batch.text_lengths, batch.codes, batch.lengths)
+        output = model(batch.text_ids, batch.text_lengths, batch.codes, batch.lengths, earlier=batch.earlier)
     first, scored = output.first_level, output.logits.shape[1]
     # `lm_loss` takes this batch's mean per level. Weighing a level by its share of the step's codes turns that mean
     # into this batch's part of the step's mean, exactly, though level 0 scores more (END too) than the others.

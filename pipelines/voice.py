@@ -187,8 +187,8 @@ class Voice:
         if prompt_text is not None and text is None:
             raise SoundloomError("prompt_text without text: give the text that shall follow it")
         wave = self._prompt_wave(prompt)
-        spoken = None if text is None else f"{prompt_text or ''} {text}".strip()
-        ids = [] if spoken is None else self.lm.tokenizer.encode(spoken)
+        said = self.lm.tokenizer.encode(prompt_text) if prompt_text is not None and prompt_text.strip() else []
+        ids = said + ([] if text is None else self.lm.tokenizer.encode(text))
         heard = math.ceil(CONTEXT_SECONDS * self.frame_rate) * self.codec.hop_length
         context = wave if prompt_text is not None else wave[:, -heard:]
         if context.shape[1] > MAX_PROMPT_SECONDS * self.sample_rate:
@@ -197,7 +197,8 @@ class Voice:
         frames = codes.shape[1] + math.ceil(seconds * self.frame_rate)
         config = replace(config, max_frames=frames, min_frames=frames if text is None else config.min_frames)
         piece = Piece(text or "", 0.0)
-        job = Job(piece, torch.tensor(ids, dtype=torch.long), codes, checked_seed(seed), config, levels, 0.0)
+        text_ids = torch.tensor(ids, dtype=torch.long)
+        job = Job(piece, text_ids, codes, len(said), checked_seed(seed), config, levels, 0.0)
         ((sentence, new),) = say(self.lm, self.codec, [job], retries, exact=True)
         sentence = replace(sentence, codes=sentence.codes[:levels].clone())
         if not only_new:
@@ -284,10 +285,10 @@ class Voice:
     def _job(
         self, piece: Piece, start: tuple[Tensor, str] | None, seed: int, config: GenerateConfig, levels: int
     ) -> Job:
-        text = piece.text if start is None else f"{start[1]} {piece.text}"
-        ids = torch.tensor(self.lm.tokenizer.encode(text), dtype=torch.long)
+        said = [] if start is None else self.lm.tokenizer.encode(start[1])
+        ids = torch.tensor(said + self.lm.tokenizer.encode(piece.text), dtype=torch.long)
         expected = self.expected_seconds(piece.text)
-        return Job(piece, ids, None if start is None else start[0], seed, config, levels, expected)
+        return Job(piece, ids, None if start is None else start[0], len(said), seed, config, levels, expected)
 
     def _carry(self, start: tuple[Tensor, str] | None, sentence: Sentence, piece: Piece) -> tuple[Tensor, str] | None:
         """The prompt of the next sentence: where the voice wants it, the first that ended well."""
@@ -306,7 +307,7 @@ class Voice:
         at = 0
         for index, piece in enumerate(pieces):
             job = self._job(piece, start, sentence_seed(seed, index), config, levels)
-            written = stream_codes(self.lm.model, job.text_ids, job.prompt, job.seed, config)
+            written = stream_codes(self.lm.model, job.text_ids, job.prompt, job.seed, config, job.prompt_units)
             decoder = ChunkDecoder(self.codec, job)
             heard: list[Tensor] = []
             for wave in decoder.run(written):

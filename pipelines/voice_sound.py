@@ -22,11 +22,15 @@ _CROSSFADE = 0.02  # seconds in which a recording becomes its continuation
 
 @dataclass
 class Job:
-    """One piece to speak: text_ids [L], prompt codes [K, P] or None, and what its sound is made with."""
+    """One piece to speak: text_ids [L], prompt codes [K, P] or None, and what its sound is made with.
+
+    Of the text the first ``prompt_units`` are the prompt's.
+    """
 
     piece: Piece
     text_ids: Tensor
     prompt: Tensor | None
+    prompt_units: int
     seed: int
     config: GenerateConfig
     levels: int
@@ -79,7 +83,8 @@ def _write(lm: LoadedLM, jobs: Sequence[Job], seeds: Sequence[int]) -> Generatio
     for row, (job, prompt) in enumerate(zip(jobs, prompts, strict=True)):
         text_ids[row, : len(job.text_ids)] = job.text_ids
         prompt_codes[row, :, : prompt.shape[1]] = prompt
-    return generate(lm.model, text_ids, text_lengths, prompt_codes, prompt_lengths, seeds, jobs[0].config)
+    said = torch.tensor([job.prompt_units for job in jobs])
+    return generate(lm.model, text_ids, text_lengths, prompt_codes, prompt_lengths, seeds, jobs[0].config, said)
 
 
 def warm_up(codec: Any, job: Job) -> Tensor:

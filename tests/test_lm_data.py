@@ -46,6 +46,28 @@ def test_no_text_at_all_is_a_legal_batch() -> None:
     assert batch.text_ids.shape == (2, 0) and batch.text_lengths.tolist() == [0, 0] and batch.lengths.tolist() == [3, 1]
 
 
+def test_pairs_join_two_rows_of_a_speaker(store: StoreReader, tokenizer: TextTokenizer) -> None:
+    single = GridDataset(store, tokenizer)
+    limit = int(np.sort(single.lengths)[-8:].sum() // 4)
+    dataset = GridDataset(store, tokenizer, max_frames=limit, join=1.5, seed=3)
+    rows, pairs = len(dataset.rows), len(dataset) - len(dataset.rows)
+    assert pairs == round(1.5 * rows) and dataset.pace == GridDataset(store, tokenizer, max_frames=limit).pace
+    assert max(dataset.lengths) <= limit and len({tuple(pair) for pair in dataset.pairs}) > rows
+    index = rows + 5
+    first, second = (single.example(int(dataset.rows[place])) for place in dataset.pairs[5])
+    example = dataset.example(index)
+    assert example.id == f"{first.id}+{second.id}" and example.text_ids == first.text_ids + second.text_ids
+    assert torch.equal(example.codes, torch.cat([first.codes, second.codes], dim=1))
+    assert (example.earlier_units, example.earlier_frames) == (len(first.text_ids), first.codes.shape[1])
+    assert (dataset.lengths[index], dataset.text_lengths[index]) == (example.codes.shape[1], len(example.text_ids))
+    batch = dataset.batch([0, index])
+    assert batch.earlier is not None and batch.earlier.units.tolist() == [0, example.earlier_units]
+    assert dataset.batch([0, 1]).earlier is None
+    again = GridDataset(store, tokenizer, max_frames=limit, join=1.5, seed=3)
+    assert np.array_equal(again.pairs, dataset.pairs)
+    assert not np.array_equal(GridDataset(store, tokenizer, max_frames=limit, join=1.5, seed=4).pairs, dataset.pairs)
+
+
 def test_levels_and_pace_come_from_the_store(store: StoreReader, tokenizer: TextTokenizer) -> None:
     dataset = GridDataset(StoreReader(store.path, levels=2), tokenizer)
     assert dataset.batch([0]).codes.shape[1] == 2

@@ -13,7 +13,8 @@ from torch import Tensor
 from codec.errors import SoundloomError
 from lm.delay_lm import DelayLMConfig
 from lm.generate import Generation, generate, generate_guarded, guided, retry_seed, stream
-from lm.request import GenerateConfig, Request, frame_limits
+from lm.prefix import Earlier
+from lm.request import GenerateConfig, Request, frame_limits, make_request
 
 CONFIG = GenerateConfig(temperature=1.0, top_k=None, max_frames=25, loop_seconds=0)
 MODELS = {"delay": delay_lm, "pair": coarse_fine_lm}
@@ -33,7 +34,9 @@ class Rigged:
     def complete(self, codes: Tensor, request: Request) -> Tensor:
         return codes
 
-    def start(self, text_ids: Tensor, text_lengths: Tensor, max_steps: int) -> SimpleNamespace:
+    def start(
+        self, text_ids: Tensor, text_lengths: Tensor, max_steps: int, earlier: Earlier | None = None
+    ) -> SimpleNamespace:
         return SimpleNamespace(step=0, limit=max_steps)
 
     def advance(self, state: SimpleNamespace, inputs: Tensor) -> Tensor:
@@ -90,6 +93,51 @@ def test_loop(period: int) -> None:
 
 def test_a_loop_longer_than_the_longest_period_is_speech() -> None:
     assert write(lambda t: t % 7, units=40, loop_period=6).finish_reasons == ["cap"]
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+@pytest.mark.parametrize("kind", ["delay", "pair"])
+def test_the_text_after_a_prompt_is_the_same_alone_in_a_batch_and_streamed(kind: str, guidance: float) -> None:
+    model = MODELS[kind]()
+    g = torch.Generator().manual_seed(6)
+    text, text_lengths = torch.randint(0, TEXT, (4, 7), generator=g), torch.tensor([7, 4, 6, 5])
+    prompt, prompt_lengths = torch.randint(0, CODES, (4, LEVELS, 5), generator=g), torch.tensor([0, 5, 2, 3])
+    said = torch.tensor([0, 2, 3, 0])
+    config, seeds = GenerateConfig(temperature=1.0, max_frames=25, guidance=guidance), [1, 2, 3, 4]
+    together = generate(model, text, text_lengths, prompt, prompt_lengths, seeds, config, said)
+    for b in range(4):
+        own_text, own_prompt = text[b, : text_lengths[b]], prompt[b, :, : prompt_lengths[b]]
+        alone = generate(model, own_text[None], None, own_prompt[None], None, [seeds[b]], config, said[b : b + 1])
+        assert torch.equal(alone.row(0), together.row(b))
+        frames = torch.stack(list(stream(model, own_text, own_prompt, seeds[b], config, int(said[b]))), 1)
+        assert torch.equal(frames, alone.row(0)[:, prompt_lengths[b] :])
+    other = generate(model, text, text_lengths, prompt, prompt_lengths, seeds, config)
+    assert torch.equal(other.row(0), together.row(0)) and not torch.equal(other.row(2), together.row(2))
+
+
+def test_after_a_prompt_greedy_codes_are_what_training_scores_highest() -> None:
+    model = delay_lm()
+    g = torch.Generator().manual_seed(7)
+    text, prompt = torch.randint(0, TEXT, (1, 9), generator=g), torch.randint(0, CODES, (1, LEVELS, 6), generator=g)
+    said, config = torch.tensor([4]), GenerateConfig(temperature=0.0, top_k=None, max_frames=16, min_frames=16)
+    codes = generate(model, text, None, prompt, None, [0], config, said).codes
+    with torch.no_grad():
+        lengths = torch.tensor([16])
+        logits = [
+            model(text, torch.tensor([9]), codes, lengths, earlier=earlier).logits[0, :, 6:16, :CODES]
+            for earlier in (Earlier(said, torch.tensor([6])), None)
+        ]
+    assert torch.equal(logits[0].argmax(-1), codes[0, :, 6:])
+    assert not torch.allclose(logits[0], logits[1], atol=1e-3)  # the clock of the text matters
+
+
+def test_the_cap_after_a_prompt_follows_from_the_rest_of_the_text() -> None:
+    model = delay_lm()
+    text, prompt = torch.zeros(1, 30, dtype=torch.long), torch.zeros(1, LEVELS, 40, dtype=torch.long)
+    config = GenerateConfig(cap_factor=2.0, cap_seconds=1.0, floor_factor=0.5)
+    request = make_request(model.config, text, None, prompt, None, [0], config, torch.tensor([20]))
+    least, most = frame_limits(request, model.config)  # ten units of 2.5 frames are left, at 75 frames a second
+    assert (int(least), int(most)) == (40 + 12, max(40 + 50 + 75, 40 + 75))
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
@@ -166,7 +214,14 @@ def test_guidance_mixes_with_and_without_text() -> None:
 
 def test_limits() -> None:
     config = DelayLMConfig(TEXT, LEVELS, CODES, 10.0, 2.0)
-    least, most = frame_limits(torch.tensor([10, 0, 3]), torch.tensor([0, 4, 30]), GenerateConfig(), config)
+    text, text_lengths = torch.zeros(3, 10, dtype=torch.long), torch.tensor([10, 0, 3])
+    prompt, prompt_lengths = torch.zeros(3, LEVELS, 30, dtype=torch.long), torch.tensor([0, 4, 30])
+
+    def limits(options: GenerateConfig) -> tuple[Tensor, Tensor]:
+        request = make_request(config, text, text_lengths, prompt, prompt_lengths, None, options)
+        return frame_limits(request, config)
+
+    least, most = limits(GenerateConfig())
     assert least.tolist() == [7, 5, 31] and most.tolist() == [60, 104, 50]
 
 
@@ -175,7 +230,9 @@ class Moody(Rigged):
 
     tries = 0
 
-    def start(self, text_ids: Tensor, text_lengths: Tensor, max_steps: int) -> SimpleNamespace:
+    def start(
+        self, text_ids: Tensor, text_lengths: Tensor, max_steps: int, earlier: Earlier | None = None
+    ) -> SimpleNamespace:
         self.tries += 1
         return super().start(text_ids, text_lengths, max_steps)
 
