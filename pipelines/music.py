@@ -7,15 +7,16 @@
     python pipelines/music.py --lines -f descriptions.txt -o pieces/           # a file a line: pieces/0001.wav …
     python pipelines/music.py --model facebook/musicgen-small --save-model checkpoints/copy
 
-The model is a name on the Hugging Face hub (downloaded at first use: 2.2 GB for musicgen-small) or a folder in transformers'
-format: config.json, safetensors, tokenizer. Mono and stereo kinds open. With --prompt the music goes on from a recording;
---seconds says how much to add, and the output holds both unless --only-new is given. The same seed, model and
-number of threads give the same music. Exit code: 0; 1 where some lines failed (--lines); 2 for bad input.
+The model is a name on the Hugging Face hub (downloaded at first use: about 2.4 GB for musicgen-small) or a folder in
+transformers' format: config.json, safetensors, tokenizer. Mono and stereo kinds open. With --prompt the music goes on
+from a recording; --seconds says how much to add, and the output holds both unless --only-new is given. The same seed,
+model and number of threads give the same music. Exit code: 0; 1 where some lines failed (--lines); 2 for bad input.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from pathlib import Path
@@ -97,6 +98,8 @@ def _check(options: argparse.Namespace) -> None:
     """Everything that can be told before the model is opened."""
     if options.threads is not None and options.threads < 1:
         raise SoundloomError(f"--threads {options.threads}: wanted at least 1")
+    if not 0 < options.seconds < math.inf:
+        raise SoundloomError(f"--seconds {options.seconds:g}: wanted more than 0")
     if options.save_model:
         if options.text or options.file:
             raise SoundloomError("--save-model writes the model and makes no music; leave the description out")
