@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from torch import Tensor
 from codec.errors import SoundloomError
 
 CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE = "config.json", "model.safetensors", "model.safetensors.index.json"
+#: a model's own tensors: those of the files, each with its shape; several are stacked along the first axis
+Table = dict[str, list[tuple[str, list[int]]]]
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -127,9 +129,7 @@ class Weights:
 
         ``copy=False`` may leave it in the file, mapped. Raises: `SoundloomError` that names file and tensor.
         """
-        found = self.shape(name)
-        if shape is not None and found != list(shape):
-            raise SoundloomError(f"{self.place(name)}: {name} has shape {found}, {CONFIG_FILE} says {list(shape)}")
+        self._require(name, self.shape(name) if shape is None else shape)
         try:
             value = self._open(self._places[name]).get_tensor(name)
         except (OSError, SafetensorError, RuntimeError) as error:
@@ -141,6 +141,38 @@ class Weights:
             raise SoundloomError(f"{self.place(name)}: {name} holds values that are not finite")
         return value
 
+    def read(self, table: Table, ignored: Sequence[str] = (), elsewhere: tuple[str, ...] = ()) -> dict[str, Tensor]:
+        """A model's tensors in float32, by its own names. All shapes are checked before the first tensor is read.
+
+        A tensor of the files that the table lacks is an error too, unless it is ``ignored`` or begins with one of
+        ``elsewhere``. Raises: `SoundloomError` that names file and tensor.
+        """
+        sources = dict(source for parts in table.values() for source in parts)
+        for name, shape in sources.items():
+            self._require(name, shape)
+        for stray in sorted(set(self._places) - set(sources) - set(ignored)):
+            if not stray.startswith(elsewhere):
+                raise SoundloomError(f"{self.place(stray)}: tensor {stray!r} is unknown")
+        tensors = {}
+        for ours, parts in table.items():
+            found = [self.tensor(name, shape, copy=len(parts) == 1) for name, shape in parts]
+            tensors[ours] = found[0] if len(parts) == 1 else torch.cat(found)
+        return tensors
+
+    def _require(self, name: str, shape: Sequence[int]) -> None:
+        found = self.shape(name)
+        if found != list(shape):
+            raise SoundloomError(f"{self.place(name)}: {name} has shape {found}, {CONFIG_FILE} says {list(shape)}")
+
     def part(self, prefix: str) -> dict[str, Tensor]:
         """All tensors whose names begin with ``prefix``, which is taken off."""
         return {name.removeprefix(prefix): self.tensor(name) for name in self.names(prefix)}
+
+
+def unstack(tensors: Mapping[str, Tensor], table: Table) -> dict[str, Tensor]:
+    """A model's tensors by the names of the files, float32 on the CPU: what `Weights.read` did, undone."""
+    files = {}
+    for ours, parts in table.items():
+        pieces = tensors[ours].detach().to("cpu", torch.float32).split([shape[0] for _, shape in parts])
+        files |= {name: piece.clone() for (name, _), piece in zip(parts, pieces, strict=True)}
+    return files

@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
-from codec.checkpoint_files import CONFIG_FILE, WEIGHTS_FILE, Weights, find_checkpoint, read_json
+from codec.checkpoint_files import CONFIG_FILE, WEIGHTS_FILE, Table, Weights, find_checkpoint, read_json, unstack
 from codec.errors import SoundloomError
 from codec.files import atomic_path, write_text
 from lm.cross_lm import CrossLM, CrossLMConfig
@@ -105,9 +105,9 @@ def decoder_config(config: Mapping[str, Any], where: str) -> CrossLMConfig:
         raise SoundloomError(f"{where}: decoder: {error}") from None
 
 
-def layout(c: CrossLMConfig) -> dict[str, list[tuple[str, list[int]]]]:
+def layout(c: CrossLMConfig) -> Table:
     """Our tensors: theirs, each with its shape; several are stacked along the first axis."""
-    table: dict[str, list[tuple[str, list[int]]]] = {
+    table: Table = {
         "code_embedding": [(f"{_BODY}embed_tokens.{k}.weight", [c.num_inputs, c.dim]) for k in range(c.num_levels)],
         "heads": [(f"decoder.lm_heads.{k}.weight", [c.codebook_size, c.dim]) for k in range(c.num_levels)],
         "norm.weight": [(f"{_BODY}layer_norm.weight", [c.dim])],
@@ -135,22 +135,9 @@ def load_decoder(name: str | Path) -> CrossLM:
     if max(config.num_layers, config.num_levels) > len(weights):
         told = f"{config.num_layers} layers and {config.num_levels} levels"
         raise SoundloomError(f"{folder / CONFIG_FILE}: {told}, for {len(weights)} tensors")
-    table = layout(config)
-    sources = [source for parts in table.values() for source in parts]
-    for source, shape in sources:  # all, before the first is read
-        found = weights.shape(source)
-        if found != shape:
-            raise SoundloomError(f"{weights.place(source)}: {source} has shape {found}, {CONFIG_FILE} says {shape}")
-    unknown = set(weights.names()) - {source for source, _ in sources} - {_COMPUTED}
-    for stray in sorted(name for name in unknown if not name.startswith(_CARRIED)):
-        raise SoundloomError(f"{weights.place(stray)}: tensor {stray!r} is unknown")
+    tensors = weights.read(layout(config), ignored=[_COMPUTED], elsewhere=_CARRIED)
     with torch.device("meta"):
         model = CrossLM(config)
-    tensors = {}
-    for ours, parts in table.items():
-        alone = len(parts) == 1
-        found = [weights.tensor(source, shape, copy=alone) for source, shape in parts]
-        tensors[ours] = found[0] if alone else torch.cat(found)
     model.load_state_dict(tensors, assign=True)
     return model.eval()
 
@@ -174,11 +161,7 @@ def save_musicgen(folder: str | Path, model: nn.Module, source: str | Path) -> N
         raise SoundloomError(f"the model reads text states of {c.text_dim}, {source} has another text encoder")
     if c.codebook_size != config["audio_encoder"].get("codebook_size", 1024):
         raise SoundloomError(f"the model's codebooks hold {c.codebook_size} codes, {source} has another codec")
-    state = model.state_dict()
-    tensors: dict[str, Tensor] = {}
-    for ours, parts in layout(c).items():
-        pieces = state[ours].detach().to("cpu", torch.float32).chunk(len(parts))
-        tensors |= {name: piece.clone() for (name, _), piece in zip(parts, pieces, strict=True)}
+    tensors = unstack(model.state_dict(), layout(c))
     weights = Weights(source)
     tensors |= {name: weights.tensor(name) for prefix in _CARRIED for name in weights.names(prefix)}
     config["decoder"] |= {theirs: getattr(c, ours) for ours, (theirs, _) in _SHAPE.items()}
