@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from codec.checkpoint_files import CONFIG_FILE, WEIGHTS_FILE, Table, Weights, find_checkpoint, read_json, unstack
 from codec.errors import SoundloomError
@@ -203,16 +203,23 @@ def save_text_model(folder: str | Path, model: TextModel, max_positions: int = 4
     write_text(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
 
 
-def start_from(transformer: Transformer, name: str | Path) -> None:
-    """Give a transformer the weights of a text model's body; its own dropout and direction of sight stay.
+@torch.no_grad()
+def start_from(model: nn.Module, name: str | Path) -> None:
+    """Give a language model of ours the weights of a text model's transformer; dropout and direction of sight stay.
 
+    Its own embeddings keep their random directions and take the loudness of the text model's, so that the layers meet
+    a residual stream like the one that they learned on. Heads stay as they are.
     Errors: `SoundloomError` where the shapes differ, field by field.
     """
-    found = load_text_model(name).transformer
-    ours = transformer.config
-    wanted = replace(found.config, dropout=ours.dropout, causal=ours.causal)
+    found = load_text_model(name)
+    ours, theirs = model.transformer.config, found.transformer.config
+    wanted = replace(theirs, dropout=ours.dropout, causal=ours.causal)
     if wanted != ours:
         names = [n for n in vars(ours) if getattr(ours, n) != getattr(wanted, n)]
         told = ", ".join(f"{n} {getattr(wanted, n)} (here {getattr(ours, n)})" for n in names)
         raise SoundloomError(f"{name}: the text model has {told}")
-    transformer.load_state_dict(found.state_dict())
+    model.transformer.load_state_dict(found.transformer.state_dict())
+    factor = found.embedding.std() / model.prefix.embedding.weight.std().cpu()
+    for own, parameter in model.named_parameters():
+        if not own.startswith(("transformer.", "heads")):
+            parameter.mul_(float(factor))

@@ -26,7 +26,7 @@ class ModelSettings:
     Args:
         kind: ``delay`` writes all levels at once; ``coarse`` level 0 alone; ``fine`` the levels above it.
         start_from: folder or hub name of a Llama or Qwen3 text model whose transformer's weights to begin with;
-            the shape is then that model's (what is set here must agree), embeddings and heads begin anew.
+            the shape is then that model's (what is set here must agree); embeddings and heads begin anew.
         dim: width.
         num_layers: blocks.
         num_heads: attention heads.
@@ -189,7 +189,7 @@ def make_model(
         )
     )
     if settings.start_from is not None:
-        start_from(model.transformer, settings.start_from)
+        start_from(model, settings.start_from)
     return model
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from lm_models import settings
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from codec.adapters import import_transformers
 from codec.errors import SoundloomError
 from lm.config import TransformerConfig
+from lm.delay_lm import DelayLM, DelayLMConfig
+from lm.fine_lm import FineLM, FineLMConfig
 from lm.llama import TextModel, load_text_model, read_shape, save_text_model, start_from
 from lm.transformer import Transformer
 
@@ -141,12 +145,20 @@ def test_broken_weights_are_named(tmp_path: Path, value: Tensor | None) -> None:
         load_text_model(tmp_path)
 
 
-def test_a_transformer_starts_from_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [DelayLM, FineLM])
+def test_a_language_model_starts_from_one(tmp_path: Path, kind: Any) -> None:
     write(tmp_path)
-    found = load_text_model(tmp_path).transformer
-    ours = Transformer(found.config)
-    start_from(ours, tmp_path)
-    assert all(torch.equal(value, found.state_dict()[name]) for name, value in ours.state_dict().items())
-    other = Transformer(TransformerConfig(dim=24, num_layers=2, num_heads=4, num_kv_heads=4, ffn_dim=40))
+    text = load_text_model(tmp_path)
+    config_class = DelayLMConfig if kind is DelayLM else FineLMConfig
+    shape = replace(text.transformer.config, causal=kind is DelayLM, dropout=0.1)
+    model = kind(config_class(**settings(transformer=shape)))
+    heads, random = model.heads.clone(), model.code_embedding.clone()
+    start_from(model, tmp_path)
+    body = text.transformer.state_dict()
+    assert all(torch.equal(value, body[name]) for name, value in model.transformer.state_dict().items())
+    assert torch.equal(model.heads, heads) and model.transformer.config == shape
+    torch.testing.assert_close(model.prefix.embedding.weight.std(), text.embedding.std())
+    torch.testing.assert_close(F.cosine_similarity(model.code_embedding, random), torch.ones(len(random)))
+    other = kind(config_class(**settings(transformer=replace(shape, num_kv_heads=4))))
     with pytest.raises(SoundloomError, match=r"num_kv_heads 2 \(here 4\)"):
         start_from(other, tmp_path)
