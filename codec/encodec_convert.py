@@ -9,15 +9,14 @@ quantizer.layers.k.codebook.embed      quantizer.levels.k.codebook
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from codec.checkpoint_files import Weights, read_json
 from codec.conv import apply_weight_norm
 from codec.errors import SoundloomError
 from codec.model import Codec, CodecConfig
@@ -62,20 +61,24 @@ def why_not_native(config: dict[str, Any]) -> str | None:
     return None
 
 
-def convert_encodec(folder: Path, weight_norm: bool = False) -> Codec:
+def convert_encodec(folder: Path, weight_norm: bool = False, part: str = "") -> Codec:
     """Read an EnCodec checkpoint folder (config.json, model.safetensors) into our `Codec`, with the same codes.
 
-    ``weight_norm=True`` gives it weight norm again, for training on.
+    ``weight_norm=True`` gives it weight norm again, for training on. ``part`` is the field of config.json, and the
+    prefix of the weights, under which a larger model (MusicGen: "audio_encoder") holds its codec.
     Raises: `SoundloomError` where the network is another (`why_not_native`) or the weights do not fit it.
     """
-    path = folder / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
+        if part:
+            config = config.get(part)
+            if not isinstance(config, dict) or config.get("model_type") != "encodec":
+                raise SoundloomError(f'config.json has no {part} with the "model_type" encodec')
         reason = why_not_native(config)
         if reason is not None:
             raise SoundloomError(reason)
         shape = codec_config(config)
-        tensors = _translate(load_file(folder / "model.safetensors"))
+        tensors = _translate(Weights(folder).part(f"{part}." if part else ""))
         # Numbers of layers, each with tensors of its own: checked first, because even empty layers take time to make.
         layers = max(shape.seanet.residual_layers, shape.seanet.lstm_layers, shape.quantizer.num_levels)
         if max(layers, len(shape.seanet.ratios)) > len(tensors):

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from codec.checkpoint_files import find_checkpoint, read_json
 from codec.errors import SoundloomError
 from codec.model import FORMAT, Codec
 
 SHIPPED = Path(__file__).parent / "weights" / "speech-24khz"
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+#: larger models of transformers that hold an EnCodec, and where
+HOLDERS = {"musicgen": "audio_encoder", "musicgen_melody": "audio_encoder"}
 
 
 @runtime_checkable
@@ -50,7 +50,7 @@ def load_codec(name_or_folder: str | os.PathLike[str] | None = None, *, native: 
 
     A folder is one of ours or a checkpoint in transformers' format (EnCodec, DAC, Mimi, X-Codec, Higgs Audio). An
     EnCodec checkpoint that fits our own network (24 kHz mono) is opened as our `Codec`, which gives the same codes,
-    streams and is faster; ``native=False`` leaves it to transformers.
+    streams and is faster; ``native=False`` leaves it to transformers. Of a MusicGen checkpoint its codec is opened.
     The network is used for a hub name only, and safetensors and JSON are all that is read.
     Raises: `SoundloomError` that says what was looked for and what would be right.
     """
@@ -58,14 +58,17 @@ def load_codec(name_or_folder: str | os.PathLike[str] | None = None, *, native: 
         if not SHIPPED.is_dir():
             raise SoundloomError(f"the shipped codec is missing from this installation: no folder {SHIPPED}")
         return Codec.from_pretrained(SHIPPED)
-    folder = _folder(os.fspath(name_or_folder))
-    config = _config(folder)
+    patterns = ["config.json", "model*.safetensors*"]
+    folder = find_checkpoint(name_or_folder, "codec", "facebook/encodec_24khz", patterns)
+    config = read_json(folder / "config.json")
     if config.get("format") == FORMAT:
         return Codec.from_pretrained(folder)
     from codec.adapters import ADAPTERS, open_adapter
     from codec.encodec_convert import convert_encodec, why_not_native
 
     model_type = config.get("model_type")
+    if isinstance(model_type, str) and model_type in HOLDERS:
+        return convert_encodec(folder, part=HOLDERS[model_type])
     if not isinstance(model_type, str) or model_type not in ADAPTERS:
         raise SoundloomError(
             f'{folder}/config.json is no codec: it has neither "format": "{FORMAT}" nor a "model_type" of '
@@ -79,40 +82,3 @@ def load_codec(name_or_folder: str | os.PathLike[str] | None = None, *, native: 
     ):
         return convert_encodec(folder)
     return open_adapter(folder, model_type)
-
-
-def _folder(name: str) -> Path:
-    """The local folder that a name stands for; a hub name is downloaded, or found in the hub's cache."""
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise SoundloomError(f"{name} is a file; give the folder that holds config.json and model.safetensors")
-    if not _HUB_NAME.fullmatch(name):
-        raise SoundloomError(
-            f"no codec {name!r}: there is no such folder, and a name on the hub has the form owner/name, "
-            "such as facebook/encodec_24khz"
-        )
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=["config.json", "model*.safetensors*"]))
-    except Exception as error:
-        said = str(error).strip().splitlines()
-        raise SoundloomError(
-            f"no codec {name!r}: there is no such folder here, and the Hugging Face hub did not give it: "
-            f"{said[0] if said else type(error).__name__}"
-        ) from None
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SoundloomError(f"{folder} is no codec: it has no config.json") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise SoundloomError(f"{path} is not readable JSON: {error}") from None
-    if not isinstance(config, dict):
-        raise SoundloomError(f"{path} must hold a JSON object")
-    return config

@@ -18,6 +18,7 @@ class TransformerConfig:
     """Shape of a transformer in Llama's style: pre-norm, RMSNorm, rotary positions, SwiGLU, no biases.
 
     ``num_kv_heads`` below ``num_heads`` shares keys and values between heads (grouped-query attention).
+    ``head_size``: channels of a head where they are not dim / num_heads (Qwen3's).
     """
 
     dim: int = 384
@@ -30,12 +31,17 @@ class TransformerConfig:
     dropout: float = 0.0
     qk_norm: bool = False
     causal: bool = True
+    head_size: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("dim", "num_layers", "num_heads", "ffn_dim"):
             if getattr(self, name) < 1:
                 raise SoundloomError(f"transformer.{name} is {getattr(self, name)}; it must be at least 1")
-        if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
+        if self.head_size is not None and (self.head_size < 2 or self.head_size % 2):
+            raise SoundloomError(
+                f"transformer.head_size is {self.head_size}; each head needs an even number of channels"
+            )
+        if self.head_size is None and (self.dim % self.num_heads or (self.dim // self.num_heads) % 2):
             raise SoundloomError(
                 f"transformer.dim {self.dim} over {self.num_heads} heads: each head needs an even number of channels"
             )
@@ -46,7 +52,7 @@ class TransformerConfig:
 
     @property
     def head_dim(self) -> int:
-        return self.dim // self.num_heads
+        return self.dim // self.num_heads if self.head_size is None else self.head_size
 
     @property
     def kv_heads(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from torch import nn
@@ -14,6 +14,7 @@ from lm.config import TransformerConfig
 from lm.data import GridDataset
 from lm.delay_lm import DelayLM, DelayLMConfig
 from lm.fine_lm import FineLM, FineLMConfig
+from lm.llama import find_text_model, read_shape, start_from
 from lm.text import TextTokenizer
 from pipelines.training import OptimizerSettings
 
@@ -24,6 +25,8 @@ class ModelSettings:
 
     Args:
         kind: ``delay`` writes all levels at once; ``coarse`` level 0 alone; ``fine`` the levels above it.
+        start_from: folder or hub name of a Llama or Qwen3 text model whose transformer's weights to begin with;
+            the shape is then that model's (what is set here must agree); embeddings and heads begin anew.
         dim: width.
         num_layers: blocks.
         num_heads: attention heads.
@@ -38,6 +41,7 @@ class ModelSettings:
     """
 
     kind: Literal["delay", "coarse", "fine"] = "delay"
+    start_from: str | None = None
     dim: int = 384
     num_layers: int = 8
     num_heads: int = 6
@@ -144,7 +148,15 @@ class TrainLMSettings:
 
 
 #: settings that a resumed run takes from its first start; another value there would be ignored, so it is refused
-FIXED_AT_START = ("text.tokenizer", "text.model_type", "text.vocab_size", "text.lexicon", "model.kind", "levels")
+FIXED_AT_START = (
+    "text.tokenizer",
+    "text.model_type",
+    "text.vocab_size",
+    "text.lexicon",
+    "model.kind",
+    "model.start_from",
+    "levels",
+)
 
 
 def open_store(path: str, levels: int) -> StoreReader:
@@ -171,18 +183,7 @@ def make_model(
         "fine": (FineLM, FineLMConfig),
     }
     model_class, config_class = kinds[settings.kind]
-    transformer = TransformerConfig(
-        dim=settings.dim,
-        num_layers=settings.num_layers,
-        num_heads=settings.num_heads,
-        num_kv_heads=settings.num_kv_heads,
-        ffn_dim=settings.ffn_dim,
-        rope_theta=settings.rope_theta,
-        dropout=settings.dropout,
-        qk_norm=settings.qk_norm,
-        causal=settings.kind != "fine",
-    )
-    return model_class(
+    model = model_class(
         config_class(
             text_vocab_size=tokenizer.vocab_size,
             num_levels=reader.num_levels,
@@ -194,6 +195,26 @@ def make_model(
             cfg_drop=settings.cfg_drop,
             audio_drop=settings.audio_drop,
             code_noise=settings.code_noise,
-            transformer=transformer,
+            transformer=transformer_shape(settings),
         )
     )
+    if settings.start_from is not None:
+        start_from(model, settings.start_from)
+    return model
+
+
+def transformer_shape(settings: ModelSettings) -> TransformerConfig:
+    """The transformer's shape: the settings', or that of the text model to start from, with which they must agree."""
+    own = {"dropout": settings.dropout, "causal": settings.kind != "fine"}
+    names = ("dim", "num_layers", "num_heads", "num_kv_heads", "ffn_dim", "rope_theta", "qk_norm")
+    if settings.start_from is None:
+        return TransformerConfig(**own, **{name: getattr(settings, name) for name in names})
+    found = read_shape(find_text_model(settings.start_from))
+    for name in names:
+        # A value that nobody set cannot disagree.
+        if getattr(settings, name) not in (getattr(ModelSettings(), name), getattr(found, name)):
+            raise SoundloomError(
+                f"model.{name} is {getattr(settings, name)}, {settings.start_from} has {getattr(found, name)}; "
+                "leave it out to take the text model's"
+            )
+    return replace(found, **own)

@@ -78,6 +78,26 @@ def check_folder(folder: Path, path: str) -> None:
         raise SoundloomError(f"{path}: cannot write there, no permission for {there}; choose another place")
 
 
+def read_text(words: list[str], file: str | None) -> str:
+    """The text, from the arguments, a file, or standard input. Raises: SoundloomError."""
+    if words and file:
+        raise SoundloomError("give the text as arguments or with -f, not both")
+    if words:
+        return " ".join(words)
+    if file is None and sys.stdin.isatty():
+        raise SoundloomError('no text: give it as an argument ("hello world"), with -f FILE, or on standard input')
+    name = "standard input" if file in (None, "-") else str(file)
+    try:
+        data = sys.stdin.buffer.read() if file in (None, "-") else Path(str(file)).read_bytes()
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SoundloomError(f"{name}: is not UTF-8 text ({error})") from error
+    except OSError as error:
+        raise SoundloomError(f"{name}: cannot be read ({error.strerror}); check the path") from error
+    except ValueError as error:  # a NUL in the name
+        raise SoundloomError(f"{name!r}: is not a file name") from error
+
+
 def describe(speech: Speech, seconds: float, audio: float | None = None) -> str:
     """One line: what was made, how fast (``audio`` seconds of it, all by default, in ``seconds``), how it ended."""
     audio = speech.seconds if audio is None else audio

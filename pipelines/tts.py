@@ -31,6 +31,7 @@ from pipelines.speaking import (
     describe,
     open_voice,
     plot,
+    read_text,
     voice_settings,
 )
 
@@ -39,26 +40,6 @@ if TYPE_CHECKING:
 
     from pipelines.speech import Speech
     from pipelines.voice import Voice
-
-
-def read_text(words: list[str], file: str | None) -> str:
-    """The text, from the arguments, a file, or standard input. Raises: SoundloomError."""
-    if words and file:
-        raise SoundloomError("give the text as arguments or with -f, not both")
-    if words:
-        return " ".join(words)
-    if file is None and sys.stdin.isatty():
-        raise SoundloomError('no text: give it as an argument ("hello world"), with -f FILE, or on standard input')
-    name = "standard input" if file in (None, "-") else str(file)
-    try:
-        data = sys.stdin.buffer.read() if file in (None, "-") else Path(str(file)).read_bytes()
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise SoundloomError(f"{name}: is not UTF-8 text ({error})") from error
-    except OSError as error:
-        raise SoundloomError(f"{name}: cannot be read ({error.strerror}); check the path") from error
-    except ValueError as error:  # a NUL in the name
-        raise SoundloomError(f"{name!r}: is not a file name") from error
 
 
 def stream(voice: Voice, text: str, arguments: dict[str, Any], to_stdout: bool) -> tuple[Speech, float]:

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("codec", "lm", "pipelines")
 #: of codec, lm may use what has no network in it
-LIGHT = ("codec.errors", "codec.files", "codec.strict", "codec.store", "codec.store_schema")
+LIGHT = ("codec.checkpoint_files", "codec.errors", "codec.files", "codec.strict", "codec.store", "codec.store_schema")
 
 
 def sources(*packages: str) -> list[Path]:
