@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from codec.discriminators import DiscriminatorConfig, Discriminators
+from codec.health import Finding, judge_log, judge_survey, judge_weights, survey
 from codec.losses import Balancer, MelLoss, adversarial_loss, discriminator_loss, feature_matching_loss
-from codec.metrics import codebook_use, count_codes
 from codec.model import Codec
 
 
@@ -131,33 +132,24 @@ class CodecLosses(nn.Module):
         return {"discriminator": float(loss.detach()), "discriminator_wins": float(wins)}
 
 
-def effective_rank(latent: Tensor) -> float:
-    """Number of directions that latent vectors [B, D, T] fill: the exponential of the entropy of their spectrum."""
-    vectors = latent.float().transpose(1, 2).reshape(-1, latent.shape[1])
-    values = torch.linalg.svdvals(vectors - vectors.mean(0)).square()
-    share = values / values.sum()
-    return float(torch.exp(-(share * (share + 1e-12).log()).sum()))
+def validate(
+    codec: Codec, mel: MelLoss, waves: Tensor, levels: Iterable[int]
+) -> tuple[dict[str, object], list[Finding]]:
+    """Examine a codec on waves [M, C, N]: what the log gets (mel distances, use of codes, rank), and the findings."""
+    found = survey(codec, mel, waves.split(8), levels)
+    report: dict[str, object] = {
+        "effective_rank": round(found.effective_rank or 0.0, 2),
+        "mel_unquantized": round(found.mel_unquantized or 0.0, 5),
+    }
+    if found.usage:
+        report["mel_by_levels"] = {str(n): round(value, 5) for n, value in found.mel_by_levels.items()}
+        report["usage"] = [round(share, 3) for share in found.usage]
+        report["perplexity"] = [round(value, 1) for value in found.perplexity]
+        report["gain_db"] = [round(value, 2) for value in found.gain_decibels]
+    return report, [judge_weights(codec), *judge_survey(found)]
 
 
-@torch.no_grad()
-def validate(codec: Codec, mel: MelLoss, waves: Tensor, levels: Iterable[int]) -> dict[str, object]:
-    """Mel distance at several numbers of levels, use of the codebooks and rank of the latent, on waves [M, C, N]."""
-    training = codec.training
-    codec.eval()
-    latents = torch.cat([codec.encoder(chunk) for chunk in waves.split(8)])
-    report: dict[str, object] = {"effective_rank": round(effective_rank(latents), 2)}
-
-    def distance(latent: Tensor) -> float:
-        pairs = zip(latent.split(8), waves.split(8), strict=True)
-        total = sum(float(mel(codec.decoder(part)[..., : w.shape[-1]], w)) * len(w) for part, w in pairs)
-        return round(total / len(waves), 5)
-
-    report["mel_unquantized"] = distance(latents)
-    if codec.quantizer.active:
-        codes = codec.quantizer.encode(latents)
-        report["mel_by_levels"] = {str(n): distance(codec.quantizer.decode(codes[:, :n])) for n in levels}
-        use = codebook_use(count_codes(codes, codec.codebook_size))
-        report["usage"] = [round(level.used, 3) for level in use]
-        report["perplexity"] = [round(level.perplexity, 1) for level in use]
-    codec.train(training)
-    return report
+def alarm_lines(findings: Iterable[Finding], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each sick finding, those of a training's log rows included."""
+    sick = [one for one in [*findings, *judge_log(rows)] if one.status == "sick"]
+    return [f"ALARM {one.detector}: {one.measured}. {one.advice}" for one in sick]

@@ -3,8 +3,9 @@
 import torch
 
 from codec.discriminators import DiscriminatorConfig, Discriminators
+from codec.health import effective_rank
 from codec.losses import Balancer, MelLoss, adversarial_loss, discriminator_loss, feature_matching_loss
-from pipelines.codec_steps import effective_rank, whitening_loss
+from pipelines.codec_steps import whitening_loss
 
 SMALL = DiscriminatorConfig(windows=(128, 64), stft_channels=4, periods=(2, 3), period_channels=4)
 
