@@ -10,6 +10,7 @@ import pipelines.train_codec as program
 from codec import SoundloomError
 from codec.audio import write_audio
 from codec.model import Codec
+from codec.quantize import VectorQuantizer
 from pipelines.checkpoints import load_checkpoint
 from pipelines.cli import run
 from pipelines.crops import AugmentSettings, Crops, Source
@@ -95,6 +96,19 @@ def test_it_learns(folder: Path) -> None:
     train(folder, "learns", "--steps", "80", "--quantizer_start", "20", "--discriminator_start", "1000")
     losses = losses_of(folder, "learns")
     assert sum(losses[i] for i in range(75, 81)) < 0.7 * sum(losses[i] for i in range(1, 7))
+
+
+def test_a_sick_codec_raises_the_alarm(folder: Path, monkeypatch, capsys) -> None:
+    def collapse(self: VectorQuantizer, *words: object, **more: object) -> int:
+        self.codebook[:] = 0.01
+        return 0
+
+    monkeypatch.setattr(VectorQuantizer, "start", collapse)
+    monkeypatch.setattr(VectorQuantizer, "update", collapse)
+    assert train(folder, "sick", "--steps", "6") == 0
+    told = capsys.readouterr().err
+    assert "ALARM perplexity: levels [0, 1, 2]" in told and "k-means" in told
+    assert "ALARM energy" in told
 
 
 def test_a_decoder_alone_keeps_every_code(folder: Path) -> None:
