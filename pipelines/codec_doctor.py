@@ -39,7 +39,7 @@ from codec.pretrained import load_codec
 from pipelines.cli import run
 from pipelines.training import JsonlLog
 
-CLIP_SECONDS = 2.0  # the clip of the two trials
+CLIP_SECONDS = 1.0  # the clip of the two trials
 MARKS = {"well": "ok", "sick": "SICK", "not judged": "-"}
 
 
