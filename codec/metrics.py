@@ -1,6 +1,6 @@
-"""How close one waveform is to another: mel distance, SI-SDR, PESQ, STOI; how sure a mean is; how codebooks are used.
+"""How close one waveform is to another: mel distance, SI-SDR, PESQ, STOI, ViSQOL; how sure a mean is; codebooks' use.
 
-PESQ and STOI come from the packages of the extra ``soundloom[eval]``. A judge that cannot judge a pair returns
+PESQ, STOI and ViSQOL come from the packages of the extra ``soundloom[eval]``. A judge that cannot judge a pair returns
 None: it is counted as failed, never replaced by a number.
 """
 
@@ -13,7 +13,7 @@ import types
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -144,6 +144,32 @@ def stoi(reference: Tensor, estimate: Tensor, sample_rate: int) -> float | None:
         except (RuntimeWarning, ValueError):
             return None
     return score if math.isfinite(score) else None
+
+
+def visqol(reference: Tensor, estimate: Tensor, sample_rate: int) -> float | None:
+    """ViSQOL's speech mode at 16 kHz, 1 to 5; None where it refuses (silence, much less than a second).
+
+    ``reference``, ``estimate``: [N]. A port to Python (visqol-python) of Google's ViSQOL v3 (Chinen et al. 2020), with
+    its lattice network. A proxy: harsh on low bitrates, and not the published tool itself.
+    """
+    judge = _visqol_judge()
+    pair = [wave.astype(np.float64) for wave in _judge_pair(reference, estimate, sample_rate)]
+    if not all(np.abs(wave).max() > 0 for wave in pair):
+        return None
+    try:
+        score = float(judge.measure_from_arrays(*pair, JUDGE_RATE).moslqo)
+    except (IndexError, ValueError):  # nothing that it takes for speech
+        return None
+    return score if math.isfinite(score) else None
+
+
+@functools.cache
+def _visqol_judge() -> Any:
+    package = require("visqol")
+    require("ai_edge_litert")  # without the lattice network its scores are one to two points too high
+    judge = package.VisqolApi()
+    judge.create(mode="speech", use_lattice_model=True)
+    return judge
 
 
 def summarize(values: Sequence[float | None], seed: int = 0) -> Summary:
