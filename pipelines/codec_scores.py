@@ -62,14 +62,15 @@ class CodecUnderTest:
 
 
 def read_clips(
-    corpus: str | Path, sample_rate: int, limit: int | None, seconds: float, split: str = ""
+    corpus: str | Path, sample_rate: int, limit: int | None, seconds: float, split: str = "", language: str = ""
 ) -> tuple[list[Clip], list[str]]:
     """Up to ``limit`` recordings of a folder or manifest, spread over its list, each cut to ``seconds``.
 
     A transcript is in the manifest or beside the recording (``x.txt`` beside ``x.wav``); one that is cut has none.
+    ``language``: of recordings of which nothing else is known.
     Returns the clips, and a line for each file that could not be read. Raises: SoundloomError where no file could be.
     """
-    source = open_corpus(Settings(root="", corpus=str(corpus), split=split))
+    source = open_corpus(Settings(root="", corpus=str(corpus), split=split, language=language))
     items = list(source.utterances())
     if limit is not None and len(items) > limit:
         items = [items[i * len(items) // limit] for i in range(limit)]

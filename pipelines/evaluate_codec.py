@@ -155,6 +155,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("codec", help="a folder, a hub name, or `shipped`")
     parser.add_argument("folder", help="recordings, with x.txt beside x.wav where known; or a corpus' manifest")
     parser.add_argument("--split", default="", help="of a corpus with a manifest, such as test (default: all)")
+    parser.add_argument("--language", default="", help="of the recordings, such as fr, where no manifest has it")
     parser.add_argument("-o", "--output", required=True, help="folder for the report")
     parser.add_argument("--levels", help="numbers of levels, such as 1,2,4,8 (default: 1, 2, 4, 8 … and all)")
     parser.add_argument("--limit", type=int, help="recordings, spread over the folder (default: all)")
@@ -180,7 +181,8 @@ def main(argv: list[str] | None = None) -> int:
     tested, beside = _load_all(options)
     chosen, transcriber, judge_facts = _choose_judges(options)
     rate = tested[0].codec.sample_rate
-    results = Results(*scores.read_clips(options.folder, rate, options.limit, options.seconds, options.split))
+    clips = scores.read_clips(options.folder, rate, options.limit, options.seconds, options.split, options.language)
+    results = Results(*clips)
     results.beside = beside
     for line in results.unread:
         print(f"left out: {line}", file=sys.stderr)
