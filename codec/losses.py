@@ -85,30 +85,48 @@ class Balancer:
     `weights` name the losses and their shares. `gradient(losses, wave)` returns the gradient to send back
     through the codec: the sum of each loss's gradient over an average of its norm, times its share. The first
     loss sets the unit (its own averaged norm), so that terms outside of the balance keep their weight beside it.
+
+    Norms are measured at every `every`-th call, which costs a backward pass for each loss; in between, all losses
+    share one pass and the norms stay. The averages forget as fast per call whatever `every` is.
     """
 
-    def __init__(self, weights: dict[str, float], decay: float = 0.99) -> None:
+    def __init__(self, weights: dict[str, float], decay: float = 0.99, every: int = 1) -> None:
         self.weights = dict(weights)
-        self.decay = decay
+        self.decay = decay**every
+        self.every = every
+        self.calls = 0
         self.norms: dict[str, float] = {}
 
     def gradient(self, losses: dict[str, Tensor], wave: Tensor) -> Tensor:
         """losses by name, each a scalar that depends on wave [B, C, N] -> gradient [B, C, N]."""
-        total_weight = sum(self.weights[name] for name in losses)
-        out = torch.zeros_like(wave)
+        measure = self.calls % self.every == 0 or not losses.keys() <= self.norms.keys()
+        self.calls += 1
+        if measure:
+            gradients = self._measure(losses, wave)
+            out = sum((self._factor(name, losses) * gradients[name] for name in losses), torch.zeros_like(wave))
+        else:
+            total = torch.stack([self._factor(name, losses) * loss for name, loss in losses.items()]).sum()
+            (out,) = torch.autograd.grad(total, wave, retain_graph=True)
+        return out * self.norms[next(iter(losses))]
+
+    def _measure(self, losses: dict[str, Tensor], wave: Tensor) -> dict[str, Tensor]:
+        gradients = {}
         for name, loss in losses.items():
-            (gradient,) = torch.autograd.grad(loss, wave, retain_graph=True)
+            (gradients[name],) = torch.autograd.grad(loss, wave, retain_graph=True)
             # per clip, so that the batch's size does not change the balance
-            norm = float(gradient.flatten(1).norm(dim=1).mean())
+            norm = float(gradients[name].flatten(1).norm(dim=1).mean())
             before = self.norms.get(name)
             self.norms[name] = norm if before is None else self.decay * before + (1 - self.decay) * norm
-            out += gradient * (self.weights[name] / total_weight / (self.norms[name] + 1e-12))
-        return out * self.norms[next(iter(losses))]
+        return gradients
+
+    def _factor(self, name: str, losses: dict[str, Tensor]) -> float:
+        return self.weights[name] / sum(self.weights[other] for other in losses) / (self.norms[name] + 1e-12)
 
     def state(self) -> dict[str, float]:
         """What a checkpoint keeps."""
-        return dict(self.norms)
+        return {**self.norms, "calls": self.calls}
 
     def load(self, norms: dict[str, float]) -> None:
         """Take back what `state` gave."""
-        self.norms = {name: float(norm) for name, norm in norms.items()}
+        self.calls = int(norms.get("calls", 0))
+        self.norms = {name: float(norm) for name, norm in norms.items() if name != "calls"}

@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from codec.audio import audio_files, encode_audio, read_audio, resample
+from codec.audio import encode_audio, read_audio, resample
 from codec.errors import SoundloomError
 from codec.metrics import count_codes, mel_distance, pesq_wb, si_sdr, stoi
 from codec.packing import CodeFile, mark_of, pack
+from codec.store_plan import Settings
+from pipelines.corpus_input import open_corpus
 
 # Calls a judge with (reference [N], estimate [N], sample rate); None: the pair could not be judged.
 Judge = Callable[[Tensor, Tensor, int], float | None]
@@ -22,11 +24,20 @@ Judge = Callable[[Tensor, Tensor, int], float | None]
 
 @dataclass(frozen=True)
 class Clip:
-    """A recording [N] at the sample rate of the codec that is judged. ``text``: what is said, where that is known."""
+    """A recording [N] at the sample rate of the codec that is judged. ``text``: what is said, where that is known.
+
+    ``language``: as the manifest has it, such as ``en``; empty where nothing is known.
+    """
 
     name: str
     wave: Tensor
     text: str | None = None
+    language: str = ""
+
+    @property
+    def english(self) -> bool:
+        """Whether the English transcriber can judge it; true where the language is not known."""
+        return not self.language or self.language.lower().startswith("en")
 
 
 @dataclass(frozen=True)
@@ -50,27 +61,36 @@ class CodecUnderTest:
         return f"{self.name}, {levels} level{'s' if levels > 1 else ''}"
 
 
-def read_clips(folder: str | Path, sample_rate: int, limit: int | None, seconds: float) -> tuple[list[Clip], list[str]]:
-    """Up to ``limit`` recordings of a folder, spread over its sorted list, each cut to ``seconds``.
+def read_clips(
+    corpus: str | Path, sample_rate: int, limit: int | None, seconds: float, split: str = "", language: str = ""
+) -> tuple[list[Clip], list[str]]:
+    """Up to ``limit`` recordings of a folder or manifest, spread over its list, each cut to ``seconds``.
 
-    A text file of the same name (``x.txt`` beside ``x.wav``) is its transcript. Returns the clips, and a line for
-    each file that could not be read. Raises: SoundloomError where no file could be.
+    A transcript is in the manifest or beside the recording (``x.txt`` beside ``x.wav``); one that is cut has none.
+    ``language``: of recordings of which nothing else is known.
+    Returns the clips, and a line for each file that could not be read. Raises: SoundloomError where no file could be.
     """
-    paths = audio_files(folder)
-    if limit is not None and len(paths) > limit:
-        paths = [paths[i * len(paths) // limit] for i in range(limit)]
+    source = open_corpus(Settings(root="", corpus=str(corpus), split=split, language=language))
+    items = list(source.utterances())
+    if limit is not None and len(items) > limit:
+        items = [items[i * len(items) // limit] for i in range(limit)]
     clips, wrong = [], []
-    for path in paths:
+    for item in items:
+        name = item.path or item.id
+        length = min(seconds, item.duration or seconds)
         try:
-            wave = read_audio(path, sample_rate, duration=seconds)[0]
+            if item.problem:
+                raise SoundloomError(f"{name}: {item.problem}")
+            with source.fetch(item) as path:
+                wave = read_audio(path, sample_rate, start=item.start, duration=length + 0.1)[0]
         except SoundloomError as error:
             wrong.append(str(error))
             continue
-        beside = path.with_suffix(".txt")
-        text = beside.read_text(encoding="utf-8", errors="replace").strip() if beside.is_file() else None
-        clips.append(Clip(str(path.relative_to(folder)), wave, text))
+        whole = item.duration or wave.shape[0] / sample_rate
+        text = item.text if whole <= seconds else ""
+        clips.append(Clip(name, wave[: round(length * sample_rate)], text or None, item.language))
     if not clips:
-        raise SoundloomError(f"{folder}: no recording could be read{': ' + wrong[0] if wrong else ''}")
+        raise SoundloomError(f"{corpus}: no recording could be read{': ' + wrong[0] if wrong else ''}")
     return clips, wrong
 
 

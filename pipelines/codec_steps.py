@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from codec.discriminators import DiscriminatorConfig, Discriminators
+from codec.errors import SoundloomError
+from codec.health import Finding, judge_log, judge_survey, judge_weights, survey
 from codec.losses import Balancer, MelLoss, adversarial_loss, discriminator_loss, feature_matching_loss
-from codec.metrics import codebook_use, count_codes
 from codec.model import Codec
 
 
@@ -26,6 +28,8 @@ class LossSettings:
         feature: share of the distance of the discriminators' inner features.
         commitment: weight of the distance from the latent to its quantized self.
         whitening: weight of the latent's distance from zero mean, unit variance and no correlation.
+        balance_every: measure the losses' gradients one by one at every n-th step only; in between they share a pass.
+        judge_seconds: the discriminators hear so long a part of each crop, at a random place; 0 is the whole.
     """
 
     mel: float = 1.0
@@ -34,6 +38,21 @@ class LossSettings:
     feature: float = 1.0
     commitment: float = 0.1
     whitening: float = 0.1
+    balance_every: int = 1
+    judge_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.balance_every < 1 or self.judge_seconds < 0:
+            raise SoundloomError("losses: balance_every must be at least 1 and judge_seconds at least 0")
+
+
+@dataclass
+class _Judgement:
+    """What the discriminators said in a generator step, for their own step: the same weights, so the same scores."""
+
+    out: Tensor
+    real: list[Tensor]
+    fake: list[Tensor]
 
 
 def whitening_loss(latent: Tensor) -> Tensor:
@@ -83,8 +102,11 @@ class CodecLosses(nn.Module):
                 "wave": settings.wave,
                 "adversarial": settings.adversarial,
                 "feature": settings.feature,
-            }
+            },
+            every=settings.balance_every,
         )
+        self._samples = round(settings.judge_seconds * sample_rate)
+        self._judgement: _Judgement | None = None
 
     def generator_step(
         self, codec: Codec, wave: Tensor, adversarial: bool, bf16: bool, generator: torch.Generator | None = None
@@ -100,64 +122,70 @@ class CodecLosses(nn.Module):
         out = out.float()[..., : wave.shape[-1]]
         heard = out.detach().requires_grad_()
         losses = {"mel": self.mel(heard, wave), "wave": (heard - wave).abs().mean()}
+        judged = out.detach()
         if adversarial:
-            self.discriminators.requires_grad_(False)
+            part = self._part(wave.shape[-1], generator)
             with torch.autocast(device, torch.bfloat16, enabled=bf16):
-                with torch.no_grad():
-                    _, real = self.discriminators(wave)
-                scores, fake = self.discriminators(heard)
+                real_scores, real = self.discriminators(wave[..., part])
+                scores, fake = self.discriminators(heard[..., part])
             losses |= {"adversarial": adversarial_loss(scores), "feature": feature_matching_loss(real, fake)}
-            self.discriminators.requires_grad_(True)
+            self._judgement = _Judgement(judged, real_scores, scores)
         gradient = self.balancer.gradient(losses, heard)
         log: dict[str, float | list[float]] = {name: float(loss.detach()) for name, loss in losses.items()}
         if frozen:
             out.backward(gradient)
-            return out.detach(), log
+            return judged, log
         whitening = whitening_loss(latent)
         extra = self.settings.commitment * quantized.commitment + self.settings.whitening * whitening
         torch.autograd.backward([out, extra], [gradient, torch.ones_like(extra)])
         log |= {"commitment": float(quantized.commitment.detach()), "whitening": float(whitening.detach())}
         log["residual"] = [round(value, 4) for value in quantized.residual_energy.tolist()]
-        return out.detach(), log
+        return judged, log
+
+    def _part(self, samples: int, generator: torch.Generator | None) -> slice:
+        """The part of a crop that the discriminators hear."""
+        if not 0 < self._samples < samples:
+            return slice(0, samples)
+        start = int(torch.randint(samples - self._samples + 1, (), generator=generator))
+        return slice(start, start + self._samples)
 
     def discriminator_step(self, wave: Tensor, out: Tensor, bf16: bool) -> dict[str, float]:
-        """Backward through the discriminators for real and reconstructed waves [B, C, N]; what to log."""
-        with torch.autocast(wave.device.type, torch.bfloat16, enabled=bf16):
-            scores, _ = self.discriminators(torch.cat([wave, out]))
-        real, fake = zip(*(score.chunk(2) for score in scores), strict=True)
-        loss = discriminator_loss(list(real), list(fake))
-        loss.backward()
+        """Backward through the discriminators for real and reconstructed waves [B, C, N]; what to log.
+
+        For the `out` that the last generator step returned, what they said there is used again: half of the work.
+        """
+        judgement, self._judgement = self._judgement, None
+        if judgement is not None and judgement.out is out:
+            real, fake = judgement.real, judgement.fake
+        else:
+            with torch.autocast(wave.device.type, torch.bfloat16, enabled=bf16):
+                scores, _ = self.discriminators(torch.cat([wave, out]))
+            real, fake = (list(part) for part in zip(*(score.chunk(2) for score in scores), strict=True))
+        loss = discriminator_loss(real, fake)
+        # their weights alone: the reconstruction's own gradient was the generator step's
+        torch.autograd.backward(loss, inputs=list(self.discriminators.parameters()))
         wins = torch.stack([(r > f.mean()).float().mean() for r, f in zip(real, fake, strict=True)]).mean()
         return {"discriminator": float(loss.detach()), "discriminator_wins": float(wins)}
 
 
-def effective_rank(latent: Tensor) -> float:
-    """Number of directions that latent vectors [B, D, T] fill: the exponential of the entropy of their spectrum."""
-    vectors = latent.float().transpose(1, 2).reshape(-1, latent.shape[1])
-    values = torch.linalg.svdvals(vectors - vectors.mean(0)).square()
-    share = values / values.sum()
-    return float(torch.exp(-(share * (share + 1e-12).log()).sum()))
+def validate(
+    codec: Codec, mel: MelLoss, waves: Tensor, levels: Iterable[int]
+) -> tuple[dict[str, object], list[Finding]]:
+    """Examine a codec on waves [M, C, N]: what the log gets (mel distances, use of codes, rank), and the findings."""
+    found = survey(codec, mel, waves.split(8), levels)
+    report: dict[str, object] = {
+        "effective_rank": round(found.effective_rank or 0.0, 2),
+        "mel_unquantized": round(found.mel_unquantized or 0.0, 5),
+    }
+    if found.usage:
+        report["mel_by_levels"] = {str(n): round(value, 5) for n, value in found.mel_by_levels.items()}
+        report["usage"] = [round(share, 3) for share in found.usage]
+        report["perplexity"] = [round(value, 1) for value in found.perplexity]
+        report["gain_db"] = [round(value, 2) for value in found.gain_decibels]
+    return report, [judge_weights(codec), *judge_survey(found)]
 
 
-@torch.no_grad()
-def validate(codec: Codec, mel: MelLoss, waves: Tensor, levels: Iterable[int]) -> dict[str, object]:
-    """Mel distance at several numbers of levels, use of the codebooks and rank of the latent, on waves [M, C, N]."""
-    training = codec.training
-    codec.eval()
-    latents = torch.cat([codec.encoder(chunk) for chunk in waves.split(8)])
-    report: dict[str, object] = {"effective_rank": round(effective_rank(latents), 2)}
-
-    def distance(latent: Tensor) -> float:
-        pairs = zip(latent.split(8), waves.split(8), strict=True)
-        total = sum(float(mel(codec.decoder(part)[..., : w.shape[-1]], w)) * len(w) for part, w in pairs)
-        return round(total / len(waves), 5)
-
-    report["mel_unquantized"] = distance(latents)
-    if codec.quantizer.active:
-        codes = codec.quantizer.encode(latents)
-        report["mel_by_levels"] = {str(n): distance(codec.quantizer.decode(codes[:, :n])) for n in levels}
-        use = codebook_use(count_codes(codes, codec.codebook_size))
-        report["usage"] = [round(level.used, 3) for level in use]
-        report["perplexity"] = [round(level.perplexity, 1) for level in use]
-    codec.train(training)
-    return report
+def alarm_lines(findings: Iterable[Finding], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each sick finding, those of a training's log rows included."""
+    sick = [one for one in [*findings, *judge_log(rows)] if one.status == "sick"]
+    return [f"ALARM {one.detector}: {one.measured}. {one.advice}" for one in sick]

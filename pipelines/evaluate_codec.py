@@ -2,11 +2,13 @@
 
     python pipelines/evaluate_codec.py shipped recordings/ -o report/
     python pipelines/evaluate_codec.py runs/my-codec recordings/ -o report/ --levels 1,2,4,8 --limit 24
-    python pipelines/evaluate_codec.py shipped recordings/ -o report/ --peers facebook/encodec_24khz --wer
+    python pipelines/evaluate_codec.py shipped corpora/real -o report/ --split test --dnsmos --wer
+    python pipelines/evaluate_codec.py runs/gan/codec recordings/ -o report/ --beside "without GAN=runs/plain/codec"
+    python pipelines/evaluate_codec.py shipped recordings/ -o report/ --peers facebook/encodec_24khz,kyutai/mimi
 
 CODEC is a folder, a hub name, or `shipped`. Writes report.json, report.md and report.html (to listen to). Bitrates are
 those of whole files: codes packed as .loom, Opus in Ogg. Every mean has a 95% bootstrap interval over recordings; what
-a judge refuses is counted, never replaced. Needs `pip install 'soundloom[eval]'`.
+a judge refuses is counted, never replaced. Needs `pip install 'soundloom[eval]'`; ViSQOL is told where it is installed.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,33 +23,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from codec.audio import encode_audio
 from codec.errors import SoundloomError
-from codec.metrics import MEL_RECIPE, Summary, codebook_use, require, summarize
+from codec.metrics import MEL_RECIPE, require, visqol
 from codec.pretrained import load_codec
 from pipelines import codec_scores as scores
-from pipelines import judges, plots
+from pipelines import judges
 from pipelines.cli import run
-from pipelines.report import Listening, Picture, Report, Sound, Table, write_report
-
-CURVES = {"PESQ-WB": "higher is better", "STOI": "higher is better", "mel distance": "lower is better"}
-CURVES |= {"SI-SDR": "dB, higher is better"}
-
-
-@dataclass
-class Results:
-    """Everything that was measured. ``table[system][column]`` has a value, or None, for each clip in order."""
-
-    clips: list[scores.Clip]
-    unread: list[str]
-    table: dict[str, dict[str, list[float | None]]] = field(default_factory=dict)
-    transcripts: dict[str, list[str]] = field(default_factory=dict)
-    counts: dict[str, Tensor] = field(default_factory=dict)
-    heard: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # clip -> system -> wave, of a few clips
-    systems: dict[str, list[str]] = field(default_factory=dict)  # family (a line of a curve) -> systems
-
-    def mean(self, system: str, column: str) -> Summary:
-        return summarize(self.table[system][column])
+from pipelines.codec_report import Results, build_report
+from pipelines.report import write_report
 
 
 def measure(
@@ -61,6 +43,7 @@ def measure(
 ) -> None:
     """Send every clip through every system and score it; the first codec's rate is that of the comparison."""
     rate = tested[0].codec.sample_rate
+    unheard = {clip.name for clip in results.clips if not clip.english}
     families = {one.name: [one.label(n) for n in one.levels] for one in tested}
     if opus:
         families["Opus"] = [f"Opus, target {bitrate / 1000:g}" for bitrate in opus]
@@ -70,118 +53,21 @@ def measure(
         for one in tested:
             outputs += scores.codec_outputs(one, clip, rate, results.counts)
         outputs += scores.opus_outputs(opus, clip, rate)
+        original: float | None = None
         for output in outputs:
             columns = results.table.setdefault(output.system, {})
-            for column, value in scores.score(clip, output, rate, judges_by_name).items():
+            found = scores.score(clip, output, rate, judges_by_name)
+            if "DNSMOS" in found:
+                original = found["DNSMOS"] if output is outputs[0] else original  # the first is the recording itself
+                pair = (original, found["DNSMOS"])
+                found["DNSMOS loss"] = None if pair[0] is None or pair[1] is None else pair[0] - pair[1]
+            for column, value in found.items():
                 columns.setdefault(column, []).append(value)
             if transcribe is not None:
-                results.transcripts.setdefault(output.system, []).append(transcribe(output.wave, rate))
+                text = "" if clip.name in unheard else transcribe(output.wave, rate)
+                results.transcripts.setdefault(output.system, []).append(text)
             if i < listen:
                 results.heard.setdefault(i, {})[output.system] = output.wave
-
-
-def build_report(
-    tested: Sequence[scores.CodecUnderTest], results: Results, facts: dict[str, str], columns: Sequence[str]
-) -> Report:
-    """Tables, curves and things to hear from what was measured."""
-    first = tested[0]
-    report = Report(
-        f"Codec report: {first.name}",
-        f"{len(results.clips)} recordings. Every figure is a proxy: good for comparing rows of one table, "
-        "not for comparing with figures published elsewhere.",
-        facts,
-    )
-    report.tables.append(_quality_table(results, columns))
-    if results.transcripts:
-        report.tables.append(_word_table(results))
-    report.tables.append(_use_table(tested, results))
-    reference = {"reference": results.table["reference itself"]}
-    for column, note in CURVES.items():
-        lines = {
-            family: [(results.mean(system, "kbit/s").mean, results.mean(system, column)) for system in systems]
-            for family, systems in results.systems.items()
-        }
-        ceiling = summarize(reference["reference"].get(column, []))
-        anchors = {"reference": ceiling.mean} if ceiling.n and column in ("PESQ-WB", "STOI") else {}
-        figure = plots.curve_figure(lines, "kbit/s of the file", column, anchors)
-        report.pictures.append(Picture(f"{column} by bitrate", plots.figure_png(figure), note))
-    for name, counts in results.counts.items():
-        report.pictures.append(Picture(f"Use of the codes: {name}", plots.figure_png(plots.use_figure(counts))))
-    report.listening = [_listening(first, results, i) for i in results.heard]
-    report.data = {"clips": [clip.name for clip in results.clips], "unread": results.unread, "scores": results.table}
-    report.data["transcripts"] = results.transcripts
-    return report
-
-
-def _quality_table(results: Results, columns: Sequence[str]) -> Table:
-    rows = []
-    for system, values in results.table.items():
-        lags = sorted(lag for lag in values["lag"] if lag is not None)
-        lag = str(int(lags[len(lags) // 2])) if lags else None
-        means = [results.mean(system, column) for column in columns]
-        rows.append(
-            [system, _bitrate(results, system), *means, results.mean(system, "SI-SDR"), lag, len(values["lag"])]
-        )
-    return Table(
-        "Quality by number of levels",
-        ["system", "kbit/s", *columns, "SI-SDR dB", "lag", "n"],
-        rows,
-        "Mean [95% bootstrap interval over recordings]. kbit/s of whole files, headers included. Lag: median, in "
-        "samples, taken out before SI-SDR only. The first row is the ceiling, the second the floor.",
-    )
-
-
-def _bitrate(results: Results, system: str) -> float | None:
-    summary = results.mean(system, "kbit/s")
-    return summary.mean if summary.n else None
-
-
-def _word_table(results: Results) -> Table:
-    known = all(clip.text for clip in results.clips)
-    references = [clip.text or "" for clip in results.clips] if known else results.transcripts["reference itself"]
-    rows: list[list[Any]] = []
-    base = 0.0
-    for system, texts in results.transcripts.items():
-        errors = judges.word_errors(references, texts)
-        base = errors.corpus.mean if system == "reference itself" else base
-        rows.append([system, errors.corpus, errors.corpus.mean - base, errors.mean, errors.over_half, errors.corpus.n])
-    source = "the transcripts beside the recordings" if known else "the judge's own transcript of the reference"
-    return Table(
-        "Word errors",
-        ["system", "WER, corpus", "excess over the reference", "WER, mean", "over 50%", "n"],
-        rows,
-        f"Against {source}. The judge's own errors dominate: look at the excess.",
-    )
-
-
-def _use_table(tested: Sequence[scores.CodecUnderTest], results: Results) -> Table:
-    rows: list[list[Any]] = []
-    for one in tested:
-        frames = int(results.counts[one.name][0].sum())
-        for level, use in enumerate(codebook_use(results.counts[one.name])):
-            rows.append([f"{one.name}, level {level}", use.used, use.perplexity, one.codec.codebook_size, frames])
-    return Table(
-        "Use of the codebooks",
-        ["level", "share of codes used", "perplexity", "codes", "frames"],
-        rows,
-        "Few frames cannot use many codes: compare with the number of frames.",
-    )
-
-
-def _listening(first: scores.CodecUnderTest, results: Results, i: int) -> Listening:
-    rate, clip = first.codec.sample_rate, results.clips[i]
-    waves = results.heard[i]
-
-    def sound(system: str) -> Sound:
-        bitrate = results.table[system]["kbit/s"][i]
-        return Sound(system, encode_audio(waves[system], rate, ".flac"), f"{bitrate:.1f} kbit/s" if bitrate else "")
-
-    own = results.systems[first.name]
-    others = [system for family, systems in results.systems.items() if family != first.name for system in systems]
-    drawn = {"original": waves["reference itself"], **{f"{n} lev.": waves[first.label(n)] for n in first.levels}}
-    picture = Picture("Mel spectrograms", plots.figure_png(plots.spectrogram_figure(drawn, rate), 90))
-    dial, beside = [sound(system) for system in own], [sound(system) for system in ["reference itself", *others]]
-    return Listening(clip.name, dial, beside, clip.text or "", picture)
 
 
 def _numbers(text: str, option: str, scale: float = 1) -> list[int]:
@@ -192,15 +78,30 @@ def _numbers(text: str, option: str, scale: float = 1) -> list[int]:
     return sorted(set(numbers))
 
 
-def _load(name: str, levels: str | None) -> scores.CodecUnderTest:
-    codec = load_codec(None if name == "shipped" else name)
+def _load(name: str, levels: str | Sequence[int] | None) -> scores.CodecUnderTest:
+    """The codec of ``name`` or ``label=name``, at these numbers of levels (None: 1, 2, 4 … and all)."""
+    label, _, path = ("", "", name) if Path(name).exists() else name.rpartition("=")
+    codec = load_codec(None if path == "shipped" else path)
     if levels is None:
         chosen = [n for n in (1, 2, 4, 8, 16, 32) if n < codec.num_levels] + [codec.num_levels]
     else:
-        chosen = _numbers(levels, "--levels")
+        chosen = (
+            _numbers(levels, "--levels") if isinstance(levels, str) else [n for n in levels if n <= codec.num_levels]
+        )
     if not chosen or not 1 <= chosen[0] <= chosen[-1] <= codec.num_levels:
         raise SoundloomError(f"--levels {levels}: {name} has levels 1 to {codec.num_levels}")
-    return scores.CodecUnderTest(Path(name).name if Path(name).exists() else name, codec, chosen)
+    return scores.CodecUnderTest(label or (Path(path).name if Path(path).exists() else path), codec, chosen)
+
+
+def _load_all(options: argparse.Namespace) -> tuple[list[scores.CodecUnderTest], list[str]]:
+    """The codec, those beside it, the peers; and the names of those beside it."""
+    tested = [_load(options.codec, options.levels)]
+    beside = [_load(name, tested[0].levels) for name in options.beside]
+    peers = [_load(name.strip(), None) for name in options.peers.split(",") if name.strip()]
+    tested += beside + peers
+    if len({one.name for one in tested}) < len(tested):
+        raise SoundloomError("--beside, --peers: two codecs of one name; give it another one, such as NAME=FOLDER")
+    return tested, [one.name for one in beside]
 
 
 def _choose_judges(options: argparse.Namespace) -> tuple[dict[str, scores.Judge], Any, dict[str, str]]:
@@ -208,18 +109,29 @@ def _choose_judges(options: argparse.Namespace) -> tuple[dict[str, scores.Judge]
     for package in ("pesq", "pystoi"):
         require(package)
     chosen = scores.standard_judges()
-    facts = {"PESQ-WB, STOI": f"at 16 kHz; {judges.package_versions('pesq', 'pystoi')}; PESQ refuses silence"}
+    facts = {"PESQ-WB, STOI": f"proxies, at 16 kHz; {judges.package_versions('pesq', 'pystoi')}; PESQ refuses silence"}
+    try:
+        for package in ("visqol", "ai_edge_litert"):
+            require(package)
+        chosen["ViSQOL"] = visqol
+        version = judges.package_versions("visqol-python", "ai-edge-litert")
+        facts["ViSQOL"] = f"proxy: a port to Python of ViSQOL 3, speech mode at 16 kHz, lattice network; {version}"
+    except SoundloomError as error:
+        facts["ViSQOL"] = f"not judged: {error} or pip install 'visqol-python[lattice]'"
     if options.dnsmos:
         dnsmos = judges.Dnsmos()
         chosen["DNSMOS"] = lambda reference, estimate, rate: dnsmos(estimate, rate)
-        facts["DNSMOS"] = f"{dnsmos.description}, {judges.package_versions('speechmos', 'onnxruntime')}"
+        facts["DNSMOS"] = (
+            f"proxy: {dnsmos.description}, {judges.package_versions('speechmos', 'onnxruntime')}; the loss "
+        )
+        facts["DNSMOS"] += "is that of the recording minus that of the output, pair by pair"
     if options.speaker:
         encoder = judges.SpeakerEncoder()
         chosen["speaker"] = encoder.similarity
-        facts["speaker"] = f"cosine to the reference; {encoder.description}, pauses kept"
+        facts["speaker"] = f"proxy: cosine to the reference; {encoder.description}, pauses kept"
     transcriber = judges.Transcriber(threads=options.threads) if options.wer else None
     if transcriber is not None:
-        facts["transcripts"] = f"{transcriber.description}; {judges.english_normalizer()[1]}"
+        facts["transcripts"] = f"proxy: {transcriber.description}; {judges.english_normalizer()[1]}"
     return chosen, transcriber, facts
 
 
@@ -241,15 +153,21 @@ def main(argv: list[str] | None = None) -> int:
         prog="evaluate_codec.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("codec", help="a folder, a hub name, or `shipped`")
-    parser.add_argument("folder", help="recordings; x.txt beside x.wav is its transcript")
+    parser.add_argument("folder", help="recordings, with x.txt beside x.wav where known; or a corpus' manifest")
+    parser.add_argument("--split", default="", help="of a corpus with a manifest, such as test (default: all)")
+    parser.add_argument("--language", default="", help="of the recordings, such as fr, where no manifest has it")
     parser.add_argument("-o", "--output", required=True, help="folder for the report")
     parser.add_argument("--levels", help="numbers of levels, such as 1,2,4,8 (default: 1, 2, 4, 8 … and all)")
     parser.add_argument("--limit", type=int, help="recordings, spread over the folder (default: all)")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each recording, at most 20 (default: 10)")
     parser.add_argument("--peers", default="", help="other codecs, with commas between")
+    parser.add_argument(
+        "--beside", action="append", default=[], metavar="[NAME=]CODEC",
+        help="a codec to stand beside this one in curves and spectrograms, the same without GAN say",
+    )  # fmt: skip
     parser.add_argument("--opus", default="6,9,12,16,24", help="Opus's target bitrates in kbit/s; '' leaves it out")
-    parser.add_argument("--wer", action="store_true", help="word errors by Whisper tiny")
-    parser.add_argument("--dnsmos", action="store_true", help="DNSMOS by speechmos")
+    parser.add_argument("--wer", action="store_true", help="word errors by Whisper tiny, of English")
+    parser.add_argument("--dnsmos", action="store_true", help="DNSMOS by speechmos, and its loss")
     parser.add_argument("--speaker", action="store_true", help="speaker similarity by Resemblyzer's network")
     parser.add_argument("--listen", type=int, default=4, help="recordings to hear in the page (default: 4)")
     parser.add_argument("--threads", type=int, default=1, help="threads for the networks (default: 1)")
@@ -260,17 +178,17 @@ def main(argv: list[str] | None = None) -> int:
     opus = _numbers(options.opus, "--opus", 1000)
     if opus and not 6_000 <= opus[0] <= opus[-1] <= 256_000:
         raise SoundloomError(f"--opus {options.opus}: Opus takes 6 to 256 kbit/s")
-    tested = [_load(options.codec, options.levels)]
-    tested += [_load(name.strip(), None) for name in options.peers.split(",") if name.strip()]
-    if len({one.name for one in tested}) < len(tested):
-        raise SoundloomError("--peers: two codecs of one name; rename a folder")
+    tested, beside = _load_all(options)
     chosen, transcriber, judge_facts = _choose_judges(options)
     rate = tested[0].codec.sample_rate
-    results = Results(*scores.read_clips(options.folder, rate, options.limit, options.seconds))
+    clips = scores.read_clips(options.folder, rate, options.limit, options.seconds, options.split, options.language)
+    results = Results(*clips)
+    results.beside = beside
     for line in results.unread:
         print(f"left out: {line}", file=sys.stderr)
     measure(tested, results, opus, chosen, transcriber, options.listen)
-    report = build_report(tested, results, _facts(options, tested) | judge_facts, list(chosen))
+    columns = [*chosen, *(["DNSMOS loss"] if options.dnsmos else [])]
+    report = build_report(tested, results, _facts(options, tested) | judge_facts, columns)
     for path in write_report(options.output, report):
         print(path)
     return 0

@@ -39,7 +39,7 @@ from pipelines.checkpoints import (
     save_checkpoint,
 )
 from pipelines.cli import run
-from pipelines.codec_steps import CodecLosses, LossSettings, average_gradients, validate
+from pipelines.codec_steps import CodecLosses, LossSettings, alarm_lines, average_gradients, validate
 from pipelines.crops import AugmentSettings, Crops, Source
 from pipelines.progress import Progress, plot_curves
 from pipelines.settings import changed_settings, flatten_settings, parse_settings
@@ -347,11 +347,13 @@ def evaluate(
     """Validate the averaged weights, log the report and keep the codec in the output folder."""
     levels = [n for n in settings.validate_levels if n <= state.codec.num_levels]
     with state.ema.applied(state.codec):
-        report = validate(state.codec, state.losses.mel, waves, levels)
+        report, findings = validate(state.codec, state.losses.mel, waves, levels)
         if state.codec.quantizer.active:
             state.codec.save_pretrained(output / "codec")
     log.write(step=state.step, seconds=state.seconds, **report)
     progress.say(f"step {state.step}: " + "  ".join(f"{key} {value}" for key, value in report.items()))
+    for line in alarm_lines(findings, log.read()):
+        progress.say(line)
 
 
 def flat_rows(log: JsonlLog) -> list[dict[str, Any]]:

@@ -1,10 +1,16 @@
 """Mel loss, discriminators, balancer, whitening: what each is meant to see, and that nothing else matters."""
 
+import pytest
 import torch
 
 from codec.discriminators import DiscriminatorConfig, Discriminators
+from codec.errors import SoundloomError
+from codec.health import effective_rank
 from codec.losses import Balancer, MelLoss, adversarial_loss, discriminator_loss, feature_matching_loss
-from pipelines.codec_steps import effective_rank, whitening_loss
+from codec.model import Codec, CodecConfig
+from codec.quantize import QuantizerConfig
+from codec.spectral import SpectralConfig
+from pipelines.codec_steps import CodecLosses, LossSettings, whitening_loss
 
 SMALL = DiscriminatorConfig(windows=(128, 64), stft_channels=4, periods=(2, 3), period_channels=4)
 
@@ -69,6 +75,70 @@ def test_the_balancer_goes_on_from_its_state() -> None:
     first.gradient({"mel": 5 * wave.sum()}, wave)
     again.load(first.state())
     torch.testing.assert_close(first.gradient({"mel": wave.sum()}, wave), again.gradient({"mel": wave.sum()}, wave))
+
+
+def test_between_measurements_the_balancer_gives_the_same_gradient_in_one_pass() -> None:
+    """With norms that do not change, one pass for all losses is the sum of a pass for each."""
+    wave = torch.tensor([[[1.0, 2.0, 3.0]]], requires_grad=True)
+
+    def losses() -> dict[str, torch.Tensor]:
+        return {"mel": 3 * wave[..., :2].sum(), "wave": 50 * (wave[..., 1:] * torch.tensor([1.0, -2.0])).sum()}
+
+    measured, shared = Balancer({"mel": 1.0, "wave": 2.0}), Balancer({"mel": 1.0, "wave": 2.0}, every=3)
+    for call in range(7):
+        torch.testing.assert_close(shared.gradient(losses(), wave), measured.gradient(losses(), wave))
+        assert shared.calls == call + 1
+    again = Balancer({"mel": 1.0, "wave": 2.0}, every=3)
+    again.load(shared.state())
+    assert again.calls == 7 and again.norms == shared.norms
+
+
+def test_the_balancer_measures_at_every_nth_call_and_what_is_new() -> None:
+    wave = torch.tensor([[[1.0, 2.0]]], requires_grad=True)
+    balancer = Balancer({"mel": 1.0, "wave": 1.0}, every=4)
+    norms = []
+    for call in range(6):
+        losses = {"mel": (call + 1) * wave.sum()} | ({"wave": wave[..., 0].sum()} if call == 5 else {})
+        balancer.gradient(losses, wave)
+        norms.append(balancer.norms["mel"])
+    assert norms[0] == norms[1] == norms[3] != norms[4] and "wave" in balancer.norms
+    assert norms[4] == pytest.approx(0.99**4 * norms[0] + (1 - 0.99**4) * 5 * 2**0.5)
+
+
+def test_discriminators_learn_the_same_from_what_they_said_in_the_generator_step() -> None:
+    torch.manual_seed(0)
+    config = CodecConfig(
+        spectral=SpectralConfig(
+            latent_dim=8, encoder_dim=16, encoder_blocks=1, bottleneck_dim=16, bottleneck_blocks=1, decoder_dim=16,
+            decoder_blocks=1,
+        ),
+        quantizer=QuantizerConfig(num_levels=2, codebook_size=16),
+    )  # fmt: skip
+    codec, wave = Codec(config).train(), 0.1 * torch.randn(2, 1, 4800)
+    losses = CodecLosses(24_000, LossSettings(), SMALL)
+
+    def learnt(out: torch.Tensor) -> tuple[dict[str, float], list[torch.Tensor]]:
+        losses.zero_grad()
+        return losses.discriminator_step(wave, out, False), [p.grad.clone() for p in losses.parameters()]
+
+    out, _ = losses.generator_step(codec, wave, True, False, torch.Generator().manual_seed(0))
+    assert all(p.grad is None for p in losses.parameters())  # the generator's step gives them no gradient
+    figures, gradients = learnt(out)
+    again, expected = learnt(out.clone())  # another tensor: they listen afresh
+    assert figures == pytest.approx(again)
+    assert sum(float(g.abs().sum()) for g in gradients) > 0
+    torch.testing.assert_close(gradients, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_discriminators_may_hear_a_part() -> None:
+    losses = CodecLosses(24_000, LossSettings(judge_seconds=0.05), SMALL)
+    generator = torch.Generator().manual_seed(0)
+    parts = {(part.start, part.stop - part.start) for part in (losses._part(2400, generator) for _ in range(50))}
+    assert {length for _, length in parts} == {1200} and len(parts) > 20
+    assert losses._part(1000, generator) == slice(0, 1000)  # a crop that is shorter is heard whole
+    assert CodecLosses(24_000, LossSettings(), SMALL)._part(2400, generator) == slice(0, 2400)
+    with pytest.raises(SoundloomError, match="balance_every"):
+        LossSettings(balance_every=0)
 
 
 def test_whitening_is_zero_for_white_latents_and_sees_a_collapse() -> None:

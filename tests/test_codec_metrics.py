@@ -119,3 +119,14 @@ def test_codebook_use() -> None:
 def test_a_missing_package_names_the_extra() -> None:
     with pytest.raises(SoundloomError, match=r"soundloom\[eval\]"):
         metrics.require("soundloom_no_such_package")
+
+
+def test_visqol_orders_damage_and_refuses_silence() -> None:
+    pytest.importorskip("visqol")
+    pytest.importorskip("ai_edge_litert")
+    wave = speechlike(2.0)
+    noise = torch.randn(len(wave), generator=torch.Generator().manual_seed(3))
+    same, some, much = (metrics.visqol(wave, wave + a * noise, RATE) for a in (0.0, 0.005, 0.05))
+    assert same is not None and some is not None and much is not None
+    assert 5 >= same > 4 and same > some > much >= 1
+    assert metrics.visqol(wave, 0 * wave, RATE) is None and metrics.visqol(wave[:1600], wave[:1600], RATE) is None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +17,7 @@ from codec.errors import SoundloomError
 from codec.model import Codec, CodecConfig
 from codec.quantize import QuantizerConfig
 from codec.spectral import SpectralConfig
-from pipelines import codec_scores, evaluate_codec
+from pipelines import codec_report, codec_scores, evaluate_codec, judges, plots
 
 SIZES = {"latent_dim": 8, "encoder_dim": 16, "encoder_blocks": 1, "bottleneck_dim": 16, "bottleneck_blocks": 1}
 
@@ -72,11 +75,96 @@ def test_word_errors_use_transcripts_beside_the_recordings() -> None:
         codec_scores.Clip("a", voice(0.3, 130)[0], "good morning"),
         codec_scores.Clip("b", voice(0.3, 190)[0], "hello"),
     ]
-    results = evaluate_codec.Results(clips, [])
+    results = codec_report.Results(clips, [])
     results.transcripts = {"reference itself": ["Good morning!", "hello"], "codec, 1 level": ["good", "hello"]}
-    table = evaluate_codec._word_table(results)
-    assert "beside the recordings" in table.note
+    table = codec_report.word_table(results)
+    assert table is not None and "known transcripts" in table.note
     assert [(row[1].mean, row[2]) for row in table.rows] == [(0, 0), (pytest.approx(1 / 3), pytest.approx(1 / 3))]
+
+
+def test_word_errors_leave_out_other_languages_and_unknown_texts() -> None:
+    pytest.importorskip("jiwer")
+    wave = voice(0.3, 130)[0]
+    clips = [
+        codec_scores.Clip("a", wave, "good morning", "en-US"),
+        codec_scores.Clip("b", wave, "bonjour", "fr"),
+        codec_scores.Clip("c", wave, None, "en"),  # cut, so that its text is not what is heard
+    ]
+    results = codec_report.Results(clips, [])
+    results.transcripts = {"reference itself": ["good morning", "", "and so"], "x": ["good evening", "", "no"]}
+    table = codec_report.word_table(results)
+    assert table is not None and "1 of 3" in table.note
+    assert [row[1].mean for row in table.rows] == [0, 0.5]
+    assert codec_report.word_table(codec_report.Results(clips[1:2], [], transcripts={"reference itself": [""]})) is None
+
+
+def test_a_manifest_gives_texts_languages_and_splits(tmp_path: Path) -> None:
+    for name, seconds in (("a", 0.5), ("b", 2.0), ("c", 0.5)):
+        write_audio(tmp_path / f"{name}.wav", voice(seconds, 130), 24_000)
+    rows = [
+        {"audio": "a.wav", "text": "short", "language": "en", "split": "test"},
+        {"audio": "b.wav", "text": "too long to be heard whole", "language": "fr", "split": "test"},
+        {"audio": "c.wav", "text": "elsewhere", "split": "train"},
+        {"audio": "missing.wav", "split": "test"},
+    ]
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    clips, unread = codec_scores.read_clips(tmp_path, 24_000, None, 1.0, "test")
+    assert [(clip.name, clip.text, clip.english) for clip in clips] == [
+        ("a.wav", "short", True),
+        ("b.wav", None, False),
+    ]
+    assert clips[1].wave.shape == (24_000,) and len(unread) == 1
+
+
+def test_a_codec_beside_and_dnsmos_loss(bench: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variant has its line in the curves, its row in the spectrograms, its button in the page."""
+    for package in ("pesq", "pystoi", "matplotlib"):
+        pytest.importorskip(package)
+    drawn: dict[str, list[str]] = {}
+
+    class Dnsmos:
+        description = "a stand-in"
+
+        def __call__(self, wave: torch.Tensor, sample_rate: int) -> float | None:
+            return float(wave.square().mean()) or None
+
+    def spy(kind: str, real: Any) -> Any:
+        def draw(things: Any, *words: Any) -> Any:
+            drawn.setdefault(kind, list(things))
+            return real(things, *words)
+
+        return draw
+
+    monkeypatch.setattr(judges, "Dnsmos", Dnsmos)
+    monkeypatch.setattr(plots, "curve_figure", spy("curves", plots.curve_figure))
+    monkeypatch.setattr(plots, "spectrogram_figure", spy("spectrograms", plots.spectrogram_figure))
+    words = [str(bench / "codec"), str(bench / "clips"), "-o", str(bench / "beside"), "--levels", "1,3", "--opus", ""]
+    words += ["--beside", f"without GAN={bench / 'codec'}", "--dnsmos", "--listen", "1"]
+    assert evaluate_codec.main(words) == 0
+    assert drawn == {
+        "curves": ["codec", "without GAN"],
+        "spectrograms": ["original", "codec, 3 levels", "without GAN", "1 lev."],
+    }
+    record = json.loads((bench / "beside" / "report.json").read_text())
+    scores = record["scores"]
+    for system in ("codec, 1 level", "without GAN, 3 levels"):
+        expected = [
+            a and b and a - b
+            for a, b in zip(scores["reference itself"]["DNSMOS"], scores[system]["DNSMOS"], strict=True)
+        ]
+        assert scores[system]["DNSMOS loss"] == [None if value is None else pytest.approx(value) for value in expected]
+    assert "DNSMOS loss" in record["tables"][0]["rows"][0]
+    assert "ViSQOL" in record["facts"]
+    assert "without GAN, 3 levels" in (bench / "beside" / "report.html").read_text()
+
+
+def test_visqol_missing_is_told_not_fatal(monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("pesq", "pystoi"):
+        pytest.importorskip(package)
+    monkeypatch.setitem(sys.modules, "visqol", None)
+    options = argparse.Namespace(dnsmos=False, speaker=False, wer=False, threads=1)
+    chosen, _, facts = evaluate_codec._choose_judges(options)
+    assert "ViSQOL" not in chosen and "not judged" in facts["ViSQOL"] and "pip install" in facts["ViSQOL"]
 
 
 def test_outputs_have_the_length_and_rate_of_the_clip(bench: Path) -> None:

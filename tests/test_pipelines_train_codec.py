@@ -10,6 +10,7 @@ import pipelines.train_codec as program
 from codec import SoundloomError
 from codec.audio import write_audio
 from codec.model import Codec
+from codec.quantize import VectorQuantizer
 from pipelines.checkpoints import load_checkpoint
 from pipelines.cli import run
 from pipelines.crops import AugmentSettings, Crops, Source
@@ -66,13 +67,14 @@ def losses_of(folder: Path, output: str) -> dict[int, float]:
 
 
 def test_it_resumes_to_the_bit_through_all_phases(folder: Path) -> None:
-    assert train(folder, "whole", "--steps", "12") == 0
+    faster = ("--losses.balance_every", "3", "--losses.judge_seconds", "0.15")
+    assert train(folder, "whole", "--steps", "12", *faster) == 0
     for steps in ("3", "7", "10", "12"):  # before and after the quantizer and the discriminators enter
         assert train(folder, "parts", "--steps", steps, "--optimizer.schedule", "cosine") == 0
-    assert train(folder, "parts2", "--steps", "12", "--time_limit_minutes", "0.0001") == 0
+    assert train(folder, "parts2", "--steps", "12", "--time_limit_minutes", "0.0001", *faster) == 0
     assert load_checkpoint(folder / "parts2" / "checkpoints").step == 1
     for _ in range(2):
-        assert train(folder, "parts2", "--steps", "12") == 0
+        assert train(folder, "parts2", "--steps", "12", *faster) == 0
     whole, parts = state_of(folder, "whole"), state_of(folder, "parts2")
     assert whole.keys() == parts.keys()
     assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
@@ -95,6 +97,19 @@ def test_it_learns(folder: Path) -> None:
     train(folder, "learns", "--steps", "80", "--quantizer_start", "20", "--discriminator_start", "1000")
     losses = losses_of(folder, "learns")
     assert sum(losses[i] for i in range(75, 81)) < 0.7 * sum(losses[i] for i in range(1, 7))
+
+
+def test_a_sick_codec_raises_the_alarm(folder: Path, monkeypatch, capsys) -> None:
+    def collapse(self: VectorQuantizer, *words: object, **more: object) -> int:
+        self.codebook[:] = 0.01
+        return 0
+
+    monkeypatch.setattr(VectorQuantizer, "start", collapse)
+    monkeypatch.setattr(VectorQuantizer, "update", collapse)
+    assert train(folder, "sick", "--steps", "6") == 0
+    told = capsys.readouterr().err
+    assert "ALARM perplexity: levels [0, 1, 2]" in told and "k-means" in told
+    assert "ALARM energy" in told
 
 
 def test_a_decoder_alone_keeps_every_code(folder: Path) -> None:
