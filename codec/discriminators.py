@@ -52,7 +52,10 @@ class STFTDiscriminator(nn.Module):
 
 
 class PeriodDiscriminator(nn.Module):
-    """Looks at every p-th sample side by side (HiFi-GAN, Kong et al. 2020): wave [B, 1, N] -> score, features."""
+    """Looks at every p-th sample side by side (HiFi-GAN, Kong et al. 2020): wave [B, 1, N] -> score, features.
+
+    Columns stand side by side in the batch: scores and features are [B * period, channels, T], clip by clip.
+    """
 
     def __init__(self, period: int, channels: int) -> None:
         super().__init__()
@@ -64,13 +67,20 @@ class PeriodDiscriminator(nn.Module):
         self.output = weight_norm(nn.Conv2d(widths[-1], 1, (3, 1), padding=(1, 0)))
 
     def forward(self, wave: Tensor) -> tuple[Tensor, list[Tensor]]:
-        B, _, N = wave.shape
-        x = F.pad(wave, (0, -N % self.period)).view(B, 1, -1, self.period)
+        # [B, 1, N] -> [B * period, 1, T]: kernels are one column wide, so that a column can be a clip of its own. As
+        # convolutions over [B, 1, T, period] on a CPU, their backward passes take several times as long.
+        x = F.pad(wave, (0, -wave.shape[-1] % self.period)).unflatten(-1, (-1, self.period))
+        x = x.permute(0, 3, 1, 2).flatten(0, 1)
         features = []
         for layer in self.layers:
-            x = F.leaky_relu(layer(x), 0.2)
+            x = F.leaky_relu(self._along_columns(layer, x), 0.2)
             features.append(x)
-        return self.output(x), features
+        return self._along_columns(self.output, x), features
+
+    @staticmethod
+    def _along_columns(layer: nn.Module, x: Tensor) -> Tensor:
+        assert isinstance(layer, nn.Conv2d)
+        return F.conv1d(x, layer.weight.squeeze(-1), layer.bias, layer.stride[0], layer.padding[0])
 
 
 class Discriminators(nn.Module):

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from codec.audio import audio_files, read_audio
+from codec.audio import read_audio
 from codec.errors import SoundloomError
 from codec.files import write_text
 from codec.health import Finding, Survey, judge_log, judge_survey, judge_weights, survey
@@ -36,7 +36,9 @@ from codec.health_trials import overfit, straight_through
 from codec.losses import MelLoss
 from codec.model import Codec
 from codec.pretrained import load_codec
+from codec.store_plan import Settings, Utterance
 from pipelines.cli import run
+from pipelines.corpus_input import open_corpus
 from pipelines.training import JsonlLog
 
 CLIP_SECONDS = 1.0  # the clip of the two trials
@@ -44,32 +46,38 @@ MARKS = {"well": "ok", "sick": "SICK", "not judged": "-"}
 
 
 class Recordings:
-    """Waves [1, C, N] of a folder's files, spread over it, each cut to ``seconds``; what cannot be read is told."""
+    """Waves [1, C, N] of a folder or manifest, spread over it, each cut to ``seconds``; what cannot be read is told."""
 
-    def __init__(self, folder: str, codec: Any, files: int, seconds: float) -> None:
-        paths = audio_files(folder)
-        self.folder = folder
-        self.paths = [paths[i * len(paths) // files] for i in range(files)] if len(paths) > files else paths
+    def __init__(self, corpus: str, codec: Any, files: int, seconds: float) -> None:
+        self.corpus = open_corpus(Settings(root="", corpus=corpus))
+        items = list(self.corpus.utterances())
+        self.name = corpus
+        self.items = [items[i * len(items) // files] for i in range(files)] if len(items) > files else items
         self.rate, self.channels, self.seconds = codec.sample_rate, codec.channels, seconds
-        self.read = 0
         self.longest: Tensor | None = None
 
     def __iter__(self) -> Iterator[Tensor]:
-        for path in tqdm(self.paths, unit="file", disable=not sys.stderr.isatty()):
+        for item in tqdm(self.items, unit="file", disable=not sys.stderr.isatty()):
             try:
-                wave = read_audio(path, self.rate, self.channels, duration=self.seconds)[None]
+                wave = self._read(item)
             except SoundloomError as error:
                 print(f"left out: {error}", file=sys.stderr)
                 continue
-            if wave.shape[-1] < 0.2 * self.rate:
-                print(f"left out: {path}: shorter than 0.2 s", file=sys.stderr)
-                continue
-            self.read += 1
             if self.longest is None or wave.shape[-1] > self.longest.shape[-1]:
                 self.longest = wave
             yield wave
-        if not self.read:
-            raise SoundloomError(f"{self.folder}: no recording could be read")
+        if self.longest is None:
+            raise SoundloomError(f"{self.name}: no recording could be read")
+
+    def _read(self, item: Utterance) -> Tensor:
+        if item.problem:
+            raise SoundloomError(f"{item.source}: {item.problem}")
+        with self.corpus.fetch(item) as path:
+            length = min(self.seconds, item.duration or self.seconds)
+            wave = read_audio(path, self.rate, self.channels, item.start, length)[None]
+        if wave.shape[-1] < 0.2 * self.rate:
+            raise SoundloomError(f"{item.source}: shorter than 0.2 s")
+        return wave
 
 
 def examine(codec: Any, recordings: Recordings, decode_files: int, trials: bool) -> tuple[Survey | None, list[Finding]]:
@@ -149,7 +157,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="codec_doctor.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("codec", nargs="?", default="shipped", help="folder, hub name, or `shipped` (default)")
-    parser.add_argument("folder", help="recordings of what the codec is made for, speech say")
+    parser.add_argument("folder", help="recordings of what the codec is made for, speech say; or a manifest")
     parser.add_argument("--log", help="log.jsonl of the training (default: the one beside the codec's folder)")
     parser.add_argument("--json", help="write the examination here, or to stdout (-) in place of the table")
     parser.add_argument("--files", type=int, default=200, help="recordings, spread over the folder (default: 200)")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from codec.discriminators import DiscriminatorConfig, Discriminators
+from codec.discriminators import DiscriminatorConfig, Discriminators, PeriodDiscriminator
 from codec.errors import SoundloomError
 from codec.health import effective_rank
 from codec.losses import Balancer, MelLoss, adversarial_loss, discriminator_loss, feature_matching_loss
@@ -128,6 +128,18 @@ def test_discriminators_learn_the_same_from_what_they_said_in_the_generator_step
     assert figures == pytest.approx(again)
     assert sum(float(g.abs().sum()) for g in gradients) > 0
     torch.testing.assert_close(gradients, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_a_period_discriminator_is_a_convolution_over_columns() -> None:
+    """Against convolutions over [B, C, T, period], as the literature writes them."""
+    torch.manual_seed(0)
+    part, x = PeriodDiscriminator(3, 4), torch.randn(2, 1, 100)
+    score, features = part(x)
+    grid = torch.nn.functional.pad(x, (0, 2)).view(2, 1, 34, 3)
+    for layer, feature in zip(part.layers, features, strict=True):
+        grid = torch.nn.functional.leaky_relu(layer(grid), 0.2)
+        torch.testing.assert_close(feature.unflatten(0, (2, 3)).permute(0, 2, 3, 1), grid)
+    torch.testing.assert_close(score.unflatten(0, (2, 3)).permute(0, 2, 3, 1), part.output(grid))
 
 
 def test_discriminators_may_hear_a_part() -> None:
