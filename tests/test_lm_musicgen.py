@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from musicgen_checkpoint import transformers, write_musicgen
 from safetensors.torch import load_file, save_file
 
@@ -183,6 +186,7 @@ def test_settings_change_the_result_and_bad_ones_are_refused(pair: tuple[Any, Mu
             CrossSettings(**bad)
     for text, seconds, told in (
         ("", 1, "empty"),
+        ("a " * 600, 0.1, "shorter"),
         ("a", 0, "up to"),
         ("a", 50, "up to 0.6"),
         ("a", float("nan"), "up to"),
@@ -262,6 +266,21 @@ def test_broken_configurations_are_named(
     path.write_text(json.dumps(config))
     with pytest.raises(SoundloomError, match=told):
         load_musicgen(tmp_path / "copy")
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 10**6), st.binary(min_size=0, max_size=6), st.integers(0, 8))
+def test_a_mutated_config_parses_or_raises_our_error(
+    folder: Path, tmp_path: Path, at: int, new: bytes, cut: int
+) -> None:
+    content = (folder / "config.json").read_bytes()
+    at %= len(content)
+    copy = tmp_path / "copy"
+    if not copy.exists():
+        shutil.copytree(folder, copy)
+    (copy / "config.json").write_bytes(content[:at] + new + content[at + cut :])
+    with contextlib.suppress(SoundloomError):
+        load_musicgen(copy)
 
 
 def test_truncated_and_missing_files(folder: Path, tmp_path: Path) -> None:
