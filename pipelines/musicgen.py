@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from codec import load_codec
-from codec.adapters import import_transformers
+from codec.adapters import import_transformers, quiet
 from codec.audio import read_audio, write_audio
 from codec.checkpoint_files import CONFIG_FILE, Weights
 from codec.errors import SoundloomError
@@ -88,7 +88,8 @@ class TextEncoder:
             names = {name: prefix + same.get(name, name) for name in shapes}
             tensors = {source: weights.tensor(source, shapes[name]) for name, source in names.items()}
             network.load_state_dict({name: tensors[source] for name, source in names.items()}, assign=True)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            with quiet(transformers):
+                tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except SoundloomError:
             raise
         except Exception as error:

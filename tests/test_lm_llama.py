@@ -115,6 +115,8 @@ def test_a_body_without_head_is_a_base_model(tmp_path: Path) -> None:
     ("change", "told"),
     [
         ({"model_type": "gpt2"}, "'gpt2'; expected one of llama, qwen3"),
+        ({"model_type": ["llama"]}, "expected one of llama, qwen3"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         ({"attention_bias": True}, "attention_bias is True"),
         ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1.0}}, "'llama3'"),

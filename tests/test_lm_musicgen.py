@@ -247,6 +247,7 @@ def test_broken_weights_are_named(folder: Path, tmp_path: Path, changes: dict[st
         ("decoder", {"num_hidden_layers": "2"}, "num_hidden_layers is '2'"),
         ("decoder", {"num_attention_heads": 5}, "5 heads"),
         ("decoder", {"activation_function": "tanh"}, "'tanh'"),
+        ("decoder", {"activation_function": []}, "activation_function is "),
         ("decoder", {"vocab_size": 64, "pad_token_id": 64}, "has shape"),
         ("decoder", {"pad_token_id": 0}, "pad_token_id"),
         ("decoder", {"num_codebooks": 3}, "lm_heads.3.weight' is unknown"),
