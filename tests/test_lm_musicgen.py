@@ -351,7 +351,8 @@ def test_few_rows_equal_the_usual_product(threads: int) -> None:
             for out in (6, 7):
                 x, weight = torch.randn(rows, 5, generator=g), torch.randn(out, 5, generator=g)
                 torch.testing.assert_close(linear(x, weight), torch.nn.functional.linear(x, weight))
-                assert linear(x[:, None], weight).shape == (rows, 1, out)
+                several = linear(x[:, None], weight)
+                assert several.shape == (rows, 1, out) and several.is_contiguous()
     finally:
         torch.set_num_threads(1)
 
