@@ -301,7 +301,7 @@ def open_adapter(folder: Path, model_type: str) -> TransformersCodec:
     if not _weight_files(folder):
         raise SoundloomError(f"{folder} holds no model.safetensors; weights in other formats are not read")
     try:
-        with _quiet(transformers):
+        with quiet(transformers):
             config = model_class.config_class.from_pretrained(folder, local_files_only=True)
             _require_weights(folder, model_class, config)
             model, told = model_class.from_pretrained(
@@ -345,7 +345,7 @@ def _require_weights(folder: Path, model_class: Any, config: Any) -> None:
 
 
 @contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
+def quiet(transformers: Any) -> Iterator[None]:
     """No progress bars or load reports of transformers; what matters in them comes as an error of ours."""
     log = transformers.utils.logging
     verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()

@@ -248,12 +248,12 @@ class CrossLM(nn.Module):
         return _norm(x, self.norm)
 
     def _positions(self, steps: int, like: Tensor) -> Tensor:
-        """Positions of at least ``steps`` steps [steps, D]: cosines, then sines."""
+        """Positions of ``steps`` steps or more [steps, D]: cosines, then sines."""
         table = self._table
         if table is None or len(table) < steps or table.device != like.device or table.dtype != like.dtype:
             half = like.shape[-1] // 2
             rates = torch.exp(torch.arange(half).float() * -(math.log(10000) / (half - 1)))
-            angles = torch.arange(max(steps, self.config.max_steps)).float()[:, None] * rates
+            angles = torch.arange(steps).float()[:, None] * rates
             table = torch.cat([angles.cos(), angles.sin()], dim=1)
             self._table = table = F.pad(table, (0, like.shape[-1] % 2)).to(like)
         return table

@@ -26,7 +26,8 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
         return F.linear(x, weight)
     flat = x.reshape(rows, size)
     if rows in (2, 3):
-        return (weight @ flat.t()).t().reshape(*x.shape[:-1], out)
+        # Contiguous again, or attention would leave its fused kernel.
+        return (weight @ flat.t()).t().contiguous().view(*x.shape[:-1], out)
     parts = torch.get_num_threads()
     if out % parts:
         return F.linear(x, weight)

@@ -9,6 +9,7 @@ model.embed_tokens, model.norm, lm_head (left out where it is the embedding)
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -61,7 +62,7 @@ def read_shape(folder: Path) -> TransformerConfig:
     path = folder / CONFIG_FILE
     config = read_json(path)
     kind = config.get("model_type")
-    if kind not in MODEL_TYPES:
+    if not isinstance(kind, str) or kind not in MODEL_TYPES:
         raise SoundloomError(f'{path}: "model_type" is {kind!r}; expected one of {", ".join(MODEL_TYPES)}')
     for name, value in _FIXED.items():
         if config.get(name, value) != value:
@@ -87,7 +88,7 @@ def read_shape(folder: Path) -> TransformerConfig:
 def _number(config: Mapping[str, Any], name: str, path: Path, kind: type) -> Any:
     value = config.get(name)
     good = isinstance(value, kind) or (kind is float and isinstance(value, int))
-    if value is not None and (not good or isinstance(value, bool) or value <= 0):
+    if value is not None and (not good or isinstance(value, bool) or not 0 < value < math.inf):
         raise SoundloomError(f"{path}: {name} is {value!r}, expected a positive number")
     return value
 

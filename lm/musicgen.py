@@ -92,8 +92,10 @@ def decoder_config(config: Mapping[str, Any], where: str) -> CrossLMConfig:
     values = {ours: theirs.get(name, default) for ours, (name, default) in _SHAPE.items()}
     values["text_dim"] = config["text_encoder"].get("d_model", 512)
     for name, value in values.items():
-        if name != "activation" and (not isinstance(value, int) or isinstance(value, bool)):
-            raise SoundloomError(f"{where}: decoder.{_SHAPE.get(name, (name,))[0]} is {value!r}, expected an integer")
+        kind = str if name == "activation" else int
+        if not isinstance(value, kind) or isinstance(value, bool):
+            told = f"decoder.{_SHAPE[name][0]}" if name in _SHAPE else "text_encoder.d_model"
+            raise SoundloomError(f"{where}: {told} is {value!r}, expected {kind.__name__}")
     if theirs.get("cross_attention_hidden_size") not in (None, values["dim"]):
         raise SoundloomError(f"{where}: decoder.cross_attention_hidden_size must be null or hidden_size")
     special = theirs.get("pad_token_id", values["codebook_size"])

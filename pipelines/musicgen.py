@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from codec import load_codec
-from codec.adapters import import_transformers
+from codec.adapters import import_transformers, quiet
 from codec.audio import read_audio, write_audio
 from codec.checkpoint_files import CONFIG_FILE, Weights
 from codec.errors import SoundloomError
@@ -22,6 +22,7 @@ from lm.cross_lm import CrossLM
 from lm.musicgen import find_musicgen, load_decoder, read_config, save_musicgen
 
 DEFAULT = "facebook/musicgen-small"
+LONGEST_TEXT = 512  # pieces; what T5 was trained with
 _TOKENIZERS = ("tokenizer.json", "spiece.model")
 
 
@@ -56,6 +57,8 @@ class TextEncoder:
         tokens = self.tokenizer(list(texts), padding=True, return_tensors="pt", padding_side="right")
         device = next(self.network.parameters()).device
         ids, mask = tokens["input_ids"].to(device), tokens["attention_mask"].to(device)
+        if ids.shape[1] > LONGEST_TEXT:
+            raise SoundloomError(f"the text has {ids.shape[1]} pieces, more than {LONGEST_TEXT}; describe it shorter")
         vocabulary = self.network.config.vocab_size
         if int(ids.max()) >= vocabulary:
             raise SoundloomError(f"the tokenizer gave id {int(ids.max())}, the text encoder knows {vocabulary}")
@@ -85,7 +88,8 @@ class TextEncoder:
             names = {name: prefix + same.get(name, name) for name in shapes}
             tensors = {source: weights.tensor(source, shapes[name]) for name, source in names.items()}
             network.load_state_dict({name: tensors[source] for name, source in names.items()}, assign=True)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            with quiet(transformers):
+                tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except SoundloomError:
             raise
         except Exception as error:

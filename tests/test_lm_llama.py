@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import HealthCheck, given
+from hypothesis import settings as settings_
+from hypothesis import strategies as st
 from lm_models import settings
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -110,6 +115,8 @@ def test_a_body_without_head_is_a_base_model(tmp_path: Path) -> None:
     ("change", "told"),
     [
         ({"model_type": "gpt2"}, "'gpt2'; expected one of llama, qwen3"),
+        ({"model_type": ["llama"]}, "expected one of llama, qwen3"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         ({"attention_bias": True}, "attention_bias is True"),
         ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1.0}}, "'llama3'"),
@@ -162,3 +169,16 @@ def test_a_language_model_starts_from_one(tmp_path: Path, kind: Any) -> None:
     other = kind(config_class(**settings(transformer=replace(shape, num_kv_heads=4))))
     with pytest.raises(SoundloomError, match=r"num_kv_heads 2 \(here 4\)"):
         start_from(other, tmp_path)
+
+
+@settings_(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 10**6), st.binary(min_size=0, max_size=6), st.integers(0, 8))
+def test_a_mutated_config_parses_or_raises_our_error(tmp_path: Path, at: int, new: bytes, cut: int) -> None:
+    if not (tmp_path / "original.json").exists():
+        write(tmp_path)
+        shutil.copy(tmp_path / "config.json", tmp_path / "original.json")
+    content = (tmp_path / "original.json").read_bytes()
+    at %= len(content)
+    (tmp_path / "config.json").write_bytes(content[:at] + new + content[at + cut :])
+    with contextlib.suppress(SoundloomError):
+        load_text_model(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from musicgen_checkpoint import transformers, write_musicgen
 from safetensors.torch import load_file, save_file
 
@@ -183,6 +186,7 @@ def test_settings_change_the_result_and_bad_ones_are_refused(pair: tuple[Any, Mu
             CrossSettings(**bad)
     for text, seconds, told in (
         ("", 1, "empty"),
+        ("a " * 600, 0.1, "shorter"),
         ("a", 0, "up to"),
         ("a", 50, "up to 0.6"),
         ("a", float("nan"), "up to"),
@@ -243,6 +247,7 @@ def test_broken_weights_are_named(folder: Path, tmp_path: Path, changes: dict[st
         ("decoder", {"num_hidden_layers": "2"}, "num_hidden_layers is '2'"),
         ("decoder", {"num_attention_heads": 5}, "5 heads"),
         ("decoder", {"activation_function": "tanh"}, "'tanh'"),
+        ("decoder", {"activation_function": []}, "activation_function is "),
         ("decoder", {"vocab_size": 64, "pad_token_id": 64}, "has shape"),
         ("decoder", {"pad_token_id": 0}, "pad_token_id"),
         ("decoder", {"num_codebooks": 3}, "lm_heads.3.weight' is unknown"),
@@ -262,6 +267,21 @@ def test_broken_configurations_are_named(
     path.write_text(json.dumps(config))
     with pytest.raises(SoundloomError, match=told):
         load_musicgen(tmp_path / "copy")
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 10**6), st.binary(min_size=0, max_size=6), st.integers(0, 8))
+def test_a_mutated_config_parses_or_raises_our_error(
+    folder: Path, tmp_path: Path, at: int, new: bytes, cut: int
+) -> None:
+    content = (folder / "config.json").read_bytes()
+    at %= len(content)
+    copy = tmp_path / "copy"
+    if not copy.exists():
+        shutil.copytree(folder, copy)
+    (copy / "config.json").write_bytes(content[:at] + new + content[at + cut :])
+    with contextlib.suppress(SoundloomError):
+        load_musicgen(copy)
 
 
 def test_truncated_and_missing_files(folder: Path, tmp_path: Path) -> None:
@@ -331,7 +351,8 @@ def test_few_rows_equal_the_usual_product(threads: int) -> None:
             for out in (6, 7):
                 x, weight = torch.randn(rows, 5, generator=g), torch.randn(out, 5, generator=g)
                 torch.testing.assert_close(linear(x, weight), torch.nn.functional.linear(x, weight))
-                assert linear(x[:, None], weight).shape == (rows, 1, out)
+                several = linear(x[:, None], weight)
+                assert several.shape == (rows, 1, out) and several.is_contiguous()
     finally:
         torch.set_num_threads(1)
 
