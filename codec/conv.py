@@ -191,7 +191,7 @@ class ConvTranspose1d(nn.Module):
         return by_products(x) and self.overlap == self.stride
 
     def _spread(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """The transposed convolution of kernel 2 * stride as two matrix products: [B, C, T] -> [B, D, (T + 1) * stride].
+        """The transposed convolution of kernel 2 * stride as two products: [B, C, T] -> [B, D, (T + 1) * stride].
 
         Step t gives ``stride`` outputs to its own place and as many to the next; the library's kernel takes two to
         four times as long where there are few channels.
