@@ -13,6 +13,7 @@ steps that it gives on the whole, whatever the chunks' sizes:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -176,13 +177,56 @@ class ConvTranspose1d(nn.Module):
             return x.new_zeros(x.shape[0], self.conv.out_channels, 0)
         if state is None:
             left = 0 if self.causal else self.overlap - self.overlap // 2
-            return self.conv(x)[..., left : left + length]
+            y = self._spread(x, self.conv.bias) if self._as_products(x) else self.conv(x)
+            return y[..., left : left + length]
         # Without the bias, or steps in the overlap of two chunks would get it twice.
-        y = F.conv_transpose1d(x, self.conv.weight, None, self.stride)
+        weight = self.conv.weight
+        y = self._spread(x, None) if self._as_products(x) else F.conv_transpose1d(x, weight, None, self.stride)
         y[..., : self.overlap] += state.tail
         state.tail = y[..., length:].clone()  # or the view would keep the whole chunk in memory
         y = y[..., :length]
         return y if self.conv.bias is None else y + self.conv.bias[:, None]
+
+    def _as_products(self, x: Tensor) -> bool:
+        return by_products(x) and self.overlap == self.stride
+
+    def _spread(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """The transposed convolution of kernel 2 * stride as two products: [B, C, T] -> [B, D, (T + 1) * stride].
+
+        Step t gives ``stride`` outputs to its own place and as many to the next; the library's kernel takes two to
+        four times as long where there are few channels.
+        """
+        B, C, T = x.shape
+        D = self.conv.out_channels
+        weight = self.conv.weight.permute(0, 2, 1).reshape(C, 2, self.stride * D)
+        begin = x.new_zeros(1) if bias is None else bias.repeat(self.stride)
+        out = x.new_empty(B, D, (T + 1) * self.stride)
+        for row in range(B):
+            blocks = x.new_empty(T + 1, self.stride * D)
+            torch.addmm(begin, x[row].t(), weight[:, 0], out=blocks[:-1])
+            blocks[-1] = begin
+            blocks[1:].addmm_(x[row].t(), weight[:, 1])
+            out[row] = blocks.view(-1, D).t()
+        return out
+
+
+def by_products(x: Tensor) -> bool:
+    """Whether layers compute on ``x`` by matrix products in place: on a CPU, where no gradient is recorded."""
+    return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled()
+
+
+def mix_channels(parts: Sequence[tuple[Tensor, Tensor]], bias: Tensor) -> Tensor:
+    """Sum of one-tap convolutions, each a weight [D, C_i] and its input [B, C_i, N] -> [B, D, N], and a bias [D].
+
+    The products add into one output: no pass, and no memory, for each of them and for their sum.
+    """
+    x = parts[0][1]
+    out = x.new_empty(x.shape[0], len(bias), x.shape[-1])
+    for row in range(x.shape[0]):
+        torch.addmm(bias[:, None], parts[0][0], x[row], out=out[row])
+        for weight, other in parts[1:]:
+            out[row].addmm_(weight, other[row])
+    return out
 
 
 def apply_weight_norm(module: nn.Module) -> None:

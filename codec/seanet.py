@@ -25,7 +25,9 @@ from codec.conv import (
     ConvTransposeState,
     PadMode,
     apply_weight_norm,
+    by_products,
     frames_before_start,
+    mix_channels,
 )
 from codec.errors import SoundloomError
 
@@ -126,7 +128,12 @@ class ResidualUnit(nn.Module):
             x = torch.cat([state.waiting, x], dim=-1)
             steps = hidden.shape[-1]
             x, state.waiting = x[..., :steps], x[..., steps:]
-        return self.block[3](_elu_(hidden)) + self.shortcut(x)
+        last_conv = self.block[3].conv
+        if not by_products(x) or isinstance(self.shortcut, nn.Identity):
+            return self.block[3](_elu_(hidden)) + self.shortcut(x)
+        across = self.shortcut.conv
+        parts = [(across.weight[..., 0], x), (last_conv.weight[..., 0], _elu_(hidden))]
+        return mix_channels(parts, last_conv.bias + across.bias)
 
 
 class SkipLSTM(nn.Module):

@@ -27,8 +27,8 @@ def pack_linear(weight: Tensor) -> Callable[[Tensor], Tensor]:
     """
     weight = weight.detach()
     if weight.device.type == "cpu" and weight.dtype == torch.float32:
-        half = _packed_half(weight)
-        if half is not None:
+        if packs_in_half(weight):
+            half = torch.ops.quantized.linear_prepack_fp16(weight.contiguous(), None)
             product = torch.ops.quantized.linear_dynamic_fp16.default
             return lambda x: product(x, half)
         if torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
@@ -38,13 +38,11 @@ def pack_linear(weight: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda x: F.linear(x, weight)
 
 
-def _packed_half(weight: Tensor) -> object | None:
-    """The weight packed in half precision, or None where that would round it or cannot be done here."""
-    if torch.backends.quantized.engine not in ("fbgemm", "x86", "onednn"):
-        return None
-    if not torch.equal(weight.half().float(), weight):
-        return None
-    return torch.ops.quantized.linear_prepack_fp16(weight.contiguous(), None)
+def packs_in_half(weight: Tensor) -> bool:
+    """Whether `pack_linear` reads two bytes a weight: half precision holds it exactly, and FBGEMM is there."""
+    if weight.device.type != "cpu" or weight.dtype != torch.float32:
+        return False
+    return torch.backends.quantized.engine in ("fbgemm", "x86", "onednn") and torch.equal(weight.half().float(), weight)
 
 
 class _PackedBlock:
