@@ -188,7 +188,7 @@ def make_forecast(plan: Plan, shards: Sequence[int], codec: Any, corpus: Corpus)
     items = [item for index in shards for item in plan.shard(index) if not item.problem]
     seconds = sum(item.seconds for item in items)
     codes = seconds * plan.facts.frame_rate * plan.facts.num_levels * 2
-    plan_bytes = (plan.store / plan.file).stat().st_size
+    plan_bytes = sum((plan.store / name).stat().st_size for name in plan.files)
     text = sum(len(item.text.encode("utf-8")) for item in items)
     speed = _measure_speed(plan, items, codec, corpus)
     size = int(codes + text + len(items) * _ROW_BYTES + plan_bytes)
