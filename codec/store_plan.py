@@ -167,12 +167,12 @@ def _hash_all(items: Iterable[Utterance], settings: Settings, fetch: Fetch | Non
     known: dict[str, dict[str, Any]] = {}  # a file with many segments is hashed once
     hashed = []
     for item in items:
-        facts = known.get(item.path) if item.path else None
+        facts = known.get(item.path) if item.row < 0 else None
         if item.problem:
             facts = {}
         elif facts is None:
             facts = _hash_source(item, fetch)
-            if item.path:
+            if item.row < 0:
                 known[item.path] = facts
         length = item.duration or max(0.0, facts.get("seconds", 0.0) - item.start)
         hashed.append(replace(item, **{**facts, "seconds": round(length, 3)}))

@@ -121,16 +121,8 @@ def collect_leftovers(store: str | Path, seconds: float = _LEFTOVER_SECONDS) -> 
     Shards are put together in memory and written at once, so that a temporary file older than a minute has no writer.
     """
     count = 0
-    for pattern in (
-        ".data-*.*",
-        ".rejects-*.*",
-        ".plan*.json",
-        ".plan*.zst",
-        ".store.*.json",
-        ".state.*.json",
-        ".dataset_info.*",
-    ):
-        for path in Path(store).glob(pattern):
+    for start in ("data-", "rejects-", "plan", "store.", "state.", "dataset_info."):
+        for path in Path(store).glob(f".{start}*"):
             try:
                 if time.time() - path.stat().st_mtime >= seconds:
                     path.unlink()

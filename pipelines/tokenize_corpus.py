@@ -24,6 +24,7 @@ examples:
   python pipelines/tokenize_corpus.py ~/audio/LJSpeech-1.1 stores/lj                  a folder, shipped codec
   python pipelines/tokenize_corpus.py corpus/manifest.jsonl stores/dev --split dev --workers 4
   python pipelines/tokenize_corpus.py hf:mythicinfinity/libritts_r:clean stores/r --split train.clean.100
+  python pipelines/tokenize_corpus.py stream:mythicinfinity/libritts_r:clean stores/r --split train.clean.100
   accelerate launch --num_processes 8 pipelines/tokenize_corpus.py CORPUS STORE       a share for each process
   sbatch --array 0-9 …: tokenize_corpus.py CORPUS STORE --shard-range $((ID*10)):$((ID*10+10))
   python pipelines/tokenize_corpus.py MORE STORE --append                             add another corpus
@@ -32,7 +33,8 @@ examples:
 
 A corpus is a folder of audio (text in .txt or .lab beside each file), a .jsonl, .csv or .tsv manifest with the fields
 audio, text, speaker, language, split, id (and start, end or segments for parts of long files), LJSpeech's folder, a
-data set saved by the library datasets, or hf:NAME[:CONFIG].
+data set saved by the library datasets, hf:NAME[:CONFIG], or stream:NAME[:CONFIG]: the same without keeping it here (it
+is read twice, to plan and to tokenize; about as many --shards as it has files cost the least reading).
 Exit codes: 0 done; 1 too many rejects, or verify found damage; 2 bad input.
 """
 

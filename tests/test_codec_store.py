@@ -331,7 +331,7 @@ def test_cuts_fall_into_silence() -> None:
 
 
 def bytes_beside_codes(base: Path, count: int, num_shards: int | None) -> float:
-    """Write a store of ``count`` utterances of 10 s at 75 Hz and 8 levels: bytes that are no codes, over those that are."""
+    """Write a store of utterances of 10 s at 75 Hz and 8 levels: bytes that are no codes, over those that are."""
     codec = FakeCodec()
     codec.num_levels, codec.frame_rate, codec.hop_length, codec.sample_rate = 8, 75.0, 16, 1200  # quick to read
     (base / "corpus").mkdir(parents=True)

@@ -156,6 +156,61 @@ def test_hugging_face_data_set_on_disk(tmp_path: Path) -> None:
     assert tokenize(tmp_path / "hf", tmp_path / "no", "--split", "dev") == 2
 
 
+@pytest.fixture(scope="module")
+def parquet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set as the hub has them: two Parquet files with audio in them, one of the six no audio."""
+    datasets = pytest.importorskip("datasets")
+    folder = tmp_path_factory.mktemp("parquet")
+    for file in range(2):
+        rows: dict[str, list[Any]] = {"speech": [], "sentence": [], "speaker_id": []}
+        for number in range(3):
+            write_wav(folder / "x.wav", 0.3 + 0.1 * number, 3 * file + number)
+            content = (folder / "x.wav").read_bytes() if (file, number) != (1, 1) else b"no audio"
+            rows["speech"].append({"bytes": content, "path": f"{number}.wav"})
+            rows["sentence"].append(f"satz {file} {number}")
+            rows["speaker_id"].append(file)
+        data = datasets.Dataset.from_dict(rows).cast_column("speech", datasets.Audio(decode=False))
+        data.to_parquet(folder / f"train-{file:05d}-of-00002.parquet")
+    (folder / "x.wav").unlink()
+    return folder
+
+
+def test_a_stream_is_tokenized_without_being_kept(parquet: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    store = tmp_path / "store"
+    arguments = (f"stream:{parquet}", store, "--shards", "4", "--language", "de", "--max-reject-rate", "0.2")
+    for part in ("2:4", "0:2"):  # a shard that begins inside of a file, before the one at its start
+        assert tokenize(*arguments, "--shard-range", part) == 0
+    reader = StoreReader(store)
+    expected = [(file, number) for file in range(2) for number in range(3) if (file, number) != (1, 1)]
+    assert [row.id for row in reader] == [f"row-{file:05d}-{number:07d}" for file, number in expected]
+    for row, (file, number) in zip(reader, expected, strict=True):
+        assert (row.text, row.speaker, row.language) == (f"satz {file} {number}", str(file), "de")
+        write_wav(tmp_path / "x.wav", 0.3 + 0.1 * number, 3 * file + number)
+        assert torch.equal(row.codes.long(), FakeCodec().encode(read_audio(tmp_path / "x.wav", 8000)[None])[0])
+    assert [(reject["source"], bool(reject["reason"])) for reject in reader.rejects()] == [("file 1, row 1", True)]
+    assert not list(tmp_path.glob("cache/**/*.arrow"))
+    whole = (f"hf:{parquet}", tmp_path / "whole", *arguments[2:])
+    assert tokenize(*whole) == 0  # the same codes as from the kept data set
+    assert all(torch.equal(a.codes, b.codes) for a, b in zip(reader, StoreReader(tmp_path / "whole"), strict=True))
+    assert tokenize(f"stream:{parquet}", tmp_path / "no", "--split", "dev") == 2
+
+
+def test_a_stream_that_changed_since_the_plan_is_seen(parquet: Path, tmp_path: Path, capfd: Any) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(parquet, folder)
+    arguments = (f"stream:{folder}", tmp_path / "store", "--shards", "2", "--max-reject-rate", "1")
+    assert tokenize(*arguments, "--plan-only") == 0
+    (folder / "train-00001-of-00002.parquet").unlink()
+    assert tokenize(*arguments) == 2
+    assert "changed since the plan" in capfd.readouterr().err
+    shutil.copy(parquet / "train-00001-of-00002.parquet", folder)
+    shutil.copy(folder / "train-00001-of-00002.parquet", folder / "train-00000-of-00002.parquet")
+    assert tokenize(*arguments) == 0
+    reasons = [reject["reason"] for reject in StoreReader(tmp_path / "store").rejects()]
+    assert sum("changed" in reason for reason in reasons) == 3
+
+
 # a bad corpus
 
 
