@@ -1,8 +1,8 @@
 """Data sets of the library `datasets` as utterances: saved ones, the hub's, and streams that are never kept.
 
 A plan needs to know every utterance, so a stream is read once when planning, to hash its audio, and once more by
-whoever tokenizes. It has no random access: a row is known by its file and its place in it, and a worker that asks for the
-rows of a shard, which follow each other, reads on from where it is. To begin a shard inside of a file it reads that
+whoever tokenizes. It has no random access: a row is known by its file and its place in it, and a worker that asks for
+the rows of a shard, which follow each other, reads on from where it is. To begin a shard inside of a file it reads that
 file from its start, so about as many shards as the stream has files (``--shards``) cost the least reading.
 """
 

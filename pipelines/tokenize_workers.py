@@ -75,10 +75,11 @@ def run_shards(job: Job, shards: Sequence[int], workers: int, progress: Progress
     if workers > 1 and len(shards) > 1:
         _run_processes(job, shards, min(workers, len(shards)), progress)
     else:
-        _do_shards(job, shards, progress)
+        do_shards(job, shards, progress)
 
 
-def _do_shards(job: Job, shards: Sequence[int], progress: Progress) -> None:
+def do_shards(job: Job, shards: Sequence[int], progress: Progress) -> None:
+    """Tokenize shards in this process, one after another."""
     codec = prepare_codec(job.load_codec, job.codec_name, job.device)
     corpus = open_corpus(job.settings)
     for index in shards:
@@ -124,7 +125,7 @@ def _run_processes(job: Job, shards: Sequence[int], workers: int, progress: Prog
 def _work(job: Job, shards: list[int], pipe: Connection) -> None:
     try:
         # Where the parent was killed, this send fails and ends the worker: nobody is left behind.
-        _do_shards(job, shards, lambda seconds, reason: pipe.send((seconds, reason)))
+        do_shards(job, shards, lambda seconds, reason: pipe.send((seconds, reason)))
     except SoundloomError as error:
         pipe.send(str(error))
     except (BrokenPipeError, KeyboardInterrupt):
