@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codec.audio import mel_filterbank
+from codec.distributed import mean_over_processes
 
 MEL_SCALES = ((2048, 128), (1024, 80), (512, 64), (256, 32))
 
@@ -69,12 +70,21 @@ def adversarial_loss(fake: list[Tensor]) -> Tensor:
     return torch.stack([-f.float().mean() for f in fake]).mean()
 
 
-def feature_matching_loss(real: list[list[Tensor]], fake: list[list[Tensor]]) -> Tensor:
-    """Mean absolute distance of the discriminators' inner features, relative to the size of the real ones."""
+def feature_sizes(real: list[list[Tensor]]) -> Tensor:
+    """Mean absolute value of each of the discriminators' inner features, over all processes: [number of features]."""
+    return mean_over_processes(torch.stack([r.float().detach().abs().mean() for rs in real for r in rs]))
+
+
+def feature_matching_loss(real: list[list[Tensor]], fake: list[list[Tensor]], sizes: Tensor | None = None) -> Tensor:
+    """Mean absolute distance of the discriminators' inner features, relative to the size of the real ones.
+
+    ``sizes``: those of the whole batch, where these are features of a part of it.
+    """
+    pairs = [pair for rs, fs in zip(real, fake, strict=True) for pair in zip(rs, fs, strict=True)]
+    sizes = feature_sizes(real) if sizes is None else sizes
     terms = [
-        F.l1_loss(f.float(), r.float().detach()) / r.float().detach().abs().mean().clamp(min=1e-4)
-        for rs, fs in zip(real, fake, strict=True)
-        for r, f in zip(rs, fs, strict=True)
+        F.l1_loss(f.float(), r.float().detach()) / size.clamp(min=1e-4)
+        for (r, f), size in zip(pairs, sizes, strict=True)
     ]
     return torch.stack(terms).mean()
 
@@ -94,16 +104,19 @@ class Balancer:
 
     def gradient(self, losses: dict[str, Tensor], wave: Tensor) -> Tensor:
         """losses by name, each a scalar that depends on wave [B, C, N] -> gradient [B, C, N]."""
-        total_weight = sum(self.weights[name] for name in losses)
-        out = torch.zeros_like(wave)
-        for name, loss in losses.items():
-            (gradient,) = torch.autograd.grad(loss, wave, retain_graph=True)
+        return self.mix({n: torch.autograd.grad(loss, wave, retain_graph=True)[0] for n, loss in losses.items()})
+
+    def mix(self, gradients: dict[str, Tensor]) -> Tensor:
+        """Each loss's gradient [B, C, N] at the output, by name -> the one to send back [B, C, N]."""
+        total_weight = sum(self.weights[name] for name in gradients)
+        out = torch.zeros_like(next(iter(gradients.values())))
+        for name, gradient in gradients.items():
             # per clip, so that the batch's size does not change the balance
-            norm = float(gradient.flatten(1).norm(dim=1).mean())
+            norm = float(mean_over_processes(gradient.flatten(1).norm(dim=1).mean()))
             before = self.norms.get(name)
             self.norms[name] = norm if before is None else self.decay * before + (1 - self.decay) * norm
             out += gradient * (self.weights[name] / total_weight / (self.norms[name] + 1e-12))
-        return out * self.norms[next(iter(losses))]
+        return out * self.norms[next(iter(gradients))]
 
     def state(self) -> dict[str, float]:
         """What a checkpoint keeps."""

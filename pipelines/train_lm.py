@@ -57,6 +57,8 @@ from pipelines.training import (
     StopFlag,
     clip_gradients,
     make_adamw,
+    open_tensorboard,
+    record,
     seed_step,
     set_learning_rate,
     sum_over_processes,
@@ -127,7 +129,7 @@ def train(settings: TrainLMSettings, stop: StopFlag) -> int:
     log = JsonlLog(output / "log.jsonl")
     if accelerator.is_main_process:
         log.rewind(state.step)
-    board = open_tensorboard(settings, output) if accelerator.is_main_process else None
+    board = open_tensorboard(output, settings.tensorboard) if accelerator.is_main_process else None
     per_step = settings.gradient_accumulation * accelerator.num_processes
     own = count(state.step * per_step + accelerator.process_index, accelerator.num_processes)
     batches = prefetch(data.train, data.train_plan, own, settings.workers)
@@ -340,25 +342,6 @@ def export(folder: Path, state: State, data: Data) -> None:
         os.replace(folder, old)
     os.replace(fresh, folder)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def open_tensorboard(settings: TrainLMSettings, output: Path) -> Any:
-    """Return a writer of TensorBoard events, or None where nobody asked for it."""
-    if not settings.tensorboard:
-        return None
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise SoundloomError("tensorboard: true, but TensorBoard is not installed; pip install tensorboard") from error
-    return SummaryWriter(output)
-
-
-def record(log: JsonlLog, board: Any, step: int, figures: dict[str, Any]) -> None:
-    """Write figures to the log and, where it is open, to TensorBoard."""
-    log.write(step=step, **figures)
-    for key, value in figures.items() if board is not None else ():
-        for i, number in enumerate(value if isinstance(value, list) else [value]):
-            board.add_scalar(f"{key}/{i}" if isinstance(value, list) else key, number, step)
 
 
 def introduce(progress: Progress, settings: TrainLMSettings, data: Data, state: State) -> None:

@@ -28,12 +28,14 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from codec.errors import SoundloomError
 from codec.files import write_text
@@ -198,6 +200,28 @@ class Ema:
         self.updates = int(tensors[f"{prefix}.updates"])
 
 
+def recompute_activations(network: nn.Module, kinds: tuple[type[nn.Module], ...]) -> int:
+    """Let every block of these kinds forget what it computed and compute it again in the backward pass.
+
+    Less memory for about a third more time (Chen et al. 2016); gradients are the same, dropout included. Names of
+    parameters stay, and a copy of a block is a block like it. Returns how many blocks it met.
+    """
+    blocks = [module for module in network.modules() if isinstance(module, kinds)]
+    for block in blocks:
+        block.__class__ = _recomputing(type(block))
+    return len(blocks)
+
+
+@lru_cache
+def _recomputing(kind: type[nn.Module]) -> type[nn.Module]:
+    def forward(self: nn.Module, *args: Any, **options: Any) -> Any:
+        if not (self.training and torch.is_grad_enabled()):
+            return kind.forward(self, *args, **options)
+        return checkpoint(kind.forward, self, *args, use_reentrant=False, **options)
+
+    return type(f"Recomputing{kind.__name__}", (kind,), {"forward": forward})
+
+
 class BadSteps:
     """Counts steps in a row whose loss or gradients are not finite, and gives up after ``limit`` of them.
 
@@ -296,6 +320,26 @@ class JsonlLog:
         if self.path.exists():
             rows = [row for row in self.read() if row.get("step", 0) <= step]
             write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def open_tensorboard(folder: str | Path, wanted: bool) -> Any:
+    """Return a writer of TensorBoard events into ``folder``, or None where nobody asked for it."""
+    if not wanted:
+        return None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise SoundloomError("tensorboard: true, but TensorBoard is not installed; pip install tensorboard") from error
+    return SummaryWriter(folder)
+
+
+def record(log: JsonlLog, board: Any, step: int, figures: Mapping[str, Any]) -> None:
+    """Write figures to the log and, where it is open, to TensorBoard; lists and mappings as one curve an entry."""
+    log.write(step=step, **figures)
+    for key, value in figures.items() if board is not None else ():
+        entries = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else None
+        for name, number in [(key, value)] if entries is None else [(f"{key}/{i}", item) for i, item in entries]:
+            board.add_scalar(name, number, step)
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,9 @@
 """Training of the codec: it learns, resumes to the bit, survives bad steps, and keeps codes where it must."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -123,6 +126,79 @@ def test_a_bad_step_changes_nothing_and_three_end_it(folder: Path, monkeypatch, 
     assert [n for n in before if n.startswith(("codec.", "ema.average")) and not torch.equal(before[n], after[n])] == []
     with pytest.raises(SoundloomError, match="not finite"):
         train(folder, "bad", "--steps", "20")
+
+
+#: the discriminators enter at the last step: their gradients are compared, since Adam makes whole steps of the noise in
+#: those that cancel out (a hinge loss that all scores are inside of does not depend on a bias)
+LAST_STEP = ("--steps", "11", "--discriminator_start", "10")
+
+
+def assert_close_state(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys() and any(name.startswith("judge_optimizer.exp_avg.") for name in a)
+    for name, tensor in a.items():
+        if name.startswith(("codec.", "ema.", "judge_optimizer.exp_avg.")):
+            torch.testing.assert_close(tensor, b[name], rtol=1e-4, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_gradient_accumulation_is_the_large_batch(folder: Path) -> None:
+    """In every phase, though codebooks, balance and whitening are no sums over clips."""
+    words = [*LAST_STEP]
+    assert train(folder, "large", *words, "--batch_size", "6") == 0
+    assert train(folder, "parts3", *words, "--batch_size", "2", "--gradient_accumulation", "3") == 0
+    assert_close_state(state_of(folder, "large"), state_of(folder, "parts3"))
+    for step, loss in losses_of(folder, "large").items():
+        assert losses_of(folder, "parts3")[step] == pytest.approx(loss, rel=1e-5)
+
+
+def test_activation_checkpointing_changes_nothing_but_memory(folder: Path) -> None:
+    words = ["--steps", "10"]
+    assert train(folder, "plain", *words) == 0
+    assert train(folder, "checkpointed", *words, "--activation_checkpointing", "true") == 0
+    a, b = state_of(folder, "plain"), state_of(folder, "checkpointed")
+    assert a.keys() == b.keys() and [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+def test_tensorboard_gets_what_the_log_gets(folder: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert train(folder, "board", "--steps", "6", "--tensorboard", "true") == 0
+    events = EventAccumulator(str(folder / "board"))
+    events.Reload()
+    seen = {event.step: event.value for event in events.Scalars("mel")}
+    assert seen == pytest.approx(losses_of(folder, "board"), rel=1e-5)
+    assert {"mel_by_levels/1", "usage/0", "lr"} <= set(events.Tags()["scalars"])
+
+
+def launch(folder: Path, output: str, processes: int, *more: str) -> None:
+    source = json.dumps([{"path": str(folder / "audio")}])
+    words = ["--config", str(folder / "tiny.yaml"), "--sources", source, "--dev_sources", source]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    done = subprocess.run(
+        check=False,
+        args=[*launcher, str(Path(program.__file__)), *words, "--output", str(folder / output), *more],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_and_resume_to_the_bit(folder: Path) -> None:
+    words = [*LAST_STEP]
+    launch(folder, "one", 1, *words, "--batch_size", "4")
+    launch(folder, "two", 2, *words)
+    assert_close_state(state_of(folder, "one"), state_of(folder, "two"))
+    for step, loss in losses_of(folder, "one").items():
+        assert losses_of(folder, "two")[step] == pytest.approx(loss, rel=1e-5)
+    for _ in range(2):  # the time limit ends each after one step
+        launch(folder, "two-parts", 2, *words, "--time_limit_minutes", "0.00001")
+    launch(folder, "two-parts", 2, *words)
+    whole, parts = state_of(folder, "two"), state_of(folder, "two-parts")
+    assert whole.keys() == parts.keys()
+    assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
 
 
 def test_an_unknown_key_names_the_nearest(folder: Path, capsys) -> None:
