@@ -89,6 +89,7 @@ class TrainLMSettings:
         level_weights: one weight a level in the loss; null = all alike.
         ema_decay: decay of the averaged weights, which are validated and exported; 0 = the latest weights.
         bf16: compute in bfloat16 where that is safe; weights stay in fp32.
+        activation_checkpointing: compute the blocks again in the backward pass, to save memory.
         seed: decides initial weights, order and everything drawn.
         validate_every: steps between validations; 0 = only at the end.
         validate_batches: most dev batches used; 0 = all.
@@ -115,6 +116,7 @@ class TrainLMSettings:
     level_weights: list[float] | None = None
     ema_decay: float = 0.999
     bf16: bool = True
+    activation_checkpointing: bool = False
     seed: int = 0
     validate_every: int = 500
     validate_batches: int = 20

@@ -45,6 +45,7 @@ from pipelines.codec_steps import CodecLosses, LossSettings, average_gradients, 
 from pipelines.crops import AugmentSettings, Crops, Source
 from pipelines.progress import Progress, plot_curves
 from pipelines.settings import changed_settings, flatten_settings, parse_settings
+from pipelines.sharding import refuse_sharding
 from pipelines.training import (
     BadSteps,
     Ema,
@@ -194,6 +195,7 @@ def train(settings: TrainCodecSettings, stop: StopFlag) -> int:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())  # else CPU processes do not join
+    refuse_sharding("a codec")
     output = Path(settings.output)
     checkpoint = find_checkpoint(settings, output / "checkpoints")
     state = make_state(settings, checkpoint, accelerator.device)

@@ -40,6 +40,7 @@ from torch.utils.checkpoint import checkpoint
 from codec.errors import SoundloomError
 from codec.files import write_text
 from pipelines.checkpoints import with_prefix
+from pipelines.sharding import local, shard_like, whole
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> float
     A norm that is not finite is returned and nothing is scaled: the caller must then skip the step.
     """
     with_grad = [p for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in with_grad if p.grad is not None])
+    norm = whole(torch.nn.utils.get_total_norm([p.grad for p in with_grad if p.grad is not None]))
     if torch.isfinite(norm):
         torch.nn.utils.clip_grads_with_norm_(with_grad, max_norm, norm)
     return float(norm)
@@ -159,7 +160,8 @@ class Ema:
             raise SoundloomError(f"ema_decay: must be at least 0 and under 1, not {decay}")
         self.decay = decay
         self.updates = 0
-        self.average = {n: p.detach().float().clone() for n, p in module.named_parameters() if p.requires_grad}
+        trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self.average = {name: p.detach().float().clone() for name, p in trained.items()}
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
@@ -168,22 +170,22 @@ class Ema:
         self.updates += 1
         parameters = dict(module.named_parameters())
         for name, average in self.average.items():
-            average.lerp_(parameters[name].detach().float(), 1 - decay)
+            local(average).lerp_(local(parameters[name].detach()).float(), 1 - decay)
 
     @contextmanager
     def applied(self, module: nn.Module) -> Iterator[None]:
         """Let the module hold the averaged weights inside a ``with`` block (validation, export)."""
         parameters = {n: p for n, p in module.named_parameters() if n in self.average}
-        kept = {name: p.detach().clone() for name, p in parameters.items()}
+        kept = {name: local(p.detach()).clone() for name, p in parameters.items()}
         with torch.no_grad():
             for name, parameter in parameters.items():
-                parameter.copy_(self.average[name])
+                local(parameter).copy_(local(self.average[name]))
         try:
             yield
         finally:
             with torch.no_grad():
                 for name, parameter in parameters.items():
-                    parameter.copy_(kept[name])
+                    local(parameter).copy_(kept[name])
 
     def tensors(self, prefix: str = "ema") -> dict[str, Tensor]:
         """Return the state for a checkpoint."""
@@ -196,7 +198,7 @@ class Ema:
         if saved.keys() != self.average.keys() or any(saved[n].shape != a.shape for n, a in self.average.items()):
             raise SoundloomError(f"checkpoint: '{prefix}' does not fit this model's settings")
         for name, average in self.average.items():
-            average.copy_(saved[name])
+            local(average).copy_(local(shard_like(average, saved[name])))
         self.updates = int(tensors[f"{prefix}.updates"])
 
 
