@@ -307,7 +307,7 @@ class JsonlLog:
     def read(self) -> list[dict[str, Any]]:
         """Return every whole line (a torn last one is passed over)."""
         rows = []
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines() if self.path.exists() else []
         for line in lines:
             try:
                 row = json.loads(line)
@@ -320,7 +320,8 @@ class JsonlLog:
     def rewind(self, step: int) -> None:
         """Forget the lines after ``step``, which a resumed training writes again."""
         if self.path.exists():
-            rows = [row for row in self.read() if row.get("step", 0) <= step]
+            steps = ((row, row.get("step", 0)) for row in self.read())
+            rows = [row for row, at in steps if isinstance(at, int) and at <= step]
             write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
 
 

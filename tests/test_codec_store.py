@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
 import time
@@ -15,7 +14,7 @@ import pyarrow.parquet
 import pytest
 import soundfile
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from store_helpers import FakeCodec, speech, store_bytes, write_corpus
 
@@ -208,110 +207,6 @@ def reseal(store: Path) -> None:
         data = shard_paths(store, index)[0].read_bytes()
         shard.update(bytes=len(data), sha256=sha256_bytes(data))
     (store / "store.json").write_bytes(seal(record))
-
-
-def mutate(data: bytes, edits: list[tuple[int, int]], cut: int, extra: bytes) -> bytes:
-    changed = bytearray(data)
-    for position, value in edits:
-        changed[position % len(data)] = value
-    return bytes(changed[: len(data) - cut % len(data)]) + extra
-
-
-MUTATION = (
-    st.lists(st.tuples(st.integers(0, 1 << 20), st.sampled_from([0, 1, 127, 128, 255, 34, 57])), max_size=6),
-    st.one_of(st.just(0), st.integers(0, 1 << 20)),
-    st.binary(max_size=8),
-)
-QUICK = settings(max_examples=300, deadline=2000, suppress_health_check=list(HealthCheck))
-LONG = settings(max_examples=5_000, deadline=2000, suppress_health_check=list(HealthCheck))
-
-
-@pytest.fixture(scope="module")
-def victim(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
-    base = tmp_path_factory.mktemp("victim")
-    build(base / "corpus", base / "store", num_shards=1, count=3)
-    return base / "store", store_bytes(base / "store")
-
-
-def read_all(store: Path) -> None:
-    """Do all that a reader does; only our typed error may come out."""
-    try:
-        reader = StoreReader(store)
-        for row in reader:
-            assert row.codes.shape[0] == 4 and 0 <= int(row.codes.min()) <= int(row.codes.max()) < 1024
-        reader.rejects()
-    except SoundloomError:
-        pass
-    verify_store(store)
-
-
-def check_arrow(victim: tuple[Path, dict[str, bytes]], edits: Any, cut: int, extra: bytes) -> None:
-    store, originals = victim
-    name = "data-000000.arrow"
-    (store / name).write_bytes(mutate(originals[name], edits, cut, extra))
-    reseal(store)
-    read_all(store)
-    for kept in (name, "store.json"):
-        (store / kept).write_bytes(originals[kept])
-
-
-@given(*MUTATION)
-@QUICK
-def test_mutated_shards_give_the_typed_error(victim: Any, edits: Any, cut: int, extra: bytes) -> None:
-    check_arrow(victim, edits, cut, extra)
-
-
-@pytest.mark.slow
-@given(*MUTATION)
-@LONG
-def test_mutated_shards_give_the_typed_error_long(victim: Any, edits: Any, cut: int, extra: bytes) -> None:
-    check_arrow(victim, edits, cut, extra)
-
-
-def check_json(victim: tuple[Path, dict[str, bytes]], name: str, edits: Any, cut: int, extra: bytes) -> None:
-    store, originals = victim
-    (store / name).write_bytes(mutate(originals[name], edits, cut, extra))
-    for function in (read_all, finalize, load_plans):
-        with contextlib.suppress(SoundloomError):
-            function(store)
-    for kept, data in originals.items():
-        (store / kept).write_bytes(data)
-
-
-FILES = st.sampled_from(["plan.json", "plan.json.zst", "store.json", "data-000000.json", "rejects-000000.jsonl"])
-
-
-@given(FILES, *MUTATION)
-@QUICK
-def test_mutated_json_gives_the_typed_error(victim: Any, name: str, edits: Any, cut: int, extra: bytes) -> None:
-    check_json(victim, name, edits, cut, extra)
-
-
-@pytest.mark.slow
-@given(FILES, *MUTATION)
-@LONG
-def test_mutated_json_gives_the_typed_error_long(victim: Any, name: str, edits: Any, cut: int, extra: bytes) -> None:
-    check_json(victim, name, edits, cut, extra)
-
-
-VALUES = st.sampled_from([None, True, -1, 0, 1 << 70, 1e300, "", "x", [], {}, [[]], "\ud800", 1.5])
-
-
-@given(st.integers(0, 30), VALUES, st.booleans())
-@QUICK
-def test_wrong_values_in_sealed_facts_give_the_typed_error(victim: Any, which: int, value: Any, inside: bool) -> None:
-    store, originals = victim
-    record = json.loads(originals["store.json"])
-    places = [(record, key) for key in record] + [(record["codec"], key) for key in record["codec"]]
-    places += [(record["shards"][0], key) for key in record["shards"][0]]
-    place, key = places[which % len(places)]
-    place[key] = value if not inside else [value]
-    try:
-        (store / "store.json").write_bytes(seal(record))
-    except UnicodeEncodeError:
-        return
-    read_all(store)
-    (store / "store.json").write_bytes(originals["store.json"])
 
 
 def test_what_is_no_store_is_named(tmp_path: Path) -> None:
