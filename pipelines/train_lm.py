@@ -367,9 +367,10 @@ def export(accelerator: Accelerator, state: State, data: Data, settings: TrainLM
 def introduce(progress: Progress, settings: TrainLMSettings, data: Data, state: State) -> None:
     """Tell what is about to be trained on what."""
     million = sum(p.numel() for p in state.model.parameters()) / 1e6
+    spread = f", sharded over {torch.distributed.get_world_size()} processes" if is_sharded(state.model) else ""
     hours = data.train.lengths.sum() / data.reader.frame_rate / 3600
     progress.say(
-        f"{settings.model.kind} model, {million:.1f} M parameters, {data.reader.num_levels} levels; "
+        f"{settings.model.kind} model, {million:.1f} M parameters, {data.reader.num_levels} levels{spread}; "
         f"{len(data.train)} utterances, {hours:.2f} hours, {data.train_plan.batches_per_epoch} batches an epoch; "
         "{:.2f} frames a text unit and {:.0f} around the text".format(*data.train.pace)
     )

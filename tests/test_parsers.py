@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ from lm.lexicon import Lexicon
 from lm.text import TextTokenizer
 from pipelines.checkpoints import load_checkpoint, save_checkpoint
 from pipelines.corpus_input import open_corpus
-from pipelines.lm_settings import TrainLMSettings
+from pipelines.lm_settings import TextSettings
 from pipelines.settings import parse_settings
 from pipelines.training import JsonlLog
 from pipelines.voice_folder import read_voice, write_voice
@@ -224,11 +224,31 @@ def audio_target(suffix: str) -> Target:
     return Target(file, read)
 
 
+@dataclass(frozen=True)
+class Run:
+    """A run's settings, one of each kind.
+
+    Args:
+        store: a folder.
+        text: how text is read.
+        weights: one a level.
+        limit: minutes.
+        bf16: fast and rough.
+    """
+
+    store: str
+    text: TextSettings = field(default_factory=TextSettings)
+    weights: list[float] | None = None
+    limit: float = 1.0
+    bf16: bool = True
+
+
 def settings_target() -> Target:
     file = folder() / "config.yaml"
-    lines = "store: a\noutput: b\noptimizer: {lr: 1e-4, schedule: wsd}\nmodel: {dim: 64, kind: coarse}\n"
-    file.write_text(lines + "bf16: false\nlevel_weights: [1e-1, 2]\ntime_limit_minutes: null\n")
-    return Target(file, lambda: parse_settings(TrainLMSettings, ["--config", str(file)]))
+    file.write_text(
+        "store: a\ntext: {model_type: bpe, vocab_size: 9, lexicon: null}\nweights: [1e-1, 2]\nlimit: 1.5\nbf16: no\n"
+    )
+    return Target(file, lambda: parse_settings(Run, ["--config", str(file)]))
 
 
 def checkpoint_target(name: str) -> Target:
@@ -365,9 +385,11 @@ def check(name: str, examples: int) -> None:
     assert grown < 256 << 10, f"{grown >> 10} MB more memory"  # ru_maxrss counts in kB
 
 
+@pytest.mark.proof("damaged files are read or refused by one typed error")
 @pytest.mark.parametrize("name", TARGETS)
-def test_damaged_files_are_read_or_refused(name: str) -> None:
+def test_damaged_files_are_read_or_refused(name: str, record_property: Any) -> None:
     check(name, EXAMPLES)
+    record_property("files:", EXAMPLES)
 
 
 @pytest.mark.slow

@@ -213,7 +213,8 @@ def test_a_stream_that_changed_since_the_plan_is_seen(parquet: Path, tmp_path: P
 # a bad corpus
 
 
-def test_a_bad_corpus_is_finished_and_every_reject_named(tmp_path: Path, capfd: Any) -> None:
+@pytest.mark.proof("a bad corpus is finished with every reject named")
+def test_a_bad_corpus_is_finished_and_every_reject_named(tmp_path: Path, capfd: Any, record_property: Any) -> None:
     folder = tmp_path / "folder"
     for number in range(60):
         write_wav(folder / f"good{number:02d}.wav", 0.2, number)
@@ -236,6 +237,7 @@ def test_a_bad_corpus_is_finished_and_every_reject_named(tmp_path: Path, capfd: 
     expected = ("empty", "ending", "header", "loop", "nan", "one-sample", "truncated")
     assert sorted(reject["id"] for reject in rejects) == [f"bad-{name}" for name in expected]
     assert all(reject["reason"] and str(tmp_path) not in reject["reason"] for reject in rejects)
+    record_property("files:", f"{len(reader)} good ones tokenized, {len(rejects)} bad ones of as many kinds named")
     assert tokenize(folder, tmp_path / "store", "--max-reject-rate", "0.2") == 0
     assert verify_store(tmp_path / "store") == []
 
@@ -307,12 +309,14 @@ def test_an_empty_folder_and_bad_shard_ranges(reference: tuple[Path, Path], tmp_
 # any number of processes
 
 
+@pytest.mark.proof("2 workers write the bytes of 1")
 def test_workers_write_the_same_bytes(reference: tuple[Path, Path], tmp_path: Path) -> None:
     run_helper(reference[0], tmp_path / "store", "--shards", "8", "--workers", "2")
     assert store_bytes(tmp_path / "store") == store_bytes(reference[1])
 
 
 @pytest.mark.slow
+@pytest.mark.proof("3 workers write the bytes of 1")
 def test_three_workers_write_the_same_bytes(reference: tuple[Path, Path], tmp_path: Path) -> None:
     run_helper(reference[0], tmp_path / "store", "--shards", "8", "--workers", "3")
     assert store_bytes(tmp_path / "store") == store_bytes(reference[1])
@@ -334,6 +338,7 @@ def test_shard_ranges_write_the_same_bytes(reference: tuple[Path, Path], tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.proof("datatrove's tasks write the bytes of one process")
 def test_datatrove_writes_the_same_bytes(reference: tuple[Path, Path], tmp_path: Path) -> None:
     """In a process of its own: datatrove sets up logging and start methods for the whole process."""
     pytest.importorskip("datatrove")
@@ -352,6 +357,7 @@ def test_datatrove_writes_the_same_bytes(reference: tuple[Path, Path], tmp_path:
 
 
 @pytest.mark.slow
+@pytest.mark.proof("accelerate launch writes the bytes of one process")
 def test_accelerate_launch_writes_the_same_bytes(reference: tuple[Path, Path], tmp_path: Path) -> None:
     launch = [
         sys.executable,
@@ -378,7 +384,7 @@ def run_helper(*arguments: str | Path) -> str:
 # faults
 
 
-def check_kills(tmp_path: Path, monkeypatch: Any, kills: int, processes: int, utterances: int) -> None:
+def check_kills(tmp_path: Path, monkeypatch: Any, kills: int, processes: int, utterances: int) -> str:
     """Kill ``kills`` times; then nothing is lost or doubled, and little was done again."""
     shard = 5
     corpus, store, log = write_corpus(tmp_path / "corpus", utterances), tmp_path / "store", tmp_path / "log"
@@ -392,6 +398,8 @@ def check_kills(tmp_path: Path, monkeypatch: Any, kills: int, processes: int, ut
     assert verify_store(store) == [] and ids(store) == [f"u{number:04d}" for number in range(utterances)]
     # A kill costs a worker less than its shard, and each start encodes two for the forecast.
     assert encoded <= utterances + (told["hits"] * shard + (kills + 1) * 2) * processes
+    again = max(0, encoded - utterances - (kills + 1) * 2 * processes) / max(1, told["hits"] * processes)
+    return f"{told['hits']} of {kills} met work; {again:.1f} utterances of {shard} done again for each and worker"
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -400,9 +408,12 @@ def test_kills_lose_and_double_nothing(tmp_path: Path, monkeypatch: Any, process
 
 
 @pytest.mark.slow
+@pytest.mark.proof("50 kills lose and double nothing and repeat less than a shard a worker")
 @pytest.mark.parametrize("processes", [1, 2, 3])
-def test_fifty_kills_lose_and_double_nothing(tmp_path: Path, monkeypatch: Any, processes: int) -> None:
-    check_kills(tmp_path, monkeypatch, 50, processes, 300 * processes)
+def test_fifty_kills_lose_and_double_nothing(
+    tmp_path: Path, monkeypatch: Any, record_property: Any, processes: int
+) -> None:
+    record_property("kills:", check_kills(tmp_path, monkeypatch, 50, processes, 300 * processes))
 
 
 @pytest.mark.slow
@@ -436,6 +447,7 @@ def group_members(group: int) -> list[int]:
     return found
 
 
+@pytest.mark.proof("a disk that fails ends clearly and resumes")
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO])
 @pytest.mark.parametrize("call", ["replace", "fsync"])
 def test_a_disk_that_fails_ends_clearly_and_resumes(

@@ -2,9 +2,12 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -133,11 +136,14 @@ def test_a_bad_step_changes_nothing_and_three_end_it(folder: Path, monkeypatch, 
 LAST_STEP = ("--steps", "11", "--discriminator_start", "10")
 
 
-def assert_close_state(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+def assert_close_state(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> str:
+    worst = 0.0
     assert a.keys() == b.keys() and any(name.startswith("judge_optimizer.exp_avg.") for name in a)
     for name, tensor in a.items():
         if name.startswith(("codec.", "ema.", "judge_optimizer.exp_avg.")):
+            worst = max(worst, float((tensor.double() - b[name].double()).abs().max()))
             torch.testing.assert_close(tensor, b[name], rtol=1e-4, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+    return f"{worst:.1e}"
 
 
 def test_gradient_accumulation_is_the_large_batch(folder: Path) -> None:
@@ -186,11 +192,14 @@ def launch(folder: Path, output: str, processes: int, *more: str) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one_and_resume_to_the_bit(folder: Path) -> None:
+@pytest.mark.proof("codec: two processes equal one on the joined batch to 1e-5 and resume to the bit")
+def test_two_processes_equal_one_and_resume_to_the_bit(folder: Path, record_property: Any) -> None:
     words = [*LAST_STEP]
     launch(folder, "one", 1, *words, "--batch_size", "4")
     launch(folder, "two", 2, *words)
-    assert_close_state(state_of(folder, "one"), state_of(folder, "two"))
+    record_property(
+        "largest difference of a weight:", assert_close_state(state_of(folder, "one"), state_of(folder, "two"))
+    )
     for step, loss in losses_of(folder, "one").items():
         assert losses_of(folder, "two")[step] == pytest.approx(loss, rel=1e-5)
     for _ in range(2):  # the time limit ends each after one step
@@ -199,6 +208,29 @@ def test_two_processes_equal_one_and_resume_to_the_bit(folder: Path) -> None:
     whole, parts = state_of(folder, "two"), state_of(folder, "two-parts")
     assert whole.keys() == parts.keys()
     assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
+
+
+@pytest.mark.slow
+@pytest.mark.proof("SIGTERM saves and ends within 10 s")
+def test_sigterm_saves_and_ends(folder: Path, record_property: Any) -> None:
+    source = json.dumps([{"path": str(folder / "audio")}])
+    words = ["--config", str(folder / "tiny.yaml"), "--sources", source, "--dev_sources", source]
+    words += ["--output", str(folder / "term"), "--steps", "100000", "--validate_every", "100000"]
+    command = [sys.executable, str(Path(program.__file__)), *words]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("step 5/"):
+            process.send_signal(signal.SIGTERM)
+            sent = time.monotonic()
+            break
+    rest = process.stderr.read()
+    assert process.wait(60) == 143 and "SIGTERM" in rest
+    seconds = time.monotonic() - sent
+    record_property("seconds, of train_codec:", f"{seconds:.1f}")
+    assert seconds < 10
+    checkpoint = load_checkpoint(folder / "term" / "checkpoints")
+    assert checkpoint is not None and checkpoint.step >= 5
 
 
 def test_an_unknown_key_names_the_nearest(folder: Path, capsys) -> None:

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -317,12 +318,14 @@ def test_the_script_runs_from_anywhere_and_explains_itself(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one_and_resume_to_the_bit(base: list[str], tmp_path: Path) -> None:
+@pytest.mark.proof("language model: two processes equal one on the joined batch to 1e-5 and resume to the bit")
+def test_two_processes_equal_one_and_resume_to_the_bit(base: list[str], tmp_path: Path, record_property: Any) -> None:
     one, two, parts = tmp_path / "one", tmp_path / "two", tmp_path / "parts"
     assert launch([*base, "--output", str(one), "--gradient_accumulation", "2"], 1).returncode == 0
     done = launch([*base, "--output", str(two)], 2)
     assert done.returncode == 0, done.stderr
     a, b = (read_checkpoint(output / "checkpoints" / "step-00000020").tensors for output in (one, two))
+    record_property("largest difference of a weight:", worst_difference(a, b))
     for name, tensor in a.items():
         torch.testing.assert_close(tensor, b[name], rtol=1e-4, atol=1e-5, msg=name)
     # Again in three parts; the time limit ends the first two after one step each.
@@ -333,10 +336,15 @@ def test_two_processes_equal_one_and_resume_to_the_bit(base: list[str], tmp_path
     assert_same_end(two, parts)
 
 
+def worst_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> str:
+    return f"{max(float((a[name].double() - b[name].double()).abs().max()) for name in a):.1e}"
+
+
 @pytest.mark.slow
+@pytest.mark.proof("language model under FSDP: two processes equal one to 1e-5 and resume to the bit")
 @pytest.mark.parametrize("kind", ["delay", "fine"])
 def test_a_sharded_model_learns_what_a_whole_one_does_and_resumes_to_the_bit(
-    base: list[str], tmp_path: Path, kind: str
+    base: list[str], tmp_path: Path, record_property: Any, kind: str
 ) -> None:
     """FSDP 2 in two processes on the CPU, against one process on the joined batch."""
     words = [*base, "--model.kind", kind, "--model.dropout", "0", "--validate_batches", "3"]
@@ -348,8 +356,10 @@ def test_a_sharded_model_learns_what_a_whole_one_does_and_resumes_to_the_bit(
     command = [*launcher, str(SCRIPT), *words, "--output", str(two)]
     done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
+    assert "sharded over 2 processes" in done.stderr
     a, b = (read_checkpoint(output / "checkpoints" / "step-00000020").tensors for output in (one, two))
     assert a.keys() == b.keys()
+    record_property("largest difference of a weight:", worst_difference(a, b))
     for name, tensor in a.items():
         assert tensor.shape == b[name].shape
         torch.testing.assert_close(tensor, b[name], rtol=1e-4, atol=1e-5, msg=name)
@@ -402,7 +412,10 @@ def test_tensorboard_gets_what_the_log_gets(base: list[str], tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_sigterm_to_one_of_two_processes_saves_and_ends_both(base: list[str], tmp_path: Path) -> None:
+@pytest.mark.proof("SIGTERM saves and ends within 10 s")
+def test_sigterm_to_one_of_two_processes_saves_and_ends_both(
+    base: list[str], tmp_path: Path, record_property: Any
+) -> None:
     words = [*base, "--output", str(tmp_path), "--steps", "100000", "--validate_every", "0"]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     process = subprocess.Popen(
@@ -415,9 +428,13 @@ def test_sigterm_to_one_of_two_processes_saves_and_ends_both(base: list[str], tm
     for line in process.stderr:
         if re.match(r"step 5/", line):
             process.send_signal(signal.SIGTERM)
+            sent = time.monotonic()
             break
     rest = process.stderr.read()
     process.wait(60)
+    seconds = time.monotonic() - sent
+    record_property("seconds, of two processes of train_lm:", f"{seconds:.1f}")
+    assert seconds < 10
     assert "stopped by SIGTERM, saved after step" in rest
     last = read_checkpoint(list_checkpoints(tmp_path / "checkpoints")[-1])
     assert last.step >= 5
