@@ -87,6 +87,21 @@ def gather_clips(x: Tensor) -> Tensor:
     return torch.stack(shares, 1).flatten(0, 1)
 
 
+def alike_over_processes(module: nn.Module) -> bool:
+    """Tell whether all processes hold the same parameters and buffers to the bit; every process must call it."""
+    if process_place()[1] == 1:
+        return True
+    sums = []
+    for tensor in module.state_dict().values():
+        # Bits as numbers, each weighed by its place: two processes that differ anywhere have other sums.
+        bits = tensor.detach().flatten().view(torch.uint8).to(torch.int64)
+        sums.append((bits * torch.arange(1, len(bits) + 1, device=bits.device)).sum())
+    least, most = torch.stack(sums), torch.stack(sums)
+    dist.all_reduce(least, dist.ReduceOp.MIN)
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    return torch.equal(least, most)
+
+
 def mean_figures(figures: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """Figures for the log as means over all processes, all of which must call it."""
     numbers = {key: torch.tensor(value, dtype=torch.float64, device=device) for key, value in figures.items()}

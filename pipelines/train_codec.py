@@ -41,7 +41,15 @@ from pipelines.checkpoints import (
     save_checkpoint,
 )
 from pipelines.cli import run
-from pipelines.codec_steps import CodecLosses, LossSettings, average_gradients, gather_clips, mean_figures, validate
+from pipelines.codec_steps import (
+    CodecLosses,
+    LossSettings,
+    alike_over_processes,
+    average_gradients,
+    gather_clips,
+    mean_figures,
+    validate,
+)
 from pipelines.crops import AugmentSettings, Crops, Source
 from pipelines.progress import Progress, plot_curves
 from pipelines.settings import changed_settings, flatten_settings, parse_settings
@@ -244,8 +252,14 @@ def train(settings: TrainCodecSettings, stop: StopFlag) -> int:
             if main_process and (last or state.step % settings.validate_every == 0):
                 record(log, board, state.step, evaluate(settings, state, dev_waves, progress, output))
                 window_start, window_step = time.monotonic(), state.step
-            if main_process and (last or reason or state.step % settings.save_every == 0):
-                state.save(output / "checkpoints", settings)
+            if last or reason or state.step % settings.save_every == 0:
+                if not alike_over_processes(state.codec):
+                    raise SoundloomError(
+                        f"step {state.step}: the processes' codecs differ, of which nothing was saved; go on from the last "
+                        "checkpoint with the same versions and hardware in every process"
+                    )
+                if main_process:
+                    state.save(output / "checkpoints", settings)
             if reason:
                 progress.say(f"stopped at step {state.step}: {reason}; the same command continues")
                 break

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from codec.audio import write_audio
 from codec.model import Codec
 from pipelines.checkpoints import load_checkpoint
 from pipelines.cli import run
+from pipelines.codec_steps import alike_over_processes
 from pipelines.crops import AugmentSettings, Crops, Source
 
 TINY = """
@@ -208,6 +210,33 @@ def test_two_processes_equal_one_and_resume_to_the_bit(folder: Path, record_prop
     whole, parts = state_of(folder, "two"), state_of(folder, "two-parts")
     assert whole.keys() == parts.keys()
     assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
+
+
+def compare_in_process(rank: int, port: int, results: Any) -> None:
+    address = f"tcp://127.0.0.1:{port}"
+    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    module = torch.nn.BatchNorm1d(4)
+    same = alike_over_processes(module)
+    if rank == 1:  # one bit of one number
+        module.running_mean.view(torch.int32)[2] ^= 1
+    results[rank] = (same, alike_over_processes(module))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_processes_that_differ_in_a_bit_are_seen() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    results = torch.multiprocessing.Manager().dict()
+    torch.multiprocessing.spawn(compare_in_process, (port, results), nprocs=2)
+    assert dict(results) == {0: (True, False), 1: (True, False)}
+
+
+def test_a_codec_is_not_sharded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(SoundloomError, match="without FSDP"):
+        train(folder, "sharded", "--steps", "1")
 
 
 @pytest.mark.slow
