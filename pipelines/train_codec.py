@@ -57,19 +57,18 @@ from pipelines.sharding import refuse_sharding
 from pipelines.training import (
     BadSteps,
     Ema,
-    JsonlLog,
     OptimizerSettings,
     StopFlag,
+    agree_to_stop,
     clip_gradients,
     make_adamw,
-    open_tensorboard,
     recompute_activations,
-    record,
     seed_step,
     set_learning_rate,
     stable_seed,
     sum_over_processes,
 )
+from pipelines.training_log import JsonlLog, open_tensorboard, record
 
 _EXIT = {"SIGTERM": 143, "SIGINT": 130}
 CURVES = ("mel", "mel_by_levels.8", "discriminator", "residual", "perplexity", "effective_rank")
@@ -168,7 +167,15 @@ class State:
     step: int = 0
     seconds: float = 0.0
 
-    def save(self, folder: Path, settings: TrainCodecSettings) -> None:
+    def save(self, folder: Path, settings: TrainCodecSettings, is_main: bool) -> None:
+        """Commit a checkpoint from the main process; every process must call it, and all must hold the same codec."""
+        if not alike_over_processes(self.codec):
+            raise SoundloomError(
+                f"step {self.step}: the processes' codecs differ, so that none was saved; go on from the last "
+                "checkpoint with the same versions and hardware in every process"
+            )
+        if not is_main:
+            return
         tensors = module_tensors(self.codec, "codec") | module_tensors(self.losses, "losses")
         tensors |= optimizer_tensors(self.optimizer, self.codec)
         tensors |= optimizer_tensors(self.judge_optimizer, self.losses, prefix="judge_optimizer")
@@ -209,16 +216,9 @@ def train(settings: TrainCodecSettings, stop: StopFlag) -> int:
     state = make_state(settings, checkpoint, accelerator.device)
     rate = settings.codec.sample_rate
     rank, world = accelerator.process_index, accelerator.num_processes
-    crops = Crops(
-        settings.sources,
-        rate,
-        settings.segment_seconds,
-        settings.batch_size * settings.gradient_accumulation,
-        settings.seed,
-        settings.augment,
-        rank,
-        world,
-    )
+    share = (settings.seed, settings.augment, rank, world)
+    batch_size = settings.batch_size * settings.gradient_accumulation
+    crops = Crops(settings.sources, rate, settings.segment_seconds, batch_size, *share)
     dev = Crops(settings.dev_sources, rate, 2.0, settings.dev_crops, settings.seed)
     dev_waves = dev.batch(0)[0].to(accelerator.device)
     log = JsonlLog(output / "log.jsonl")
@@ -243,23 +243,14 @@ def train(settings: TrainCodecSettings, stop: StopFlag) -> int:
                     record(log, board, state.step, figures)
                 progress.show(state.step, {k: v for k, v in figures.items() if isinstance(v, float)})
                 window_start, window_step = time.monotonic(), state.step
-            wish = {None: 0.0, "time limit": 1.0, "SIGTERM": 2.0, "SIGINT": 3.0}[stop.reason]
-            # every process must leave at the same step: a signal reaches them at different ones
-            if sum_over_processes([wish], accelerator.device)[0] > 0:
-                reason = stop.reason or "SIGTERM"
+            reason = agree_to_stop(stop, accelerator.device)
             last = state.step == settings.steps or reason == "time limit"
             main_process = accelerator.is_main_process
             if main_process and (last or state.step % settings.validate_every == 0):
                 record(log, board, state.step, evaluate(settings, state, dev_waves, progress, output))
                 window_start, window_step = time.monotonic(), state.step
             if last or reason or state.step % settings.save_every == 0:
-                if not alike_over_processes(state.codec):
-                    raise SoundloomError(
-                        f"step {state.step}: the processes' codecs differ, of which nothing was saved; go on from the last "
-                        "checkpoint with the same versions and hardware in every process"
-                    )
-                if main_process:
-                    state.save(output / "checkpoints", settings)
+                state.save(output / "checkpoints", settings, main_process)
             if reason:
                 progress.say(f"stopped at step {state.step}: {reason}; the same command continues")
                 break

@@ -56,17 +56,15 @@ from pipelines.sharding import gather, is_sharded, shard_model
 from pipelines.training import (
     BadSteps,
     Ema,
-    JsonlLog,
     StopFlag,
+    agree_to_stop,
     clip_gradients,
     make_adamw,
-    open_tensorboard,
     recompute_activations,
-    record,
     seed_step,
     set_learning_rate,
-    sum_over_processes,
 )
+from pipelines.training_log import JsonlLog, open_tensorboard, record
 
 _EXIT = {"SIGTERM": 143, "SIGINT": 130}
 
@@ -153,7 +151,7 @@ def train(settings: TrainLMSettings, stop: StopFlag) -> int:
             state.step += 1
             window.add(sums, sum(map(data.train_plan.frames, numbers)), time.monotonic() - start)
             progress.advance(state.step)
-            reason = agree_to_stop(accelerator, stop)
+            reason = agree_to_stop(stop, accelerator.device)
             last = state.step == settings.steps or reason is not None
 
             figures: dict[str, Any] = {}
@@ -303,13 +301,6 @@ class Window:
         }
         self._clear()
         return figures
-
-
-def agree_to_stop(accelerator: Accelerator, stop: StopFlag) -> str | None:
-    """Return why to stop, the same on every process, though a signal reaches them at different steps."""
-    reasons = ("SIGTERM", "SIGINT", "time limit")
-    votes = sum_over_processes([stop.reason == reason for reason in reasons], accelerator.device)
-    return next((reason for reason, vote in zip(reasons, votes, strict=True) if vote), None)
 
 
 def evaluate(

@@ -1,6 +1,7 @@
-"""What every training shares: learning rates, weight averages, logs, signals, bad steps, repeatable randomness.
+"""What every training shares: learning rates, weight averages, signals, bad steps, repeatable randomness.
 
-Files of a training live in `pipelines.checkpoints`, its settings in `pipelines.settings`. A trainer reads so:
+Files of a training live in `pipelines.checkpoints`, its history in `pipelines.training_log`, its settings in
+`pipelines.settings`. A trainer reads so:
 
     log = JsonlLog(output / "log.jsonl"); log.rewind(first_step)     # after a resume: forget what is done again
     bad_steps = BadSteps()
@@ -14,13 +15,12 @@ Files of a training live in `pipelines.checkpoints`, its settings in `pipelines.
                 optimizer.step(); ema.update(model)
             optimizer.zero_grad()
             log.write(step=step + 1, loss=…)
-            if stop.reason: save_checkpoint(…); break                # several processes: `sum_over_processes` first
+            if agree_to_stop(stop): save_checkpoint(…); break        # at the same step in every process
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import signal
 import sys
@@ -29,7 +29,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Literal
 
@@ -38,9 +37,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from codec.errors import SoundloomError
-from codec.files import write_text
 from pipelines.checkpoints import with_prefix
 from pipelines.sharding import local, shard_like, whole
+from pipelines.training_log import JsonlLog as JsonlLog  # where other modules look for it
 
 
 @dataclass(frozen=True)
@@ -289,67 +288,8 @@ class StopFlag:
             signal.signal(number, handler)
 
 
-class JsonlLog:
-    """A training's history: one JSON object a line, each with its ``step``.
-
-    NaN and infinity are written as null, so that every line is valid JSON.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-
-    def write(self, **values: Any) -> None:
-        """Append one line; floats are kept to 7 digits."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_plain(values), allow_nan=False) + "\n")
-
-    def read(self) -> list[dict[str, Any]]:
-        """Return every whole line (a torn last one is passed over)."""
-        rows = []
-        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines() if self.path.exists() else []
-        for line in lines:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict):
-                rows.append(row)
-        return rows
-
-    def rewind(self, step: int) -> None:
-        """Forget the lines after ``step``, which a resumed training writes again."""
-        if self.path.exists():
-            steps = ((row, row.get("step", 0)) for row in self.read())
-            rows = [row for row, at in steps if isinstance(at, int) and at <= step]
-            write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def open_tensorboard(folder: str | Path, wanted: bool) -> Any:
-    """Return a writer of TensorBoard events into ``folder``, or None where nobody asked for it."""
-    if not wanted:
-        return None
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise SoundloomError("tensorboard: true, but TensorBoard is not installed; pip install tensorboard") from error
-    return SummaryWriter(folder)
-
-
-def record(log: JsonlLog, board: Any, step: int, figures: Mapping[str, Any]) -> None:
-    """Write figures to the log and, where it is open, to TensorBoard; lists and mappings as one curve an entry."""
-    log.write(step=step, **figures)
-    for key, value in figures.items() if board is not None else ():
-        entries = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else None
-        for name, number in [(key, value)] if entries is None else [(f"{key}/{i}", item) for i, item in entries]:
-            board.add_scalar(name, number, step)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        value = value.tolist()
-    if isinstance(value, float):
-        return float(f"{value:.7g}") if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+def agree_to_stop(stop: StopFlag, device: torch.device | str = "cpu") -> str | None:
+    """Return why to stop, the same on every process, though a signal reaches them at different steps."""
+    reasons = ("SIGTERM", "SIGINT", "time limit")
+    votes = sum_over_processes([stop.reason == reason for reason in reasons], device)
+    return next((reason for reason, vote in zip(reasons, votes, strict=True) if vote), None)

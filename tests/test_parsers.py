@@ -43,7 +43,7 @@ from pipelines.checkpoints import load_checkpoint, save_checkpoint
 from pipelines.corpus_input import open_corpus
 from pipelines.lm_settings import TextSettings
 from pipelines.settings import parse_settings
-from pipelines.training import JsonlLog
+from pipelines.training_log import JsonlLog
 from pipelines.voice_folder import read_voice, write_voice
 
 EXAMPLES = int(os.environ.get("SOUNDLOOM_EXAMPLES", "1000"))

@@ -31,7 +31,7 @@ from pipelines import train_lm
 from pipelines.checkpoints import list_checkpoints, read_checkpoint
 from pipelines.cli import run
 from pipelines.lm_steps import LevelSums, check_level_weights, train_step
-from pipelines.training import JsonlLog
+from pipelines.training_log import JsonlLog
 
 CONFIG = """
 model: {kind: delay, dim: 16, num_layers: 1, num_heads: 2, ffn_dim: 32, dropout: 0.1, audio_drop: 0.1, code_noise: 0.1}

@@ -34,7 +34,6 @@ from pipelines.settings import changed_settings, flatten_settings, parse_setting
 from pipelines.training import (
     BadSteps,
     Ema,
-    JsonlLog,
     OptimizerSettings,
     StopFlag,
     clip_gradients,
@@ -45,6 +44,7 @@ from pipelines.training import (
     set_learning_rate,
     stable_seed,
 )
+from pipelines.training_log import JsonlLog
 
 
 class TiedNet(nn.Module):
