@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codec.audio import mel_filterbank
+from codec.distributed import mean_over_processes
 
 MEL_SCALES = ((2048, 128), (1024, 80), (512, 64), (256, 32))
 
@@ -69,12 +70,21 @@ def adversarial_loss(fake: list[Tensor]) -> Tensor:
     return torch.stack([-f.float().mean() for f in fake]).mean()
 
 
-def feature_matching_loss(real: list[list[Tensor]], fake: list[list[Tensor]]) -> Tensor:
-    """Mean absolute distance of the discriminators' inner features, relative to the size of the real ones."""
+def feature_sizes(real: list[list[Tensor]]) -> Tensor:
+    """Mean absolute value of each of the discriminators' inner features, over all processes: [number of features]."""
+    return mean_over_processes(torch.stack([r.float().detach().abs().mean() for rs in real for r in rs]))
+
+
+def feature_matching_loss(real: list[list[Tensor]], fake: list[list[Tensor]], sizes: Tensor | None = None) -> Tensor:
+    """Mean absolute distance of the discriminators' inner features, relative to the size of the real ones.
+
+    ``sizes``: those of the whole batch, where these are features of a part of it.
+    """
+    pairs = [pair for rs, fs in zip(real, fake, strict=True) for pair in zip(rs, fs, strict=True)]
+    sizes = feature_sizes(real) if sizes is None else sizes
     terms = [
-        F.l1_loss(f.float(), r.float().detach()) / r.float().detach().abs().mean().clamp(min=1e-4)
-        for rs, fs in zip(real, fake, strict=True)
-        for r, f in zip(rs, fs, strict=True)
+        F.l1_loss(f.float(), r.float().detach()) / size.clamp(min=1e-4)
+        for (r, f), size in zip(pairs, sizes, strict=True)
     ]
     return torch.stack(terms).mean()
 
@@ -99,27 +109,37 @@ class Balancer:
 
     def gradient(self, losses: dict[str, Tensor], wave: Tensor) -> Tensor:
         """losses by name, each a scalar that depends on wave [B, C, N] -> gradient [B, C, N]."""
-        measure = self.calls % self.every == 0 or not losses.keys() <= self.norms.keys()
+        return self.gradient_of_parts([(losses, wave)], 1)
+
+    def gradient_of_parts(self, parts: Iterable[tuple[dict[str, Tensor], Tensor]], count: int) -> Tensor:
+        """The same for a batch in ``count`` equal parts [B / count, C, N], each with its losses, one after another."""
+        several: list[dict[str, Tensor]] = []
+        sums: list[Tensor] = []
+        for losses, wave in parts:
+            if not several and not sums:
+                measure = self.calls % self.every == 0 or not losses.keys() <= self.norms.keys()
+            if measure:
+                grads = {n: torch.autograd.grad(loss / count, wave, retain_graph=True)[0] for n, loss in losses.items()}
+                several.append(grads)
+            else:
+                total = torch.stack([self._factor(name, losses) * loss for name, loss in losses.items()]).sum()
+                sums.append(torch.autograd.grad(total / count, wave, retain_graph=True)[0])
+            names = list(losses)
         self.calls += 1
-        if measure:
-            gradients = self._measure(losses, wave)
-            out = sum((self._factor(name, losses) * gradients[name] for name in losses), torch.zeros_like(wave))
+        if not sums:
+            gradients = {name: torch.cat([grads[name] for grads in several]) for name in names}
+            for name, gradient in gradients.items():
+                # per clip, so that the batch's size does not change the balance
+                norm = float(mean_over_processes(gradient.flatten(1).norm(dim=1).mean()))
+                before = self.norms.get(name)
+                self.norms[name] = norm if before is None else self.decay * before + (1 - self.decay) * norm
+            first = torch.zeros_like(gradients[names[0]])
+            out = sum((self._factor(name, names) * gradients[name] for name in names), first)
         else:
-            total = torch.stack([self._factor(name, losses) * loss for name, loss in losses.items()]).sum()
-            (out,) = torch.autograd.grad(total, wave, retain_graph=True)
-        return out * self.norms[next(iter(losses))]
+            out = torch.cat(sums)
+        return out * self.norms[names[0]]
 
-    def _measure(self, losses: dict[str, Tensor], wave: Tensor) -> dict[str, Tensor]:
-        gradients = {}
-        for name, loss in losses.items():
-            (gradients[name],) = torch.autograd.grad(loss, wave, retain_graph=True)
-            # per clip, so that the batch's size does not change the balance
-            norm = float(gradients[name].flatten(1).norm(dim=1).mean())
-            before = self.norms.get(name)
-            self.norms[name] = norm if before is None else self.decay * before + (1 - self.decay) * norm
-        return gradients
-
-    def _factor(self, name: str, losses: dict[str, Tensor]) -> float:
+    def _factor(self, name: str, losses: Iterable[str]) -> float:
         return self.weights[name] / sum(self.weights[other] for other in losses) / (self.norms[name] + 1e-12)
 
     def state(self) -> dict[str, float]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -165,17 +166,38 @@ class Codec(nn.Module):
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> Codec:
         """Open a folder that `save_pretrained` wrote, ready to run; raises `SoundloomError` where it does not fit."""
         folder = Path(folder)
-        codec = cls(read_config(folder / "config.json"))
+        config = read_config(folder / "config.json")
         path = folder / "model.safetensors"
         try:
+            _check_sizes(config, path)
+            codec = cls(config)
             tensors = load_file(path)
             # float16 on disk is exact in float32: the same weights, hence the same codes, on every machine
             codec.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
         except FileNotFoundError:
             raise SoundloomError(f"{path} is missing; a codec folder holds config.json and model.safetensors") from None
+        except SoundloomError:
+            raise
         except Exception as error:
             raise SoundloomError(f"{path} does not hold the weights that config.json describes: {error}") from None
         return codec.eval()
+
+
+def _check_sizes(config: CodecConfig, path: Path) -> None:
+    """Hold a config against the shapes that the weights' file tells, before anything of its sizes is made."""
+    with safe_open(path, framework="pt") as opened:
+        shapes = {name: list(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118 - no dict
+    network = config.spectral if config.network == "spectral" else config.seanet
+    counts = [n for name, n in vars(network).items() if name.endswith(("_blocks", "_layers"))]
+    counts += [config.quantizer.num_levels]
+    if max(counts) > len(shapes):
+        raise SoundloomError(f"{path} holds {len(shapes)} tensors, too few for the layers that config.json describes")
+    with torch.device("meta"):
+        expected = {name: list(tensor.shape) for name, tensor in Codec(config).state_dict().items()}
+    for name in sorted(set(expected) | set(shapes)):
+        if expected.get(name) != shapes.get(name):
+            told = f"{name} has shape {shapes.get(name)}, config.json asks for {expected.get(name)}"
+            raise SoundloomError(f"{path} does not hold the weights that config.json describes: {told}")
 
 
 def read_config(path: Path) -> CodecConfig:

@@ -9,6 +9,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from codec.distributed import process_place
 from codec.errors import SoundloomError
 
 
@@ -110,18 +111,25 @@ class VectorQuantizer(nn.Module):
         return counts, sums
 
     @torch.no_grad()
-    def update(self, vectors: Tensor, indices: Tensor, generator: torch.Generator | None = None) -> int:
+    def update(
+        self, vectors: Tensor, indices: Tensor, generator: torch.Generator | None = None, frames: int = 1
+    ) -> int:
         """Move the codes towards the vectors [M, D] that chose them and restart dead ones; returns how many.
 
-        Under torch.distributed the sums run over all processes and restarts use the vectors of the first,
-        so that every process holds the same codebook.
+        Under torch.distributed the sums run over all processes and restarts use the vectors of all, as if the
+        processes' clips (``frames`` vectors each) were one batch in which they take turns; every process ends with
+        the same codebook. The generators must stand alike in all of them.
         """
+        rank, world = process_place()
         counts, sums = self._gather(vectors, indices)
-        candidates = vectors[torch.randint(len(vectors), (len(self.codebook),), generator=generator)]
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            dist.all_reduce(counts)
-            dist.all_reduce(sums)
-            dist.broadcast(candidates, 0)
+        picked = torch.randint(len(vectors) * world, (len(self.codebook),), generator=generator).to(vectors.device)
+        if world == 1:
+            candidates = vectors[picked]
+        else:
+            clip, frame = picked // frames, picked % frames
+            candidates = vectors[clip // world * frames + frame] * (clip % world == rank)[:, None]
+            for total in (counts, sums, candidates):
+                dist.all_reduce(total)
         self.usage.lerp_(counts, 1 - self.decay)
         self.total.lerp_(sums, 1 - self.decay)
         dead = self.usage < self.restart_threshold
@@ -190,8 +198,10 @@ class ResidualVectorQuantizer(nn.Module):
         energy = residual.pow(2).mean().clamp(min=1e-9)
         keep = torch.full((B,), K)
         if self.training and self.config.level_dropout > 0:
-            dropped = torch.rand(B, generator=generator) < self.config.level_dropout
-            keep = torch.where(dropped, torch.randint(1, K + 1, (B,), generator=generator), keep)
+            rank, world = process_place()  # each process draws for all and takes its own: clips of one joined batch
+            dropped = torch.rand(B * world, generator=generator)[rank::world] < self.config.level_dropout
+            drawn = torch.randint(1, K + 1, (B * world,), generator=generator)[rank::world]
+            keep = torch.where(dropped, drawn, keep)
         keep = keep.to(latent.device)
         quantized = torch.zeros_like(residual)
         so_far = torch.zeros_like(residual)
@@ -201,7 +211,7 @@ class ResidualVectorQuantizer(nn.Module):
             indices = level.nearest(residual)
             chosen = level.lookup(indices)
             if self.training and not self.frozen:
-                level.update(residual, indices, generator)
+                level.update(residual, indices, generator, frames=T)
             so_far = so_far + chosen
             # pulls the latent to where the first k levels put it; the codes follow by averages, not by gradient
             commitment = commitment + F.mse_loss(vectors, so_far)

@@ -2,13 +2,15 @@
 
 A store is a folder::
 
-    plan.json             what is to be done: utterances in order, sources with size and sha256, number of shards
+    plan.json             what is to be done: codec, settings, number of shards
+    plan.json.zst         the utterances in order, sources with size and sha256
     data-000000.arrow     one Arrow IPC stream with one record batch, columns as in `SCHEMA`
     data-000000.json      its commit record, written last: rows, bytes, sha256, frames
     rejects-000000.jsonl  every utterance that could not be used, with the reason
     state.json dataset_info.json store.json    written when all shards are there
 
-Appending adds ``plan-1.json``, ``plan-2.json`` … and shards that go on counting. `codec.store_write` writes stores.
+Appending adds plans (``plan-1.json``, ``plan-1.json.zst`` …) and shards that go on counting.
+`codec.store_write` writes stores.
 """
 
 from __future__ import annotations

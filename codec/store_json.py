@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,9 +38,13 @@ def parse_json(data: bytes | str, name: str) -> Any:
     def refuse(constant: str) -> float:
         raise ValueError(f"{constant} is not JSON")
 
+    def finite(number: str) -> float:
+        value = float(number)
+        return value if math.isfinite(value) else float(refuse(number))
+
     try:
         text = data.decode("utf-8") if isinstance(data, bytes) else data
-        value = json.loads(text, parse_constant=refuse)
+        value = json.loads(text, parse_constant=refuse, parse_float=finite)
         # A lone surrogate ("\ud800") parses but cannot be written again; only escapes can bring one in.
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode("utf-8")

@@ -3,104 +3,62 @@
 from __future__ import annotations
 
 import errno
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from codec.audio import audio_info
 from codec.errors import SoundloomError
-from codec.files import write_bytes
 from codec.store import StoreFacts, StoreReader, shard_paths
-from codec.store_json import field, parse_json, read_bytes, sha256_bytes, sha256_file
+from codec.store_json import sha256_file
+from codec.store_plan_file import HASH_DIGITS, Settings, Utterance, plan_paths, read_plan, write_plan
 
-FORMAT = "soundloom-plan"
-VERSION = 1
+__all__ = ["Fetch", "Plan", "Settings", "Utterance", "describe_unusable", "load_plans", "make_plan", "open_file"]
+
 _MAX_SHARD_CODES = 1 << 28  # a shard is put together in memory: at most 512 MiB of codes
+_SHARD_SECONDS = 3600
+_FEW_SHARDS = 64  # up to so many may be shorter than an hour, so that a small corpus has work for many workers
 _MAX_SHARDS = 4096
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """One thing to tokenize: a file, or ``duration`` seconds of it from ``start``.
-
-    ``path`` is relative to the plan's root; "" where the source is a row of a data set (``row``).
-    ``problem`` says why it cannot be used where that was already seen when planning.
-    """
-
-    id: str
-    path: str
-    text: str = ""
-    speaker: str = ""
-    language: str = ""
-    row: int = -1
-    start: float = 0.0
-    duration: float = 0.0  # 0 = to the end
-    size: int = 0
-    sha256: str = ""
-    seconds: float = 0.0  # as the header says; an estimate for shards and forecasts
-    problem: str = ""
-
-    @property
-    def source(self) -> str:
-        """Name the source for people."""
-        return self.path or f"row {self.row}"
-
-    @classmethod
-    def parse(cls, record: Any, name: str) -> Utterance:
-        """Read one from JSON, absent fields having their defaults; `SoundloomError` for a wrong one."""
-        values = {}
-        for spec in fields(cls):
-            kind = {"int": int, "float": float, "str": str}[str(spec.type)]
-            if isinstance(record, dict) and spec.name not in record and spec.name not in ("id", "path"):
-                continue
-            values[spec.name] = field(record, spec.name, kind, name)
-        if any(not 0 <= values.get(key, 0) < 1e12 for key in ("start", "duration", "size", "seconds")):
-            raise SoundloomError(f"{name}: a negative or endless time or size")
-        return cls(**values)
-
 
 #: opens an utterance's source as a file for as long as the block runs
 Fetch = Callable[[Utterance], AbstractContextManager[Path]]
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What, beside the codec, decides which rows come out of a corpus; equal settings mean the same plan."""
-
-    root: str  # folder that paths are relative to, or the data set's name
-    corpus: str
-    split: str = ""
-    limit: int = 0
-    max_seconds: float = 30.0
-    min_seconds: float = 0.1
-    text_column: str = ""
-    audio_column: str = ""
-    language: str = ""
-    speaker: str = ""
-
-    @classmethod
-    def parse(cls, record: Any, name: str) -> Settings:
-        """Read the settings from JSON; `SoundloomError` for a missing or mistyped one."""
-        kinds = {"int": int, "float": float, "str": str}
-        return cls(**{spec.name: field(record, spec.name, kinds[str(spec.type)], name) for spec in fields(cls)})
-
-
-@dataclass(frozen=True)
 class Plan:
-    """What a run does, the same for every process of it; written once to ``plan.json``."""
+    """What a run does, the same for every process of it; written once to ``plan.json`` and ``plan.json.zst``.
+
+    ``files``: the names of these two with their sha256.
+    """
 
     store: Path
-    file: str
-    sha256: str
+    number: int
+    files: dict[str, str]
     facts: StoreFacts
     settings: Settings
     first_shard: int
     num_shards: int
     utterances: tuple[Utterance, ...]
+
+    @classmethod
+    def read(cls, store: Path, number: int) -> Plan:
+        """Read a store's plan ``number``; `SoundloomError` where it is absent or damaged."""
+        record = read_plan(store, number)
+        shards = (record.first_shard, record.num_shards)
+        return cls(store, number, record.files, record.facts, record.settings, *shards, record.utterances)
+
+    @property
+    def file(self) -> str:
+        """Name its header's file."""
+        return plan_paths(self.store, self.number)[0].name
+
+    @property
+    def sha256(self) -> str:
+        """Tell the header's sha256, in which that of the utterances is."""
+        return self.files[self.file]
 
     @property
     def shards(self) -> range:
@@ -168,20 +126,20 @@ def make_plan(
         raise SoundloomError(f"{settings.corpus}: no audio found; expected audio files, a manifest or a data set")
     first = plans[-1].shards.stop if plans else 0
     count = _count_shards(items, facts) if num_shards is None else max(1, min(num_shards, len(items)))
-    file = f"plan-{len(plans)}.json" if plans else "plan.json"
-    data = _dump(facts, settings, first, count, items)
-    write_bytes(store / file, data)
-    return Plan(store, file, sha256_bytes(data), facts, settings, first, count, tuple(items))
+    write_plan(store, len(plans), facts, settings, range(first, first + count), items)
+    return Plan.read(store, len(plans))
 
 
 def load_plans(store: str | Path) -> list[Plan]:
     """Read a store's plans in order; an empty list where there is none. Errors: `SoundloomError`."""
     store = Path(store)
     plans: list[Plan] = []
-    while (store / (file := f"plan-{len(plans)}.json" if plans else "plan.json")).is_file():
-        plan = _load(store, file)
+    while plan_paths(store, len(plans))[0].is_file():
+        plan = Plan.read(store, len(plans))
         if plan.first_shard != (plans[-1].shards.stop if plans else 0):
-            raise SoundloomError(f"{store / file}: its shards begin at {plan.first_shard}, not after those before it")
+            raise SoundloomError(
+                f"{store / plan.file}: its shards begin at {plan.first_shard}, not after those before it"
+            )
         plans.append(plan)
     return plans
 
@@ -209,12 +167,12 @@ def _hash_all(items: Iterable[Utterance], settings: Settings, fetch: Fetch | Non
     known: dict[str, dict[str, Any]] = {}  # a file with many segments is hashed once
     hashed = []
     for item in items:
-        facts = known.get(item.path) if item.path else None
+        facts = known.get(item.path) if item.row < 0 else None
         if item.problem:
             facts = {}
         elif facts is None:
             facts = _hash_source(item, fetch)
-            if item.path:
+            if item.row < 0:
                 known[item.path] = facts
         length = item.duration or max(0.0, facts.get("seconds", 0.0) - item.start)
         hashed.append(replace(item, **{**facts, "seconds": round(length, 3)}))
@@ -236,7 +194,7 @@ def _hash_source(item: Utterance, fetch: Fetch) -> dict[str, Any]:
         if not problem:
             raise SoundloomError(f"{item.source}: cannot be read ({error}); run again when the disk is well") from error
         return {"problem": problem}
-    return {"size": size, "sha256": digest, "seconds": seconds}
+    return {"size": size, "sha256": digest[:HASH_DIGITS], "seconds": seconds}
 
 
 def _mark_duplicates(items: list[Utterance]) -> list[Utterance]:
@@ -256,7 +214,7 @@ def _mark_duplicates(items: list[Utterance]) -> list[Utterance]:
 def _only_new(items: list[Utterance], plans: list[Plan]) -> list[Utterance]:
     reader = StoreReader(plans[0].store)
     there = {reader.id(index) for index in range(len(reader))}
-    digests = {item.id: item.sha256 for plan in plans for item in plan.utterances if not item.problem}
+    digests = {item.id: item.sha256[:HASH_DIGITS] for plan in plans for item in plan.utterances if not item.problem}
     new = []
     for item in items:
         if item.id not in there and f"{item.id}#000" not in there:
@@ -267,10 +225,12 @@ def _only_new(items: list[Utterance], plans: list[Plan]) -> list[Utterance]:
 
 
 def _count_shards(items: list[Utterance], facts: StoreFacts) -> int:
-    """Give a quarter of an hour to a shard until there are `_MAX_SHARDS`, then more."""
+    """Give a quarter of an hour to a shard until there are 64, then up to an hour until there are 4096, then more."""
     seconds = sum(item.seconds for item in items)
     fewest = math.ceil(seconds * facts.frame_rate * facts.num_levels / _MAX_SHARD_CODES)
-    return max(1, min(len(items), max(fewest, min(_MAX_SHARDS, math.ceil(seconds / 900)))))
+    hours = math.ceil(seconds / _SHARD_SECONDS)
+    count = min(_MAX_SHARDS, max(hours, min(_FEW_SHARDS, math.ceil(seconds * 4 / _SHARD_SECONDS))))
+    return max(1, min(len(items), max(fewest, count)))
 
 
 def _difference(plan: Plan, settings: Settings) -> str:
@@ -278,37 +238,3 @@ def _difference(plan: Plan, settings: Settings) -> str:
         if vars(settings)[key] != value:
             return f" (its {key} is {value!r}, now {vars(settings)[key]!r})"
     return ""
-
-
-def _dump(facts: StoreFacts, settings: Settings, first: int, count: int, items: list[Utterance]) -> bytes:
-    """Write a plan with one line for each utterance, fields at their default left out."""
-    header = {"format": FORMAT, "version": VERSION, "codec": asdict(facts), "settings": asdict(settings)}
-    header |= {"first_shard": first, "num_shards": count, "num_utterances": len(items)}
-    defaults = {spec.name: spec.default for spec in fields(Utterance)}
-    lines = []
-    for item in items:
-        record = {key: value for key, value in vars(item).items() if value != defaults[key] or key == "path"}
-        lines.append(json.dumps(record, ensure_ascii=False, allow_nan=False))
-    text = (
-        '{"header": ' + json.dumps(header, ensure_ascii=False) + ',\n"utterances": [\n' + ",\n".join(lines) + "\n]}\n"
-    )
-    return text.encode("utf-8")
-
-
-def _load(store: Path, file: str) -> Plan:
-    path = store / file
-    name = str(path)
-    data = read_bytes(path)
-    record = parse_json(data, name)
-    header = field(record, "header", dict, name)
-    if field(header, "format", str, name) != FORMAT or field(header, "version", int, name) != VERSION:
-        raise SoundloomError(f"{name}: expected format {FORMAT!r}, version {VERSION}")
-    items = tuple(Utterance.parse(item, name) for item in field(record, "utterances", list, name))
-    count = field(header, "num_shards", int, name, 1)
-    if field(header, "num_utterances", int, name) != len(items) or count > max(1, len(items)):
-        raise SoundloomError(f"{name}: {len(items)} utterances in {count} shards, its header says otherwise")
-    facts = StoreFacts.parse(field(header, "codec", dict, name), name)
-    settings = Settings.parse(field(header, "settings", dict, name), name)
-    return Plan(
-        store, file, sha256_bytes(data), facts, settings, field(header, "first_shard", int, name, 0), count, items
-    )

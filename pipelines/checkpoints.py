@@ -32,6 +32,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from codec.errors import SoundloomError
+from pipelines.sharding import shard_like
 
 _NAME = re.compile(r"step-(\d{8,})")
 _FILES = ("state.safetensors", "facts.json")
@@ -198,7 +199,7 @@ def load_optimizer(
             raise SoundloomError(f"checkpoint: optimizer state for '{name}', which this model does not have")
         parameter = parameters[name]
         # A scalar (Adam's step count) stays on the CPU, as the optimizers themselves keep it.
-        state.setdefault(parameter, {})[key] = value.clone() if value.dim() == 0 else value.to(parameter.device)
+        state.setdefault(parameter, {})[key] = value.clone() if value.dim() == 0 else shard_like(parameter, value)
     optimizer.state.clear()
     optimizer.state.update(state)
 

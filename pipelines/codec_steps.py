@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from codec.discriminators import DiscriminatorConfig, Discriminators
+from codec.distributed import mean_over_processes, process_place
 from codec.errors import SoundloomError
 from codec.health import Finding, judge_log, judge_survey, judge_weights, survey
-from codec.losses import Balancer, MelLoss, adversarial_loss, discriminator_loss, feature_matching_loss
+from codec.losses import (
+    Balancer,
+    MelLoss,
+    adversarial_loss,
+    discriminator_loss,
+    feature_matching_loss,
+    feature_sizes,
+)
 from codec.model import Codec
 
 
@@ -51,6 +60,7 @@ class _Judgement:
     """What the discriminators said in a generator step, for their own step: the same weights, so the same scores."""
 
     out: Tensor
+    part: slice
     real: list[Tensor]
     fake: list[Tensor]
 
@@ -60,19 +70,20 @@ def whitening_loss(latent: Tensor) -> Tensor:
 
     Without it the latent of a short training collapses to a few directions (effective rank 3 to 8 of 128), and
     levels 2… quantize nothing; with it each level has something to add (after VICReg, Bardes et al. 2022).
+    The vectors of all processes count together.
     """
     B, D, T = latent.shape
     vectors = latent.float().transpose(1, 2).reshape(B * T, D)
-    mean = vectors.mean(0)
+    mean = mean_over_processes(vectors.mean(0))
     centred = vectors - mean
-    covariance = centred.t() @ centred / len(vectors)
+    covariance = mean_over_processes(centred.t() @ centred / len(vectors))
     identity = torch.eye(D, device=latent.device)
     return ((covariance - identity).square().sum() + mean.square().sum()) / D
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Average the gradients over all processes (the trainer's two backward passes do not fit DDP's hooks)."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    if process_place()[1] == 1:
         return
     grads = [p.grad for p in parameters if p.grad is not None]
     flat = torch.cat([g.flatten() for g in grads])
@@ -82,6 +93,38 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     for grad in grads:
         grad.copy_(flat[offset : offset + grad.numel()].view_as(grad))
         offset += grad.numel()
+
+
+@torch.no_grad()
+def gather_clips(x: Tensor) -> Tensor:
+    """Every process's clips [B, ...] as one batch in which the processes take turns, as `Crops` shares them out."""
+    _, world = process_place()
+    if world == 1:
+        return x
+    shares = [torch.empty_like(x) for _ in range(world)]
+    dist.all_gather(shares, x.contiguous())
+    return torch.stack(shares, 1).flatten(0, 1)
+
+
+def alike_over_processes(module: nn.Module) -> bool:
+    """Tell whether all processes hold the same parameters and buffers to the bit; every process must call it."""
+    if process_place()[1] == 1:
+        return True
+    sums = []
+    for tensor in module.state_dict().values():
+        # Bits as numbers, each weighed by its place: two processes that differ anywhere have other sums.
+        bits = tensor.detach().flatten().view(torch.uint8).to(torch.int64)
+        sums.append((bits * torch.arange(1, len(bits) + 1, device=bits.device)).sum())
+    least, most = torch.stack(sums), torch.stack(sums)
+    dist.all_reduce(least, dist.ReduceOp.MIN)
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    return torch.equal(least, most)
+
+
+def mean_figures(figures: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """Figures for the log as means over all processes, all of which must call it."""
+    numbers = {key: torch.tensor(value, dtype=torch.float64, device=device) for key, value in figures.items()}
+    return {key: mean_over_processes(value).tolist() for key, value in numbers.items()}
 
 
 class CodecLosses(nn.Module):
@@ -109,29 +152,32 @@ class CodecLosses(nn.Module):
         self._judgement: _Judgement | None = None
 
     def generator_step(
-        self, codec: Codec, wave: Tensor, adversarial: bool, bf16: bool, generator: torch.Generator | None = None
+        self,
+        codec: Codec,
+        wave: Tensor,
+        adversarial: bool,
+        bf16: bool,
+        generator: torch.Generator | None = None,
+        parts: int = 1,
     ) -> tuple[Tensor, dict[str, float | list[float]]]:
-        """Backward through the codec for wave [B, C, N]: the reconstruction (detached), and what to log."""
+        """Backward through the codec for wave [B, C, N]: the reconstruction (detached), and what to log.
+
+        With ``parts`` the networks and judges see so many equal parts of the batch one after another, and the networks
+        run again in the backward pass: activations of one part at a time. Codebooks, balance and losses are those of
+        the whole batch.
+        """
         device = wave.device.type
         frozen = not next(codec.encoder.parameters()).requires_grad
         with torch.autocast(device, torch.bfloat16, enabled=bf16), torch.set_grad_enabled(not frozen):
-            latent = codec.encoder(wave)
+            latent = _in_parts(codec.encoder, wave, parts)
         quantized = codec.quantizer(latent.float(), generator)
         with torch.autocast(device, torch.bfloat16, enabled=bf16):
-            out = codec.decoder(quantized.latent)
+            out = _in_parts(codec.decoder, quantized.latent, parts)
         out = out.float()[..., : wave.shape[-1]]
-        heard = out.detach().requires_grad_()
-        losses = {"mel": self.mel(heard, wave), "wave": (heard - wave).abs().mean()}
         judged = out.detach()
-        if adversarial:
-            part = self._part(wave.shape[-1], generator)
-            with torch.autocast(device, torch.bfloat16, enabled=bf16):
-                real_scores, real = self.discriminators(wave[..., part])
-                scores, fake = self.discriminators(heard[..., part])
-            losses |= {"adversarial": adversarial_loss(scores), "feature": feature_matching_loss(real, fake)}
-            self._judgement = _Judgement(judged, real_scores, scores)
-        gradient = self.balancer.gradient(losses, heard)
-        log: dict[str, float | list[float]] = {name: float(loss.detach()) for name, loss in losses.items()}
+        heard = self._part(wave.shape[-1], generator) if adversarial else None
+        log: dict[str, float | list[float]] = {}
+        gradient = self.balancer.gradient_of_parts(self._judge(judged, wave, heard, bf16, parts, log), parts)
         if frozen:
             out.backward(gradient)
             return judged, log
@@ -142,6 +188,31 @@ class CodecLosses(nn.Module):
         log["residual"] = [round(value, 4) for value in quantized.residual_energy.tolist()]
         return judged, log
 
+    def _judge(
+        self, out: Tensor, wave: Tensor, heard: slice | None, bf16: bool, parts: int, log: dict[str, Any]
+    ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+        """Each part's losses by name, with the output that they depend on; ``log`` gets their means."""
+        pairs = list(zip(out.chunk(parts), wave.chunk(parts), strict=True))
+        sizes = None
+        if heard is not None and parts > 1:
+            with torch.no_grad(), torch.autocast(wave.device.type, torch.bfloat16, enabled=bf16):
+                several = [feature_sizes(self.discriminators(target[..., heard])[1]) for _, target in pairs]
+            sizes = torch.stack(several).mean(0)
+        for part, target in pairs:
+            made = part.detach().requires_grad_()
+            losses = {"mel": self.mel(made, target), "wave": (made - target).abs().mean()}
+            if heard is not None:
+                with torch.autocast(wave.device.type, torch.bfloat16, enabled=bf16):
+                    real_scores, real = self.discriminators(target[..., heard])
+                    scores, fake = self.discriminators(made[..., heard])
+                losses |= {"adversarial": adversarial_loss(scores), "feature": feature_matching_loss(real, fake, sizes)}
+                # Kept for the discriminators' own step; of several parts none is, since all would have to be.
+                kept = (real_scores, scores) if parts == 1 else ([], [])
+                self._judgement = _Judgement(out, heard, *kept)
+            for name, loss in losses.items():
+                log[name] = log.get(name, 0.0) + float(loss.detach()) / parts
+            yield losses, made
+
     def _part(self, samples: int, generator: torch.Generator | None) -> slice:
         """The part of a crop that the discriminators hear."""
         if not 0 < self._samples < samples:
@@ -149,23 +220,35 @@ class CodecLosses(nn.Module):
         start = int(torch.randint(samples - self._samples + 1, (), generator=generator))
         return slice(start, start + self._samples)
 
-    def discriminator_step(self, wave: Tensor, out: Tensor, bf16: bool) -> dict[str, float]:
+    def discriminator_step(self, wave: Tensor, out: Tensor, bf16: bool, parts: int = 1) -> dict[str, float]:
         """Backward through the discriminators for real and reconstructed waves [B, C, N]; what to log.
 
         For the `out` that the last generator step returned, what they said there is used again: half of the work.
         """
         judgement, self._judgement = self._judgement, None
-        if judgement is not None and judgement.out is out:
-            real, fake = judgement.real, judgement.fake
-        else:
-            with torch.autocast(wave.device.type, torch.bfloat16, enabled=bf16):
-                scores, _ = self.discriminators(torch.cat([wave, out]))
-            real, fake = (list(part) for part in zip(*(score.chunk(2) for score in scores), strict=True))
-        loss = discriminator_loss(real, fake)
-        # their weights alone: the reconstruction's own gradient was the generator step's
-        torch.autograd.backward(loss, inputs=list(self.discriminators.parameters()))
-        wins = torch.stack([(r > f.mean()).float().mean() for r, f in zip(real, fake, strict=True)]).mean()
-        return {"discriminator": float(loss.detach()), "discriminator_wins": float(wins)}
+        known = judgement if judgement is not None and judgement.out is out else None
+        heard = slice(None) if known is None else known.part
+        log = {"discriminator": 0.0, "discriminator_wins": 0.0}
+        for true, made in zip(wave.chunk(parts), out.chunk(parts), strict=True):
+            if known is not None and known.real:
+                real, fake = known.real, known.fake
+            else:
+                with torch.autocast(wave.device.type, torch.bfloat16, enabled=bf16):
+                    scores, _ = self.discriminators(torch.cat([true, made])[..., heard])
+                real, fake = (list(part) for part in zip(*(score.chunk(2) for score in scores), strict=True))
+            loss = discriminator_loss(real, fake)
+            # their weights alone: the reconstruction's own gradient was the generator step's
+            torch.autograd.backward(loss / parts, inputs=list(self.discriminators.parameters()))
+            wins = torch.stack([(r > f.mean()).float().mean() for r, f in zip(real, fake, strict=True)]).mean()
+            log["discriminator"] += float(loss.detach()) / parts
+            log["discriminator_wins"] += float(wins) / parts
+        return log
+
+
+def _in_parts(network: nn.Module, x: Tensor, parts: int) -> Tensor:
+    if parts == 1:
+        return network(x)
+    return torch.cat([checkpoint(network, part, use_reentrant=False) for part in x.chunk(parts)])
 
 
 def validate(

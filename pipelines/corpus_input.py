@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +12,9 @@ from codec.audio import AUDIO_SUFFIXES, audio_files
 from codec.errors import SoundloomError
 from codec.store_json import parse_json
 from codec.store_plan import Fetch, Settings, Utterance, open_file
+from pipelines.corpus_datasets import DatasetRows, StreamRows
+from pipelines.corpus_fields import FIELD_NAMES, is_text, pick
 
-# What manifests of other projects call the fields; the first name is ours.
-_NAMES = {
-    "audio": ("audio", "path", "file", "file_name", "audio_filepath", "audio_file", "wav", "filename"),
-    "text": ("text", "sentence", "transcript", "transcription", "normalized_text"),
-    "speaker": ("speaker", "speaker_id", "client_id"),
-    "language": ("language", "lang", "locale"),
-    "split": ("split", "subset"),
-    "id": ("id", "utterance_id", "utt_id"),
-    "start": ("start", "offset"),
-}
 _MAX_TEXT = 1 << 20
 
 
@@ -41,11 +31,12 @@ def open_corpus(settings: Settings) -> Corpus:
     """Find out what ``settings.corpus`` is and how to read it.
 
     A ``.jsonl``, ``.csv`` or ``.tsv`` manifest; a folder with ``manifest.jsonl``, with LJSpeech's ``metadata.csv``,
-    with a data set saved by `datasets`, or just with audio files; ``hf:name`` or ``hf:name:config`` for the hub.
+    with a data set saved by `datasets`, or just with audio files; ``hf:name`` or ``hf:name:config`` for the hub,
+    ``stream:`` instead of ``hf:`` to read it without keeping it.
     ``settings.root`` is filled in. Errors: `SoundloomError` where it is none of these.
     """
     name = settings.corpus
-    if name.startswith("hf:"):
+    if name.startswith(("hf:", "stream:")):
         return _open_dataset(settings, name)
     path = Path(name).resolve()
     if path.is_dir():
@@ -58,7 +49,9 @@ def open_corpus(settings: Settings) -> Corpus:
     if path.is_file():
         read = {".jsonl": _read_jsonl, ".csv": _read_csv, ".tsv": _read_csv}.get(path.suffix.lower(), _refuse)
     elif not path.is_dir():
-        raise SoundloomError(f"{name}: does not exist; expected a folder, a .jsonl or .csv manifest or hf:NAME")
+        raise SoundloomError(
+            f"{name}: does not exist; expected a folder, a .jsonl or .csv manifest, hf:NAME or stream:NAME"
+        )
     root = str(path if path.is_dir() else path.parent)
     settings = _replace(settings, root=root, corpus=str(path))
     return Corpus(settings, lambda: _select(read(path, settings), settings), open_file(root))
@@ -100,7 +93,7 @@ def _read_folder(folder: Path, settings: Settings) -> Iterator[tuple[Utterance, 
     for path, problem in sorted(found):
         name = path.relative_to(folder).as_posix()
         utterance_id = name if str(path.with_suffix("")) in twice else name[: -len(path.suffix)]
-        if _is_text(name):
+        if is_text(name):
             text = "" if problem else _text_beside(path)
             yield Utterance(utterance_id, name, text, problem=problem), ""
         else:
@@ -113,14 +106,6 @@ def _exists(path: Path) -> bool:
         return path.exists()
     except (OSError, RuntimeError):
         return False
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _text_beside(path: Path) -> str:
@@ -158,7 +143,7 @@ def _read_csv(path: Path, settings: Settings) -> Iterator[tuple[Utterance, str]]
     first = next(iter(_read_lines(path)), "")
     separator = max("|\t;,", key=first.count)
     columns = first.strip().split(separator)
-    if path.name == "metadata.csv" and separator == "|" and not any(name in columns for name in _NAMES["audio"]):
+    if path.name == "metadata.csv" and separator == "|" and not any(name in columns for name in FIELD_NAMES["audio"]):
         for number, line in enumerate(_read_lines(path), start=1):
             cells = line.rstrip("\r\n").split("|")
             record: Any = {
@@ -182,11 +167,11 @@ def _from_record(record: Any, settings: Settings, number: int) -> Iterator[tuple
         problem = record if isinstance(record, str) and record.startswith(name) else f"{name}: expected a JSON object"
         yield Utterance(name, "", problem=problem), ""
         return
-    names = {**_NAMES, "audio": (settings.audio_column or "audio", *_NAMES["audio"])}
+    names = {**FIELD_NAMES, "audio": (settings.audio_column or "audio", *FIELD_NAMES["audio"])}
     names["text"] = (settings.text_column,) if settings.text_column else names["text"]
-    values = {key: _pick(record, options) for key, options in names.items()}
+    values = {key: pick(record, options) for key, options in names.items()}
     path = values["audio"]
-    if not path or not _is_text(path) or "\0" in path:
+    if not path or not is_text(path) or "\0" in path:
         yield Utterance(values["id"] or name, path or name, problem=f"{name}: no audio file is named"), values["split"]
         return
     plain = {key: " ".join(values[key].split()) for key in ("text", "speaker", "language")}
@@ -205,23 +190,13 @@ def _from_record(record: Any, settings: Settings, number: int) -> Iterator[tuple
         yield item, values["split"]
 
 
-def _pick(record: dict[str, Any], options: Iterable[str]) -> str:
-    for key in options:
-        value = record.get(key)
-        if isinstance(value, str) and value and _is_text(value):
-            return value
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return str(value)
-    return ""
-
-
 def _segments(record: dict[str, Any], max_seconds: float) -> list[tuple[float, float, str]]:
     """List (start, duration, text) of a line: none for a whole file.
 
     Neighbouring ``segments`` are joined up to the limit. A ``duration`` without a ``start`` tells only how long
     the file is.
     """
-    start = _pick(record, _NAMES["start"])
+    start = pick(record, FIELD_NAMES["start"])
     segments = record.get("segments")
     if isinstance(segments, list) and segments:
         spans = [(float(s["start"]), float(s["end"]), str(s.get("text", "")).strip()) for s in segments]
@@ -234,7 +209,7 @@ def _segments(record: dict[str, Any], max_seconds: float) -> list[tuple[float, f
         spans = joined
     elif start:
         begin = float(start)
-        end = _pick(record, ("end",))
+        end = pick(record, ("end",))
         spans = [(begin, float(end) if end else begin + float(record["duration"]), "")]
     else:
         return []
@@ -244,76 +219,7 @@ def _segments(record: dict[str, Any], max_seconds: float) -> list[tuple[float, f
 
 
 def _open_dataset(settings: Settings, name: str) -> Corpus:
-    """Open a data set of the library `datasets`, its audio as the bytes that it stores."""
-    rows = _Rows(name, settings)
+    """Open a data set of the library `datasets`, its audio as the bytes that it stores (never decoded by it)."""
+    rows = (StreamRows if name.startswith("stream:") else DatasetRows)(name, settings)
     settings = _replace(settings, root=name, corpus=name)
     return Corpus(settings, lambda: _select(rows.utterances(), settings), rows.fetch)
-
-
-class _Rows:
-    """A Hugging Face data set, loaded when it is first needed (each worker loads its own)."""
-
-    def __init__(self, name: str, settings: Settings) -> None:
-        self.name, self.settings = name, settings
-        self._data: Any = None
-
-    def data(self) -> Any:
-        """Load the data set with undecoded audio; `SoundloomError` where it cannot be."""
-        if self._data is None:
-            self._data = self._load()
-        return self._data
-
-    def utterances(self) -> Iterator[tuple[Utterance, str]]:
-        """List the rows with their text columns; the split is the one that was loaded."""
-        data = self.data()
-        texts = data.remove_columns([self._audio_column(data)])
-        for index in range(len(texts)):
-            row = texts[index]
-            options = (self.settings.text_column,) if self.settings.text_column else _NAMES["text"]
-            plain = {key: " ".join(_pick(row, _NAMES[key]).split()) for key in ("speaker", "language")}
-            utterance_id = _pick(row, _NAMES["id"]) or f"row-{index:08d}"
-            text = " ".join(_pick(row, options).split())
-            yield Utterance(utterance_id, "", text, row=index, **plain), self.settings.split
-
-    @contextmanager
-    def fetch(self, item: Utterance) -> Iterator[Path]:
-        """Give one row's audio as a file, a temporary one where the data set holds its bytes."""
-        data = self.data()
-        audio = data[item.row][self._audio_column(data)] or {}
-        content, path = audio.get("bytes"), str(audio.get("path") or "")
-        if content is None:
-            yield Path(path)
-            return
-        with tempfile.NamedTemporaryFile(suffix=Path(path).suffix[:8] or ".wav") as file:
-            file.write(content)
-            file.flush()
-            yield Path(file.name)
-
-    def _audio_column(self, data: Any) -> str:
-        from datasets import Audio
-
-        columns = [name for name, kind in data.features.items() if isinstance(kind, Audio)]
-        wanted = self.settings.audio_column or (columns[0] if columns else "audio")
-        if wanted not in data.features:
-            raise SoundloomError(f"{self.name}: no audio column {wanted!r}; its columns are {list(data.features)}")
-        return wanted
-
-    def _load(self) -> Any:
-        import datasets
-
-        try:
-            if self.name.startswith("hf:"):
-                name, _, config = self.name.removeprefix("hf:").partition(":")
-                data = datasets.load_dataset(name, config or None, split=self.settings.split or "train")
-            else:
-                data = datasets.load_from_disk(self.name)
-        except Exception as error:  # the library raises dozens of kinds, from its own to HTTP's
-            raise SoundloomError(
-                f"{self.name}: the data set cannot be loaded ({type(error).__name__}: {error})"
-            ) from error
-        if isinstance(data, dict):
-            split = self.settings.split or ("train" if "train" in data else next(iter(data)))
-            if split not in data:
-                raise SoundloomError(f"{self.name}: no split {split!r}; its splits are {list(data)}")
-            data = data[split]
-        return data.cast_column(self._audio_column(data), datasets.Audio(decode=False))

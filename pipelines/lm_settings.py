@@ -95,6 +95,7 @@ class TrainLMSettings:
         level_weights: one weight a level in the loss; null = all alike.
         ema_decay: decay of the averaged weights, which are validated and exported; 0 = the latest weights.
         bf16: compute in bfloat16 where that is safe; weights stay in fp32.
+        activation_checkpointing: compute the blocks again in the backward pass, to save memory.
         compile: let torch fuse each block's small operations (needs a C++ compiler, half a minute at the start).
         seed: decides initial weights, order and everything drawn.
         validate_every: steps between validations; 0 = only at the end.
@@ -123,6 +124,7 @@ class TrainLMSettings:
     level_weights: list[float] | None = None
     ema_decay: float = 0.999
     bf16: bool = True
+    activation_checkpointing: bool = False
     compile: bool = False
     seed: int = 0
     validate_every: int = 500

@@ -154,12 +154,17 @@ def validate(
     Always the same batches, and for a model that draws its level the same levels, so that values can be compared.
     """
     count = min(max_batches or plan.batches_per_epoch, plan.batches_per_epoch)
+    world = accelerator.num_processes
     total = LevelSums.zeros(levels)
     was_training = model.training
     model.eval()
-    for number in range(accelerator.process_index, count, accelerator.num_processes):
-        seed_step(0, "validate", number)
-        batch = dataset.batch(plan.rows(number), number)
-        total.add(_batch_loss(model, batch, accelerator.device, [1.0] * levels, None, None, bf16)[1])
+    for number in range(accelerator.process_index, -(-count // world) * world, world):
+        # All take equally many turns, with a batch over again where none is left: a sharded model works together.
+        drawn = number % count
+        seed_step(0, "validate", drawn)
+        batch = dataset.batch(plan.rows(drawn), drawn)
+        sums = _batch_loss(model, batch, accelerator.device, [1.0] * levels, None, None, bf16)[1]
+        if number < count:
+            total.add(sums)
     model.train(was_training)
     return total.over_processes(accelerator.device)

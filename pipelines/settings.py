@@ -160,6 +160,10 @@ def _item_class(hint: Any) -> type | None:
     return items[0] if items and dataclasses.is_dataclass(items[0]) else None
 
 
+def _is_finite(value: Any) -> bool:
+    return all(not isinstance(v, float) or math.isfinite(v) for v in (value if isinstance(value, list) else [value]))
+
+
 def _build(cls: type[T], namespace: Any, prefix: str) -> T:
     if not isinstance(namespace, Namespace):
         raise SoundloomError(f"settings: key '{prefix.rstrip('.')}' must hold keys of its own, not {namespace!r}")
@@ -168,11 +172,15 @@ def _build(cls: type[T], namespace: Any, prefix: str) -> T:
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         value = getattr(namespace, field.name)
         hint = hints[field.name]
+        if value is None and type(None) not in typing.get_args(hint):  # which the parser lets pass
+            raise SoundloomError(f"settings: key '{prefix}{field.name}' must not be null")
         if dataclasses.is_dataclass(hint):
             value = _build(typing.cast(type, hint), value, f"{prefix}{field.name}.")
         elif item := _item_class(hint):
             value = [_build(item, entry, f"{prefix}{field.name}.{i}.") for i, entry in enumerate(value)]
-        elif isinstance(value, float) and not math.isfinite(value):
+        elif any(
+            isinstance(v, float) and not math.isfinite(v) for v in (value if isinstance(value, list) else [value])
+        ):
             raise SoundloomError(f"settings: key '{prefix}{field.name}' must be a finite number, not {value}")
         values[field.name] = value
     return cls(**values)

@@ -24,7 +24,10 @@ examples:
   python pipelines/tokenize_corpus.py ~/audio/LJSpeech-1.1 stores/lj                  a folder, shipped codec
   python pipelines/tokenize_corpus.py corpus/manifest.jsonl stores/dev --split dev --workers 4
   python pipelines/tokenize_corpus.py hf:mythicinfinity/libritts_r:clean stores/r --split train.clean.100
+  python pipelines/tokenize_corpus.py stream:mythicinfinity/libritts_r:clean stores/r --split train.clean.100
   accelerate launch --num_processes 8 pipelines/tokenize_corpus.py CORPUS STORE       a share for each process
+  python pipelines/tokenize_corpus.py CORPUS STORE --engine slurm --tasks 200 --engine-option partition=cpu \\
+      --engine-option time=20:00:00                                                   by datatrove (extra: cluster)
   sbatch --array 0-9 …: tokenize_corpus.py CORPUS STORE --shard-range $((ID*10)):$((ID*10+10))
   python pipelines/tokenize_corpus.py MORE STORE --append                             add another corpus
   python pipelines/tokenize_corpus.py verify STORE                                    check every byte
@@ -32,7 +35,8 @@ examples:
 
 A corpus is a folder of audio (text in .txt or .lab beside each file), a .jsonl, .csv or .tsv manifest with the fields
 audio, text, speaker, language, split, id (and start, end or segments for parts of long files), LJSpeech's folder, a
-data set saved by the library datasets, or hf:NAME[:CONFIG].
+data set saved by the library datasets, hf:NAME[:CONFIG], or stream:NAME[:CONFIG]: the same without keeping it here (it
+is read twice, to plan and to tokenize; about as many --shards as it has files cost the least reading).
 Exit codes: 0 done; 1 too many rejects, or verify found damage; 2 bad input.
 """
 
@@ -62,6 +66,9 @@ def make_parser() -> argparse.ArgumentParser:
     add("--device", default="cpu", help="cpu, cuda, cuda:1 … (default %(default)s)")
     add("--shards", type=int, help="number of shards (default: one for each quarter of an hour)")
     add("--shard-range", metavar="A:B", help="do only shards A to B-1, for job arrays")
+    add("--engine", choices=["local", "slurm", "ray"], help="let datatrove run the shards (extra: cluster)")
+    add("--tasks", type=int, default=1, help="with --engine: number of tasks (default %(default)s)")
+    add("--engine-option", action="append", default=[], metavar="KEY=VALUE", help="for datatrove's executor")
     add("--plan-only", action="store_true", help="write the plan and the forecast, tokenize nothing")
     add("--append", action="store_true", help="add the utterances that the store does not have yet")
     add("--max-reject-rate", type=float, default=0.01, help="more rejects end with code 1 (default %(default)s)")
@@ -81,7 +88,14 @@ def main(argv: list[str] | None = None, load_codec: Callable[[str | None], Any] 
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    for name, least in (("limit", 0), ("min_seconds", 0), ("workers", 1), ("shards", 1), ("max_reject_rate", 0)):
+    for name, least in (
+        ("limit", 0),
+        ("min_seconds", 0),
+        ("workers", 1),
+        ("tasks", 1),
+        ("shards", 1),
+        ("max_reject_rate", 0),
+    ):
         value = getattr(arguments, name)
         if value is not None and not least <= value < 1e9:
             raise SoundloomError(f"--{name.replace('_', '-')} {value}: expected at least {least}")
@@ -95,7 +109,7 @@ def _tokenize(arguments: argparse.Namespace, load_codec: Callable[[str | None], 
     # Imported here: torch takes seconds, and --help must not.
     from codec.store import StoreFacts
     from codec.store_plan import Settings
-    from codec.store_write import collect_leftovers, finalize
+    from codec.store_write import collect_leftovers
     from pipelines.corpus_input import open_corpus
     from pipelines.tokenize_workers import (
         Bar,
@@ -126,14 +140,26 @@ def _tokenize(arguments: argparse.Namespace, load_codec: Callable[[str | None], 
         return 0
     if shards:
         del codec  # the workers load their own
+        if arguments.engine:
+            from pipelines.tokenize_cluster import ShardTask, run_engine
+
+            job = (plan.store.resolve(), tuple(shards), corpus.settings, arguments.codec, arguments.device, load_codec)
+            run_engine(arguments.engine, ShardTask(*job), arguments.tasks, arguments.engine_option)
+            return _finish(plan, arguments.max_reject_rate)
         job = Job(plan, corpus.settings, arguments.codec, arguments.device, load_codec)
         with Bar(forecast.audio_seconds) as bar:
             run_shards(job, shards, arguments.workers, bar.add)
+    return _finish(plan, arguments.max_reject_rate)
+
+
+def _finish(plan: Plan, max_reject_rate: float) -> int:
+    from codec.store_write import finalize
+
     content = finalize(plan.store)
     if content is None:
         _say(f"{plan.store}: {len(plan.missing())} of {plan.num_shards} shards are left to other runs")
         return 0
-    return _report(plan, content, arguments.max_reject_rate)
+    return _report(plan, content, max_reject_rate)
 
 
 def _plan(arguments: argparse.Namespace, corpus: Any, facts: Any) -> Plan:

@@ -75,10 +75,11 @@ def run_shards(job: Job, shards: Sequence[int], workers: int, progress: Progress
     if workers > 1 and len(shards) > 1:
         _run_processes(job, shards, min(workers, len(shards)), progress)
     else:
-        _do_shards(job, shards, progress)
+        do_shards(job, shards, progress)
 
 
-def _do_shards(job: Job, shards: Sequence[int], progress: Progress) -> None:
+def do_shards(job: Job, shards: Sequence[int], progress: Progress) -> None:
+    """Tokenize shards in this process, one after another."""
     codec = prepare_codec(job.load_codec, job.codec_name, job.device)
     corpus = open_corpus(job.settings)
     for index in shards:
@@ -124,7 +125,7 @@ def _run_processes(job: Job, shards: Sequence[int], workers: int, progress: Prog
 def _work(job: Job, shards: list[int], pipe: Connection) -> None:
     try:
         # Where the parent was killed, this send fails and ends the worker: nobody is left behind.
-        _do_shards(job, shards, lambda seconds, reason: pipe.send((seconds, reason)))
+        do_shards(job, shards, lambda seconds, reason: pipe.send((seconds, reason)))
     except SoundloomError as error:
         pipe.send(str(error))
     except (BrokenPipeError, KeyboardInterrupt):
@@ -188,7 +189,7 @@ def make_forecast(plan: Plan, shards: Sequence[int], codec: Any, corpus: Corpus)
     items = [item for index in shards for item in plan.shard(index) if not item.problem]
     seconds = sum(item.seconds for item in items)
     codes = seconds * plan.facts.frame_rate * plan.facts.num_levels * 2
-    plan_bytes = (plan.store / plan.file).stat().st_size
+    plan_bytes = sum((plan.store / name).stat().st_size for name in plan.files)
     text = sum(len(item.text.encode("utf-8")) for item in items)
     speed = _measure_speed(plan, items, codec, corpus)
     size = int(codes + text + len(items) * _ROW_BYTES + plan_bytes)

@@ -28,6 +28,8 @@ from codec.conv import apply_weight_norm
 from codec.discriminators import DiscriminatorConfig
 from codec.errors import SoundloomError
 from codec.model import Codec, CodecConfig
+from codec.seanet import ResidualUnit
+from codec.spectral import ConvNeXtBlock
 from pipelines.checkpoints import (
     Checkpoint,
     list_checkpoints,
@@ -39,23 +41,35 @@ from pipelines.checkpoints import (
     save_checkpoint,
 )
 from pipelines.cli import run
-from pipelines.codec_steps import CodecLosses, LossSettings, alarm_lines, average_gradients, validate
+from pipelines.codec_steps import (
+    CodecLosses,
+    LossSettings,
+    alarm_lines,
+    alike_over_processes,
+    average_gradients,
+    gather_clips,
+    mean_figures,
+    validate,
+)
 from pipelines.crops import AugmentSettings, Crops, Source
 from pipelines.progress import Progress, plot_curves
 from pipelines.settings import changed_settings, flatten_settings, parse_settings
+from pipelines.sharding import refuse_sharding
 from pipelines.training import (
     BadSteps,
     Ema,
-    JsonlLog,
     OptimizerSettings,
     StopFlag,
+    agree_to_stop,
     clip_gradients,
     make_adamw,
+    recompute_activations,
     seed_step,
     set_learning_rate,
     stable_seed,
     sum_over_processes,
 )
+from pipelines.training_log import JsonlLog, open_tensorboard, record
 
 _EXIT = {"SIGTERM": 143, "SIGINT": 130}
 CURVES = ("mel", "mel_by_levels.8", "discriminator", "residual", "perplexity", "effective_rank")
@@ -78,7 +92,9 @@ class TrainCodecSettings:
         start_from: folder of a codec to begin from (fine-tuning) instead of random weights.
         decoder_only: keep encoder and codebooks, train the decoder alone.
         steps: training steps.
-        batch_size: crops a step and process.
+        batch_size: crops a step and process, of which gradient_accumulation times as many are taken.
+        gradient_accumulation: parts of a step's batch that are computed one after another, the same to the last digits.
+        activation_checkpointing: compute the networks' blocks again in the backward pass, to save memory.
         segment_seconds: length of a crop.
         quantizer_start: step at which the codebooks start (0 with start_from).
         kmeans_batches: batches whose latents k-means sees; some tens of vectors a code are right.
@@ -94,6 +110,7 @@ class TrainCodecSettings:
         save_every: steps between checkpoints.
         time_limit_minutes: stop (saved) after so long.
         threads: CPU threads, 0 leaves torch's choice.
+        tensorboard: also write events for TensorBoard, into the output folder.
         resume: auto continues the run in output; never refuses to.
     """
 
@@ -112,6 +129,8 @@ class TrainCodecSettings:
     decoder_only: bool = False
     steps: int = 10000
     batch_size: int = 12
+    gradient_accumulation: int = 1
+    activation_checkpointing: bool = False
     segment_seconds: float = 1.0
     quantizer_start: int = 500
     kmeans_batches: int = 60
@@ -127,7 +146,13 @@ class TrainCodecSettings:
     save_every: int = 500
     time_limit_minutes: float | None = None
     threads: int = 0
+    tensorboard: bool = False
     resume: Literal["auto", "never"] = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "gradient_accumulation", "kmeans_batches", "discriminator_every"):
+            if getattr(self, name) < 1:
+                raise SoundloomError(f"{name}: must be at least 1, not {getattr(self, name)}")
 
 
 @dataclass
@@ -143,7 +168,15 @@ class State:
     step: int = 0
     seconds: float = 0.0
 
-    def save(self, folder: Path, settings: TrainCodecSettings) -> None:
+    def save(self, folder: Path, settings: TrainCodecSettings, is_main: bool) -> None:
+        """Commit a checkpoint from the main process; every process must call it, and all must hold the same codec."""
+        if not alike_over_processes(self.codec):
+            raise SoundloomError(
+                f"step {self.step}: the processes' codecs differ, so that none was saved; go on from the last "
+                "checkpoint with the same versions and hardware in every process"
+            )
+        if not is_main:
+            return
         tensors = module_tensors(self.codec, "codec") | module_tensors(self.losses, "losses")
         tensors |= optimizer_tensors(self.optimizer, self.codec)
         tensors |= optimizer_tensors(self.judge_optimizer, self.losses, prefix="judge_optimizer")
@@ -178,26 +211,21 @@ def train(settings: TrainCodecSettings, stop: StopFlag) -> int:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())  # else CPU processes do not join
+    refuse_sharding("a codec")
     output = Path(settings.output)
     checkpoint = find_checkpoint(settings, output / "checkpoints")
     state = make_state(settings, checkpoint, accelerator.device)
     rate = settings.codec.sample_rate
     rank, world = accelerator.process_index, accelerator.num_processes
-    crops = Crops(
-        settings.sources,
-        rate,
-        settings.segment_seconds,
-        settings.batch_size,
-        settings.seed,
-        settings.augment,
-        rank,
-        world,
-    )
+    share = (settings.seed, settings.augment, rank, world)
+    batch_size = settings.batch_size * settings.gradient_accumulation
+    crops = Crops(settings.sources, rate, settings.segment_seconds, batch_size, *share)
     dev = Crops(settings.dev_sources, rate, 2.0, settings.dev_crops, settings.seed)
     dev_waves = dev.batch(0)[0].to(accelerator.device)
     log = JsonlLog(output / "log.jsonl")
     if accelerator.is_main_process:
         log.rewind(state.step)
+    board = open_tensorboard(output, settings.tensorboard and accelerator.is_main_process)
     reason, window_start, window_step = None, time.monotonic(), state.step
     with Progress(settings.steps, state.step, accelerator.is_main_process) as progress:
         count = sum(p.numel() for p in state.codec.parameters())
@@ -209,23 +237,21 @@ def train(settings: TrainCodecSettings, stop: StopFlag) -> int:
             state.seconds += time.monotonic() - begin
             progress.advance(state.step)
             if state.step % settings.log_every == 0:
-                done = (state.step - window_step) * settings.batch_size * world * settings.segment_seconds
+                figures = mean_figures(figures, accelerator.device)
+                done = (state.step - window_step) * crops.batch_size * world * settings.segment_seconds
                 figures["audio_seconds_per_second"] = done / (time.monotonic() - window_start)
                 if accelerator.is_main_process:
-                    log.write(step=state.step, **figures)
+                    record(log, board, state.step, figures)
                 progress.show(state.step, {k: v for k, v in figures.items() if isinstance(v, float)})
                 window_start, window_step = time.monotonic(), state.step
-            wish = {None: 0.0, "time limit": 1.0, "SIGTERM": 2.0, "SIGINT": 3.0}[stop.reason]
-            # every process must leave at the same step: a signal reaches them at different ones
-            if sum_over_processes([wish])[0] > 0:
-                reason = stop.reason or "SIGTERM"
+            reason = agree_to_stop(stop, accelerator.device)
             last = state.step == settings.steps or reason == "time limit"
             main_process = accelerator.is_main_process
             if main_process and (last or state.step % settings.validate_every == 0):
-                evaluate(settings, state, dev_waves, log, progress, output)
+                record(log, board, state.step, evaluate(settings, state, dev_waves, log, progress, output))
                 window_start, window_step = time.monotonic(), state.step
-            if main_process and (last or reason or state.step % settings.save_every == 0):
-                state.save(output / "checkpoints", settings)
+            if last or reason or state.step % settings.save_every == 0:
+                state.save(output / "checkpoints", settings, main_process)
             if reason:
                 progress.say(f"stopped at step {state.step}: {reason}; the same command continues")
                 break
@@ -277,6 +303,8 @@ def make_state(settings: TrainCodecSettings, checkpoint: Checkpoint | None, devi
     losses = CodecLosses(settings.codec.sample_rate, settings.losses, settings.discriminators)
     codec.to(device).train()
     losses.to(device)
+    if settings.activation_checkpointing:
+        recompute_activations(codec, (ConvNeXtBlock, ResidualUnit))
     judge = OptimizerSettings(lr=settings.discriminator_lr, beta1=0.8, beta2=0.95, weight_decay=0.01)
     state = State(
         codec,
@@ -305,11 +333,12 @@ def take_step(
     adversarial = step >= settings.discriminator_start
     buffers = {name: value.clone() for name, value in codec.named_buffers() if value.is_floating_point()}
     norms = losses.balancer.state()
-    out, figures = losses.generator_step(codec, wave, adversarial, settings.bf16)
+    parts = settings.gradient_accumulation
+    out, figures = losses.generator_step(codec, wave, adversarial, settings.bf16, parts=parts)
     average_gradients(codec.parameters())
     norm = clip_gradients(codec.parameters(), settings.optimizer.grad_clip)
     total = sum(value for value in figures.values() if isinstance(value, float)) + norm
-    finite = sum_over_processes([0.0 if torch.isfinite(torch.tensor(total)) else 1.0])[0] == 0
+    finite = sum_over_processes([0.0 if torch.isfinite(torch.tensor(total)) else 1.0], wave.device)[0] == 0
     if state.bad_steps.ok(finite, step, names):
         state.optimizer.step()
         state.ema.update(codec)
@@ -322,7 +351,7 @@ def take_step(
     if adversarial and finite and step % settings.discriminator_every == 0:
         for group in state.judge_optimizer.param_groups:
             group["lr"] = settings.discriminator_lr * lr / settings.optimizer.lr
-        figures |= losses.discriminator_step(wave, out, settings.bf16)
+        figures |= losses.discriminator_step(wave, out, settings.bf16, parts)
         average_gradients(losses.parameters())
         if clip_gradients(losses.parameters(), 10.0) < float("inf"):
             state.judge_optimizer.step()
@@ -335,25 +364,26 @@ def start_quantizer(settings: TrainCodecSettings, state: State, crops: Crops, de
     """Start the codebooks by k-means on latents of fresh crops, the same in every process."""
     vectors = []
     for i in range(settings.kmeans_batches):
-        wave, _ = crops.batch(-1 - i, rank=0)  # crops that no step sees
-        latent = state.codec.encoder(wave.to(device))
+        wave, _ = crops.batch(-1 - i)  # crops that no step sees
+        latent = torch.cat([state.codec.encoder(part) for part in wave.to(device).split(settings.batch_size)])
+        latent = gather_clips(latent)
         vectors.append(latent.transpose(1, 2).reshape(-1, latent.shape[1]))
     state.codec.quantizer.start(torch.cat(vectors))
 
 
 def evaluate(
     settings: TrainCodecSettings, state: State, waves: torch.Tensor, log: JsonlLog, progress: Progress, output: Path
-) -> None:
-    """Validate the averaged weights, log the report and keep the codec in the output folder."""
+) -> dict[str, Any]:
+    """Validate the averaged weights and keep the codec in the output folder; returns the report for the log."""
     levels = [n for n in settings.validate_levels if n <= state.codec.num_levels]
     with state.ema.applied(state.codec):
         report, findings = validate(state.codec, state.losses.mel, waves, levels)
         if state.codec.quantizer.active:
             state.codec.save_pretrained(output / "codec")
-    log.write(step=state.step, seconds=state.seconds, **report)
     progress.say(f"step {state.step}: " + "  ".join(f"{key} {value}" for key, value in report.items()))
-    for line in alarm_lines(findings, log.read()):
+    for line in alarm_lines(findings, [*log.read(), {"step": state.step, **report}]):
         progress.say(line)
+    return {"seconds": state.seconds, **report}
 
 
 def flat_rows(log: JsonlLog) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@
     python pipelines/train_lm.py --config configs/lm_delay_heart.yaml --optimizer.lr 3e-4 --time_limit_minutes 60
     accelerate launch pipelines/train_lm.py --config configs/lm_delay_heart.yaml           # all GPUs of the machine
     accelerate launch --multi_gpu --num_processes 2 pipelines/train_lm.py --config …        # also without any GPU
+    accelerate launch --config_file configs/accelerate_fsdp.yaml pipelines/train_lm.py --config …   # sharded (FSDP 2)
 
 Without a GPU, `accelerate launch` needs --multi_gpu to start several processes (with --cpu it starts one and says
 nothing); `torchrun --nproc_per_node 2 pipelines/train_lm.py …` does the same.
@@ -35,6 +36,7 @@ from codec.store import StoreReader
 from lm.checkpoint import save_lm
 from lm.data import Batch, BatchPlan, GridDataset, prefetch
 from lm.text import TextTokenizer
+from lm.transformer import Block
 from pipelines.checkpoints import (
     Checkpoint,
     list_checkpoints,
@@ -50,17 +52,19 @@ from pipelines.lm_settings import FIXED_AT_START, TrainLMSettings, make_dataset,
 from pipelines.lm_steps import LevelSums, check_level_weights, train_step, validate
 from pipelines.progress import Progress, plot_curves
 from pipelines.settings import changed_settings, flatten_settings, parse_settings
+from pipelines.sharding import gather, is_sharded, shard_model
 from pipelines.training import (
     BadSteps,
     Ema,
-    JsonlLog,
     StopFlag,
+    agree_to_stop,
     clip_gradients,
     make_adamw,
+    recompute_activations,
     seed_step,
     set_learning_rate,
-    sum_over_processes,
 )
+from pipelines.training_log import JsonlLog, open_tensorboard, record
 
 _EXIT = {"SIGTERM": 143, "SIGINT": 130}
 
@@ -88,13 +92,16 @@ class State:
     step: int = 0
     best: float | None = None
 
-    def save(self, folder: Path, facts: dict[str, Any]) -> None:
+    def save(self, folder: Path, facts: dict[str, Any], is_main: bool) -> None:
+        """Commit a checkpoint from the main process; every process must call it."""
         tensors = module_tensors(self.model, "model") | optimizer_tensors(self.optimizer, self.model)
-        facts = facts | {"best": self.best, "bad_steps": self.bad_steps.in_a_row}
-        save_checkpoint(folder, self.step, tensors | self.ema.tensors(), facts)
+        tensors = gather(tensors | self.ema.tensors(), keep=is_main)
+        if is_main:
+            facts = facts | {"best": self.best, "bad_steps": self.bad_steps.in_a_row}
+            save_checkpoint(folder, self.step, tensors, facts)
 
     def load(self, checkpoint: Checkpoint) -> None:
-        load_module(self.model, checkpoint.tensors, "model")
+        """Take everything but the model's weights, which are loaded before it may be sharded."""
         load_optimizer(self.optimizer, self.model, checkpoint.tensors)
         self.ema.load(checkpoint.tensors)
         self.step = checkpoint.step
@@ -122,12 +129,12 @@ def train(settings: TrainLMSettings, stop: StopFlag) -> int:
     data = prepare_data(accelerator, settings, output / "text", checkpoint)
     weights = check_level_weights(settings.level_weights, settings.model.kind, data.reader.num_levels)
     state, facts = prepare_state(accelerator, settings, data, checkpoint)
-    model = accelerator.prepare_model(state.model)
+    model = state.model if is_sharded(state.model) else accelerator.prepare_model(state.model)
 
     log = JsonlLog(output / "log.jsonl")
     if accelerator.is_main_process:
         log.rewind(state.step)
-    board = open_tensorboard(settings, output) if accelerator.is_main_process else None
+    board = open_tensorboard(output, settings.tensorboard) if accelerator.is_main_process else None
     per_step = settings.gradient_accumulation * accelerator.num_processes
     own = count(state.step * per_step + accelerator.process_index, accelerator.num_processes)
     batches = prefetch(data.train, data.train_plan, own, settings.workers)
@@ -144,7 +151,7 @@ def train(settings: TrainLMSettings, stop: StopFlag) -> int:
             state.step += 1
             window.add(sums, sum(map(data.train_plan.frames, numbers)), time.monotonic() - start)
             progress.advance(state.step)
-            reason = agree_to_stop(accelerator, stop)
+            reason = agree_to_stop(stop, accelerator.device)
             last = state.step == settings.steps or reason is not None
 
             figures: dict[str, Any] = {}
@@ -158,10 +165,9 @@ def train(settings: TrainLMSettings, stop: StopFlag) -> int:
                 record(log, board, state.step, figures)
                 progress.show(state.step, {k: v for k, v in figures.items() if isinstance(v, float)})
             if last or due(state.step, settings.save_every):
-                if accelerator.is_main_process:
-                    state.save(output / "checkpoints", facts)
-                    if data.dev is None:
-                        export(output / "best", state, data)
+                state.save(output / "checkpoints", facts, accelerator.is_main_process)
+                if data.dev is None:
+                    export(accelerator, state, data, settings)
                 accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             finish(progress, settings, state, log, reason)
@@ -220,9 +226,14 @@ def prepare_state(
     pace = tuple(checkpoint.facts["pace"]) if checkpoint else data.train.pace
     seed_step(settings.seed, "weights")
     model = make_model(settings.model, data.reader, data.tokenizer, pace).to(accelerator.device)
+    if checkpoint is not None:
+        load_module(model, checkpoint.tensors, "model")
+    if settings.activation_checkpointing:
+        recompute_activations(model, (Block,))
     if settings.compile:
         for layer in model.transformer.layers:
             layer.compile(dynamic=True)  # one graph for every length, and for every block
+    shard_model(accelerator, model, model.transformer.layers)
     guard = BadSteps(shown=accelerator.is_main_process)
     state = State(model, make_adamw(model, settings.optimizer), Ema(model, settings.ema_decay), guard)
     facts = {
@@ -295,13 +306,6 @@ class Window:
         return figures
 
 
-def agree_to_stop(accelerator: Accelerator, stop: StopFlag) -> str | None:
-    """Return why to stop, the same on every process, though a signal reaches them at different steps."""
-    reasons = ("SIGTERM", "SIGINT", "time limit")
-    votes = sum_over_processes([stop.reason == reason for reason in reasons], accelerator.device)
-    return next((reason for reason, vote in zip(reasons, votes, strict=True) if vote), None)
-
-
 def evaluate(
     accelerator: Accelerator,
     model: nn.Module,
@@ -327,49 +331,40 @@ def evaluate(
     best = math.isfinite(loss) and (state.best is None or loss < state.best)
     if best:
         state.best = loss
-        if accelerator.is_main_process:
-            export(Path(settings.output) / "best", state, data)
+        export(accelerator, state, data, settings)
     return {"dev_loss": loss, "dev_per_level": sums.per_level(), "best": best}
 
 
-def export(folder: Path, state: State, data: Data) -> None:
-    """Write the model folder with the averaged weights, beside its place first, so that it is never half there."""
+def export(accelerator: Accelerator, state: State, data: Data, settings: TrainLMSettings) -> None:
+    """Write the model folder with the averaged weights, beside its place first, so that it is never half there.
+
+    Every process must call it; the main one writes.
+    """
+    pace = (state.model.config.frames_per_text_unit, state.model.config.frames_around_text)
+    model = make_model(settings.model, data.reader, data.tokenizer, pace) if accelerator.is_main_process else None
+    with state.ema.applied(state.model):
+        tensors = gather(state.model.state_dict(), keep=model is not None)
+        if model is None:
+            return
+        model.load_state_dict(tensors)
+    folder = Path(settings.output) / "best"
     fresh, old = folder.with_name(f".tmp-{folder.name}"), folder.with_name(f".tmp-old-{folder.name}")
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    with state.ema.applied(state.model):
-        save_lm(fresh, state.model, data.tokenizer, replace(data.reader.facts, num_levels=data.reader.num_levels))
+    save_lm(fresh, model, data.tokenizer, replace(data.reader.facts, num_levels=data.reader.num_levels))
     if folder.exists():
         os.replace(folder, old)
     os.replace(fresh, folder)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def open_tensorboard(settings: TrainLMSettings, output: Path) -> Any:
-    """Return a writer of TensorBoard events, or None where nobody asked for it."""
-    if not settings.tensorboard:
-        return None
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise SoundloomError("tensorboard: true, but TensorBoard is not installed; pip install tensorboard") from error
-    return SummaryWriter(output)
-
-
-def record(log: JsonlLog, board: Any, step: int, figures: dict[str, Any]) -> None:
-    """Write figures to the log and, where it is open, to TensorBoard."""
-    log.write(step=step, **figures)
-    for key, value in figures.items() if board is not None else ():
-        for i, number in enumerate(value if isinstance(value, list) else [value]):
-            board.add_scalar(f"{key}/{i}" if isinstance(value, list) else key, number, step)
-
-
 def introduce(progress: Progress, settings: TrainLMSettings, data: Data, state: State) -> None:
     """Tell what is about to be trained on what."""
     million = sum(p.numel() for p in state.model.parameters()) / 1e6
+    spread = f", sharded over {torch.distributed.get_world_size()} processes" if is_sharded(state.model) else ""
     hours = data.train.lengths.sum() / data.reader.frame_rate / 3600
     progress.say(
-        f"{settings.model.kind} model, {million:.1f} M parameters, {data.reader.num_levels} levels; "
+        f"{settings.model.kind} model, {million:.1f} M parameters, {data.reader.num_levels} levels{spread}; "
         f"{len(data.train)} utterances, {hours:.2f} hours, {data.train_plan.batches_per_epoch} batches an epoch; "
         "{:.2f} frames a text unit and {:.0f} around the text".format(*data.train.pace)
     )

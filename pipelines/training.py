@@ -1,6 +1,7 @@
-"""What every training shares: learning rates, weight averages, logs, signals, bad steps, repeatable randomness.
+"""What every training shares: learning rates, weight averages, signals, bad steps, repeatable randomness.
 
-Files of a training live in `pipelines.checkpoints`, its settings in `pipelines.settings`. A trainer reads so:
+Files of a training live in `pipelines.checkpoints`, its history in `pipelines.training_log`, its settings in
+`pipelines.settings`. A trainer reads so:
 
     log = JsonlLog(output / "log.jsonl"); log.rewind(first_step)     # after a resume: forget what is done again
     bad_steps = BadSteps()
@@ -14,13 +15,12 @@ Files of a training live in `pipelines.checkpoints`, its settings in `pipelines.
                 optimizer.step(); ema.update(model)
             optimizer.zero_grad()
             log.write(step=step + 1, loss=…)
-            if stop.reason: save_checkpoint(…); break                # several processes: `sum_over_processes` first
+            if agree_to_stop(stop): save_checkpoint(…); break        # at the same step in every process
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import signal
 import sys
@@ -28,16 +28,18 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import lru_cache
 from types import FrameType, TracebackType
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from codec.errors import SoundloomError
-from codec.files import write_text
 from pipelines.checkpoints import with_prefix
+from pipelines.sharding import local, shard_like, whole
+from pipelines.training_log import JsonlLog as JsonlLog  # where other modules look for it
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> float
     A norm that is not finite is returned and nothing is scaled: the caller must then skip the step.
     """
     with_grad = [p for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in with_grad if p.grad is not None])
+    norm = whole(torch.nn.utils.get_total_norm([p.grad for p in with_grad if p.grad is not None]))
     if torch.isfinite(norm):
         torch.nn.utils.clip_grads_with_norm_(with_grad, max_norm, norm)
     return float(norm)
@@ -157,7 +159,8 @@ class Ema:
             raise SoundloomError(f"ema_decay: must be at least 0 and under 1, not {decay}")
         self.decay = decay
         self.updates = 0
-        self.average = {n: p.detach().float().clone() for n, p in module.named_parameters() if p.requires_grad}
+        trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self.average = {name: p.detach().float().clone() for name, p in trained.items()}
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
@@ -166,22 +169,22 @@ class Ema:
         self.updates += 1
         parameters = dict(module.named_parameters())
         for name, average in self.average.items():
-            average.lerp_(parameters[name].detach().float(), 1 - decay)
+            local(average).lerp_(local(parameters[name].detach()).float(), 1 - decay)
 
     @contextmanager
     def applied(self, module: nn.Module) -> Iterator[None]:
         """Let the module hold the averaged weights inside a ``with`` block (validation, export)."""
         parameters = {n: p for n, p in module.named_parameters() if n in self.average}
-        kept = {name: p.detach().clone() for name, p in parameters.items()}
+        kept = {name: local(p.detach()).clone() for name, p in parameters.items()}
         with torch.no_grad():
             for name, parameter in parameters.items():
-                parameter.copy_(self.average[name])
+                local(parameter).copy_(local(self.average[name]))
         try:
             yield
         finally:
             with torch.no_grad():
                 for name, parameter in parameters.items():
-                    parameter.copy_(kept[name])
+                    local(parameter).copy_(kept[name])
 
     def tensors(self, prefix: str = "ema") -> dict[str, Tensor]:
         """Return the state for a checkpoint."""
@@ -194,8 +197,30 @@ class Ema:
         if saved.keys() != self.average.keys() or any(saved[n].shape != a.shape for n, a in self.average.items()):
             raise SoundloomError(f"checkpoint: '{prefix}' does not fit this model's settings")
         for name, average in self.average.items():
-            average.copy_(saved[name])
+            local(average).copy_(local(shard_like(average, saved[name])))
         self.updates = int(tensors[f"{prefix}.updates"])
+
+
+def recompute_activations(network: nn.Module, kinds: tuple[type[nn.Module], ...]) -> int:
+    """Let every block of these kinds forget what it computed and compute it again in the backward pass.
+
+    Less memory for about a third more time (Chen et al. 2016); gradients are the same, dropout included. Names of
+    parameters stay, and a copy of a block is a block like it. Returns how many blocks it met.
+    """
+    blocks = [module for module in network.modules() if isinstance(module, kinds)]
+    for block in blocks:
+        block.__class__ = _recomputing(type(block))
+    return len(blocks)
+
+
+@lru_cache
+def _recomputing(kind: type[nn.Module]) -> type[nn.Module]:
+    def forward(self: nn.Module, *args: Any, **options: Any) -> Any:
+        if not (self.training and torch.is_grad_enabled()):
+            return kind.forward(self, *args, **options)
+        return checkpoint(kind.forward, self, *args, use_reentrant=False, **options)
+
+    return type(f"Recomputing{kind.__name__}", (kind,), {"forward": forward})
 
 
 class BadSteps:
@@ -263,46 +288,8 @@ class StopFlag:
             signal.signal(number, handler)
 
 
-class JsonlLog:
-    """A training's history: one JSON object a line, each with its ``step``.
-
-    NaN and infinity are written as null, so that every line is valid JSON.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-
-    def write(self, **values: Any) -> None:
-        """Append one line; floats are kept to 7 digits."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_plain(values), allow_nan=False) + "\n")
-
-    def read(self) -> list[dict[str, Any]]:
-        """Return every whole line (a torn last one is passed over)."""
-        rows = []
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        for line in lines:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict):
-                rows.append(row)
-        return rows
-
-    def rewind(self, step: int) -> None:
-        """Forget the lines after ``step``, which a resumed training writes again."""
-        if self.path.exists():
-            rows = [row for row in self.read() if row.get("step", 0) <= step]
-            write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        value = value.tolist()
-    if isinstance(value, float):
-        return float(f"{value:.7g}") if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+def agree_to_stop(stop: StopFlag, device: torch.device | str = "cpu") -> str | None:
+    """Return why to stop, the same on every process, though a signal reaches them at different steps."""
+    reasons = ("SIGTERM", "SIGINT", "time limit")
+    votes = sum_over_processes([stop.reason == reason for reason in reasons], device)
+    return next((reason for reason, vote in zip(reasons, votes, strict=True) if vote), None)

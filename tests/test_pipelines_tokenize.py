@@ -156,10 +156,65 @@ def test_hugging_face_data_set_on_disk(tmp_path: Path) -> None:
     assert tokenize(tmp_path / "hf", tmp_path / "no", "--split", "dev") == 2
 
 
+@pytest.fixture(scope="module")
+def parquet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set as the hub has them: two Parquet files with audio in them, one of the six no audio."""
+    datasets = pytest.importorskip("datasets")
+    folder = tmp_path_factory.mktemp("parquet")
+    for file in range(2):
+        rows: dict[str, list[Any]] = {"speech": [], "sentence": [], "speaker_id": []}
+        for number in range(3):
+            write_wav(folder / "x.wav", 0.3 + 0.1 * number, 3 * file + number)
+            content = (folder / "x.wav").read_bytes() if (file, number) != (1, 1) else b"no audio"
+            rows["speech"].append({"bytes": content, "path": f"{number}.wav"})
+            rows["sentence"].append(f"satz {file} {number}")
+            rows["speaker_id"].append(file)
+        data = datasets.Dataset.from_dict(rows).cast_column("speech", datasets.Audio(decode=False))
+        data.to_parquet(folder / f"train-{file:05d}-of-00002.parquet")
+    (folder / "x.wav").unlink()
+    return folder
+
+
+def test_a_stream_is_tokenized_without_being_kept(parquet: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    store = tmp_path / "store"
+    arguments = (f"stream:{parquet}", store, "--shards", "4", "--language", "de", "--max-reject-rate", "0.2")
+    for part in ("2:4", "0:2"):  # a shard that begins inside of a file, before the one at its start
+        assert tokenize(*arguments, "--shard-range", part) == 0
+    reader = StoreReader(store)
+    expected = [(file, number) for file in range(2) for number in range(3) if (file, number) != (1, 1)]
+    assert [row.id for row in reader] == [f"row-{file:05d}-{number:07d}" for file, number in expected]
+    for row, (file, number) in zip(reader, expected, strict=True):
+        assert (row.text, row.speaker, row.language) == (f"satz {file} {number}", str(file), "de")
+        write_wav(tmp_path / "x.wav", 0.3 + 0.1 * number, 3 * file + number)
+        assert torch.equal(row.codes.long(), FakeCodec().encode(read_audio(tmp_path / "x.wav", 8000)[None])[0])
+    assert [(reject["source"], bool(reject["reason"])) for reject in reader.rejects()] == [("file 1, row 1", True)]
+    assert not list(tmp_path.glob("cache/**/*.arrow"))
+    whole = (f"hf:{parquet}", tmp_path / "whole", *arguments[2:])
+    assert tokenize(*whole) == 0  # the same codes as from the kept data set
+    assert all(torch.equal(a.codes, b.codes) for a, b in zip(reader, StoreReader(tmp_path / "whole"), strict=True))
+    assert tokenize(f"stream:{parquet}", tmp_path / "no", "--split", "dev") == 2
+
+
+def test_a_stream_that_changed_since_the_plan_is_seen(parquet: Path, tmp_path: Path, capfd: Any) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(parquet, folder)
+    arguments = (f"stream:{folder}", tmp_path / "store", "--shards", "2", "--max-reject-rate", "1")
+    assert tokenize(*arguments, "--plan-only") == 0
+    (folder / "train-00001-of-00002.parquet").unlink()
+    assert tokenize(*arguments) == 2
+    assert "changed since the plan" in capfd.readouterr().err
+    shutil.copy(parquet / "train-00000-of-00002.parquet", folder / "train-00001-of-00002.parquet")
+    assert tokenize(*arguments) == 0
+    reasons = [reject["reason"] for reject in StoreReader(tmp_path / "store").rejects()]
+    assert len(reasons) == 3 and all("changed" in reason for reason in reasons)
+
+
 # a bad corpus
 
 
-def test_a_bad_corpus_is_finished_and_every_reject_named(tmp_path: Path, capfd: Any) -> None:
+@pytest.mark.proof("a bad corpus is finished with every reject named")
+def test_a_bad_corpus_is_finished_and_every_reject_named(tmp_path: Path, capfd: Any, record_property: Any) -> None:
     folder = tmp_path / "folder"
     for number in range(60):
         write_wav(folder / f"good{number:02d}.wav", 0.2, number)
@@ -182,6 +237,7 @@ def test_a_bad_corpus_is_finished_and_every_reject_named(tmp_path: Path, capfd: 
     expected = ("empty", "ending", "header", "loop", "nan", "one-sample", "truncated")
     assert sorted(reject["id"] for reject in rejects) == [f"bad-{name}" for name in expected]
     assert all(reject["reason"] and str(tmp_path) not in reject["reason"] for reject in rejects)
+    record_property("files:", f"{len(reader)} good ones tokenized, {len(rejects)} bad ones of as many kinds named")
     assert tokenize(folder, tmp_path / "store", "--max-reject-rate", "0.2") == 0
     assert verify_store(tmp_path / "store") == []
 
@@ -253,12 +309,14 @@ def test_an_empty_folder_and_bad_shard_ranges(reference: tuple[Path, Path], tmp_
 # any number of processes
 
 
+@pytest.mark.proof("2 workers write the bytes of 1")
 def test_workers_write_the_same_bytes(reference: tuple[Path, Path], tmp_path: Path) -> None:
     run_helper(reference[0], tmp_path / "store", "--shards", "8", "--workers", "2")
     assert store_bytes(tmp_path / "store") == store_bytes(reference[1])
 
 
 @pytest.mark.slow
+@pytest.mark.proof("3 workers write the bytes of 1")
 def test_three_workers_write_the_same_bytes(reference: tuple[Path, Path], tmp_path: Path) -> None:
     run_helper(reference[0], tmp_path / "store", "--shards", "8", "--workers", "3")
     assert store_bytes(tmp_path / "store") == store_bytes(reference[1])
@@ -280,6 +338,26 @@ def test_shard_ranges_write_the_same_bytes(reference: tuple[Path, Path], tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.proof("datatrove's tasks write the bytes of one process")
+def test_datatrove_writes_the_same_bytes(reference: tuple[Path, Path], tmp_path: Path) -> None:
+    """In a process of its own: datatrove sets up logging and start methods for the whole process."""
+    pytest.importorskip("datatrove")
+    store = tmp_path / "store"
+    words = ["--shards", "8", "--engine", "local", "--tasks", "3", "--engine-option", "workers=2"]
+    run_helper(reference[0], store, "--shards", "8", "--shard-range", "2:4")  # it goes on where another launcher was
+    run_helper(reference[0], store, *words)
+    assert store_bytes(store) == store_bytes(reference[1])
+    told = subprocess.run(
+        [sys.executable, HELPER, str(reference[0]), str(tmp_path / "x"), *words[:-1], "wokers=2"],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert told.returncode == 2 and "wokers" in told.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.proof("accelerate launch writes the bytes of one process")
 def test_accelerate_launch_writes_the_same_bytes(reference: tuple[Path, Path], tmp_path: Path) -> None:
     launch = [
         sys.executable,
@@ -306,7 +384,7 @@ def run_helper(*arguments: str | Path) -> str:
 # faults
 
 
-def check_kills(tmp_path: Path, monkeypatch: Any, kills: int, processes: int, utterances: int) -> None:
+def check_kills(tmp_path: Path, monkeypatch: Any, kills: int, processes: int, utterances: int) -> str:
     """Kill ``kills`` times; then nothing is lost or doubled, and little was done again."""
     shard = 5
     corpus, store, log = write_corpus(tmp_path / "corpus", utterances), tmp_path / "store", tmp_path / "log"
@@ -320,6 +398,8 @@ def check_kills(tmp_path: Path, monkeypatch: Any, kills: int, processes: int, ut
     assert verify_store(store) == [] and ids(store) == [f"u{number:04d}" for number in range(utterances)]
     # A kill costs a worker less than its shard, and each start encodes two for the forecast.
     assert encoded <= utterances + (told["hits"] * shard + (kills + 1) * 2) * processes
+    again = max(0, encoded - utterances - (kills + 1) * 2 * processes) / max(1, told["hits"] * processes)
+    return f"{told['hits']} of {kills} met work; {again:.1f} utterances of {shard} done again for each and worker"
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -328,9 +408,12 @@ def test_kills_lose_and_double_nothing(tmp_path: Path, monkeypatch: Any, process
 
 
 @pytest.mark.slow
+@pytest.mark.proof("50 kills lose and double nothing and repeat less than a shard a worker")
 @pytest.mark.parametrize("processes", [1, 2, 3])
-def test_fifty_kills_lose_and_double_nothing(tmp_path: Path, monkeypatch: Any, processes: int) -> None:
-    check_kills(tmp_path, monkeypatch, 50, processes, 300 * processes)
+def test_fifty_kills_lose_and_double_nothing(
+    tmp_path: Path, monkeypatch: Any, record_property: Any, processes: int
+) -> None:
+    record_property("kills:", check_kills(tmp_path, monkeypatch, 50, processes, 300 * processes))
 
 
 @pytest.mark.slow
@@ -364,6 +447,7 @@ def group_members(group: int) -> list[int]:
     return found
 
 
+@pytest.mark.proof("a disk that fails ends clearly and resumes")
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO])
 @pytest.mark.parametrize("call", ["replace", "fsync"])
 def test_a_disk_that_fails_ends_clearly_and_resumes(

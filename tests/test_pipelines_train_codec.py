@@ -1,7 +1,14 @@
 """Training of the codec: it learns, resumes to the bit, survives bad steps, and keeps codes where it must."""
 
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +20,7 @@ from codec.model import Codec
 from codec.quantize import VectorQuantizer
 from pipelines.checkpoints import load_checkpoint
 from pipelines.cli import run
+from pipelines.codec_steps import alike_over_processes
 from pipelines.crops import AugmentSettings, Crops, Source
 
 TINY = """
@@ -138,6 +146,135 @@ def test_a_bad_step_changes_nothing_and_three_end_it(folder: Path, monkeypatch, 
     assert [n for n in before if n.startswith(("codec.", "ema.average")) and not torch.equal(before[n], after[n])] == []
     with pytest.raises(SoundloomError, match="not finite"):
         train(folder, "bad", "--steps", "20")
+
+
+#: the discriminators enter at the last step: their gradients are compared, since Adam makes whole steps of the noise in
+#: those that cancel out (a hinge loss that all scores are inside of does not depend on a bias)
+LAST_STEP = ("--steps", "11", "--discriminator_start", "10")
+
+
+def assert_close_state(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> str:
+    worst = 0.0
+    assert a.keys() == b.keys() and any(name.startswith("judge_optimizer.exp_avg.") for name in a)
+    for name, tensor in a.items():
+        if name.startswith(("codec.", "ema.", "judge_optimizer.exp_avg.")):
+            worst = max(worst, float((tensor.double() - b[name].double()).abs().max()))
+            torch.testing.assert_close(tensor, b[name], rtol=1e-4, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+    return f"{worst:.1e}"
+
+
+def test_gradient_accumulation_is_the_large_batch(folder: Path) -> None:
+    """In every phase, though codebooks, balance and whitening are no sums over clips."""
+    words = [*LAST_STEP]
+    assert train(folder, "large", *words, "--batch_size", "6") == 0
+    assert train(folder, "parts3", *words, "--batch_size", "2", "--gradient_accumulation", "3") == 0
+    assert_close_state(state_of(folder, "large"), state_of(folder, "parts3"))
+    for step, loss in losses_of(folder, "large").items():
+        assert losses_of(folder, "parts3")[step] == pytest.approx(loss, rel=1e-5)
+
+
+def test_activation_checkpointing_changes_nothing_but_memory(folder: Path) -> None:
+    words = ["--steps", "10"]
+    assert train(folder, "plain", *words) == 0
+    assert train(folder, "checkpointed", *words, "--activation_checkpointing", "true") == 0
+    a, b = state_of(folder, "plain"), state_of(folder, "checkpointed")
+    assert a.keys() == b.keys() and [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+def test_tensorboard_gets_what_the_log_gets(folder: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert train(folder, "board", "--steps", "6", "--tensorboard", "true") == 0
+    events = EventAccumulator(str(folder / "board"))
+    events.Reload()
+    seen = {event.step: event.value for event in events.Scalars("mel")}
+    assert seen == pytest.approx(losses_of(folder, "board"), rel=1e-5)
+    assert {"mel_by_levels/1", "usage/0", "lr"} <= set(events.Tags()["scalars"])
+
+
+def launch(folder: Path, output: str, processes: int, *more: str) -> None:
+    source = json.dumps([{"path": str(folder / "audio")}])
+    words = ["--config", str(folder / "tiny.yaml"), "--sources", source, "--dev_sources", source]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    done = subprocess.run(
+        check=False,
+        args=[*launcher, str(Path(program.__file__)), *words, "--output", str(folder / output), *more],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.proof("codec: two processes equal one on the joined batch to 1e-5 and resume to the bit")
+def test_two_processes_equal_one_and_resume_to_the_bit(folder: Path, record_property: Any) -> None:
+    words = [*LAST_STEP]
+    launch(folder, "one", 1, *words, "--batch_size", "4")
+    launch(folder, "two", 2, *words)
+    record_property(
+        "largest difference of a weight:", assert_close_state(state_of(folder, "one"), state_of(folder, "two"))
+    )
+    for step, loss in losses_of(folder, "one").items():
+        assert losses_of(folder, "two")[step] == pytest.approx(loss, rel=1e-5)
+    for _ in range(2):  # the time limit ends each after one step
+        launch(folder, "two-parts", 2, *words, "--time_limit_minutes", "0.00001")
+    launch(folder, "two-parts", 2, *words)
+    whole, parts = state_of(folder, "two"), state_of(folder, "two-parts")
+    assert whole.keys() == parts.keys()
+    assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
+
+
+def compare_in_process(rank: int, port: int, results: Any) -> None:
+    address = f"tcp://127.0.0.1:{port}"
+    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    module = torch.nn.BatchNorm1d(4)
+    same = alike_over_processes(module)
+    if rank == 1:  # one bit of one number
+        module.running_mean.view(torch.int32)[2] ^= 1
+    results[rank] = (same, alike_over_processes(module))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_processes_that_differ_in_a_bit_are_seen() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    results = torch.multiprocessing.Manager().dict()
+    torch.multiprocessing.spawn(compare_in_process, (port, results), nprocs=2)
+    assert dict(results) == {0: (True, False), 1: (True, False)}
+
+
+def test_a_codec_is_not_sharded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(SoundloomError, match="without FSDP"):
+        train(folder, "sharded", "--steps", "1")
+
+
+@pytest.mark.slow
+@pytest.mark.proof("SIGTERM saves and ends within 10 s")
+def test_sigterm_saves_and_ends(folder: Path, record_property: Any) -> None:
+    source = json.dumps([{"path": str(folder / "audio")}])
+    words = ["--config", str(folder / "tiny.yaml"), "--sources", source, "--dev_sources", source]
+    words += ["--output", str(folder / "term"), "--steps", "100000", "--validate_every", "100000"]
+    command = [sys.executable, str(Path(program.__file__)), *words]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("step 5/"):
+            process.send_signal(signal.SIGTERM)
+            sent = time.monotonic()
+            break
+    rest = process.stderr.read()
+    assert process.wait(60) == 143 and "SIGTERM" in rest
+    seconds = time.monotonic() - sent
+    record_property("seconds, of train_codec:", f"{seconds:.1f}")
+    assert seconds < 10
+    checkpoint = load_checkpoint(folder / "term" / "checkpoints")
+    assert checkpoint is not None and checkpoint.step >= 5
 
 
 def test_an_unknown_key_names_the_nearest(folder: Path, capsys) -> None:

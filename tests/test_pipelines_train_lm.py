@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from pipelines import train_lm
 from pipelines.checkpoints import list_checkpoints, read_checkpoint
 from pipelines.cli import run
 from pipelines.lm_steps import LevelSums, check_level_weights, train_step
-from pipelines.training import JsonlLog
+from pipelines.training_log import JsonlLog
 
 CONFIG = """
 model: {kind: delay, dim: 16, num_layers: 1, num_heads: 2, ffn_dim: 32, dropout: 0.1, audio_drop: 0.1, code_noise: 0.1}
@@ -297,11 +298,14 @@ def test_level_weights_are_checked() -> None:
 # --- other processes -------------------------------------------------------------------------------------------------
 
 
-def launch(words: list[str], processes: int, **options: Any) -> subprocess.CompletedProcess[str]:
+SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "true"}
+
+
+def launch(words: list[str], processes: int, sharded: bool = False, **options: Any) -> subprocess.CompletedProcess[str]:
     launcher = [sys.executable]
     if processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""} | (SHARDED if sharded else {})
     command = [*launcher, str(SCRIPT), *words]
     return subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=300, **options)
 
@@ -314,12 +318,14 @@ def test_the_script_runs_from_anywhere_and_explains_itself(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one_and_resume_to_the_bit(base: list[str], tmp_path: Path) -> None:
+@pytest.mark.proof("language model: two processes equal one on the joined batch to 1e-5 and resume to the bit")
+def test_two_processes_equal_one_and_resume_to_the_bit(base: list[str], tmp_path: Path, record_property: Any) -> None:
     one, two, parts = tmp_path / "one", tmp_path / "two", tmp_path / "parts"
     assert launch([*base, "--output", str(one), "--gradient_accumulation", "2"], 1).returncode == 0
     done = launch([*base, "--output", str(two)], 2)
     assert done.returncode == 0, done.stderr
     a, b = (read_checkpoint(output / "checkpoints" / "step-00000020").tensors for output in (one, two))
+    record_property("largest difference of a weight:", worst_difference(a, b))
     for name, tensor in a.items():
         torch.testing.assert_close(tensor, b[name], rtol=1e-4, atol=1e-5, msg=name)
     # Again in three parts; the time limit ends the first two after one step each.
@@ -330,8 +336,86 @@ def test_two_processes_equal_one_and_resume_to_the_bit(base: list[str], tmp_path
     assert_same_end(two, parts)
 
 
+def worst_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> str:
+    return f"{max(float((a[name].double() - b[name].double()).abs().max()) for name in a):.1e}"
+
+
 @pytest.mark.slow
-def test_sigterm_to_one_of_two_processes_saves_and_ends_both(base: list[str], tmp_path: Path) -> None:
+@pytest.mark.proof("language model under FSDP: two processes equal one to 1e-5 and resume to the bit")
+@pytest.mark.parametrize("kind", ["delay", "fine"])
+def test_a_sharded_model_learns_what_a_whole_one_does_and_resumes_to_the_bit(
+    base: list[str], tmp_path: Path, record_property: Any, kind: str
+) -> None:
+    """FSDP 2 in two processes on the CPU, against one process on the joined batch."""
+    words = [*base, "--model.kind", kind, "--model.dropout", "0", "--validate_batches", "3"]
+    one, two, parts = tmp_path / "one", tmp_path / "two", tmp_path / "parts"
+    assert launch([*words, "--output", str(one), "--gradient_accumulation", "2"], 1).returncode == 0
+    config = str(Path(__file__).parents[1] / "configs" / "accelerate_fsdp.yaml")
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, "--num_processes", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [*launcher, str(SCRIPT), *words, "--output", str(two)]
+    done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "sharded over 2 processes" in done.stderr
+    a, b = (read_checkpoint(output / "checkpoints" / "step-00000020").tensors for output in (one, two))
+    assert a.keys() == b.keys()
+    record_property("largest difference of a weight:", worst_difference(a, b))
+    for name, tensor in a.items():
+        assert tensor.shape == b[name].shape
+        torch.testing.assert_close(tensor, b[name], rtol=1e-4, atol=1e-5, msg=name)
+    for ours, theirs in zip(JsonlLog(one / "log.jsonl").read(), JsonlLog(two / "log.jsonl").read(), strict=True):
+        assert {k: theirs[k] for k in ("loss", "dev_loss") if k in ours} == pytest.approx(
+            {k: ours[k] for k in ("loss", "dev_loss") if k in ours}, rel=1e-5
+        )
+    best = [load_lm(output / "best").model.state_dict() for output in (one, two)]
+    for name, tensor in best[0].items():
+        torch.testing.assert_close(tensor, best[1][name], rtol=1e-4, atol=1e-5, msg=name)
+    for _ in range(2):
+        assert launch([*words, "--output", str(parts), "--time_limit_minutes", "0"], 2, sharded=True).returncode == 0
+    assert launch([*words, "--output", str(parts)], 2, sharded=True).returncode == 0
+    assert_same_end(two, parts)
+
+
+def test_sharding_that_cannot_be_is_refused(base: list[str], tmp_path: Path, monkeypatch: Any) -> None:
+    words = [*base, "--output", str(tmp_path)]
+    for name, value, told in [
+        ("FSDP_VERSION", "1", "fsdp_version"),
+        ("FSDP_OFFLOAD_PARAMS", "true", "offload"),
+        ("OMP_NUM_THREADS", "1", "one process"),
+    ]:
+        with monkeypatch.context() as patch:
+            for key, setting in {**SHARDED, name: value}.items():
+                patch.setenv(key, setting)
+            with pytest.raises(SoundloomError, match=told):
+                train_lm.main(words)
+
+
+@pytest.mark.parametrize("kind", ["delay", "fine"])
+def test_activation_checkpointing_changes_nothing_but_memory(base: list[str], tmp_path: Path, kind: str) -> None:
+    words = [*base, "--model.kind", kind, "--steps", "4", "--model.num_layers", "2", "--output"]
+    assert train_lm.main([*words, str(tmp_path / "plain")]) == 0
+    assert train_lm.main([*words, str(tmp_path / "again"), "--activation_checkpointing", "true"]) == 0
+    assert_same_end(tmp_path / "plain", tmp_path / "again")
+
+
+def test_tensorboard_gets_what_the_log_gets(base: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert train_lm.main([*base, "--output", str(tmp_path), "--steps", "3", "--tensorboard", "true"]) == 0
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    rows = JsonlLog(tmp_path / "log.jsonl").read()
+    seen = {event.step: event.value for event in events.Scalars("loss")}
+    assert seen == pytest.approx({row["step"]: row["loss"] for row in rows}, rel=1e-5)
+    assert {"per_level/0", "dev_loss", "lr", "grad_norm"} <= set(events.Tags()["scalars"])
+
+
+@pytest.mark.slow
+@pytest.mark.proof("SIGTERM saves and ends within 10 s")
+def test_sigterm_to_one_of_two_processes_saves_and_ends_both(
+    base: list[str], tmp_path: Path, record_property: Any
+) -> None:
     words = [*base, "--output", str(tmp_path), "--steps", "100000", "--validate_every", "0"]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     process = subprocess.Popen(
@@ -344,9 +428,13 @@ def test_sigterm_to_one_of_two_processes_saves_and_ends_both(base: list[str], tm
     for line in process.stderr:
         if re.match(r"step 5/", line):
             process.send_signal(signal.SIGTERM)
+            sent = time.monotonic()
             break
     rest = process.stderr.read()
     process.wait(60)
+    seconds = time.monotonic() - sent
+    record_property("seconds, of two processes of train_lm:", f"{seconds:.1f}")
+    assert seconds < 10
     assert "stopped by SIGTERM, saved after step" in rest
     last = read_checkpoint(list_checkpoints(tmp_path / "checkpoints")[-1])
     assert last.step >= 5

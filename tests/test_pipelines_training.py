@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -33,16 +34,17 @@ from pipelines.settings import changed_settings, flatten_settings, parse_setting
 from pipelines.training import (
     BadSteps,
     Ema,
-    JsonlLog,
     OptimizerSettings,
     StopFlag,
     clip_gradients,
     lr_factor,
     make_adamw,
+    recompute_activations,
     seed_step,
     set_learning_rate,
     stable_seed,
 )
+from pipelines.training_log import JsonlLog
 
 
 class TiedNet(nn.Module):
@@ -332,6 +334,43 @@ def test_ema_follows_the_weights_and_steps_aside() -> None:
     assert other.updates == 1 and torch.equal(other.average["weight"], ema.average["weight"])
     with pytest.raises(SoundloomError, match="ema_decay"):
         Ema(net, 1.0)
+
+
+def kept_bytes(module: nn.Module, x: torch.Tensor) -> tuple[int, torch.Tensor]:
+    """Bytes that a forward pass keeps for the backward pass, and the gradient at its input."""
+    x = x.clone().requires_grad_()
+    kept: dict[int, int] = {}
+    weights = {p.untyped_storage().data_ptr() for p in module.parameters()}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept.update({} if storage.data_ptr() in weights else {storage.data_ptr(): storage.nbytes()})
+        return tensor
+
+    torch.manual_seed(0)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        out = module(x)
+    out.square().sum().backward()
+    assert x.grad is not None
+    return sum(kept.values()), x.grad
+
+
+def test_blocks_that_compute_again_keep_less_and_give_the_same_gradients() -> None:
+    from codec.spectral import ConvNeXtBlock
+
+    blocks = nn.Sequential(*(nn.Sequential(ConvNeXtBlock(8, 3, 3), nn.Dropout(0.2)) for _ in range(4)))
+    x = torch.randn(2, 8, 50)
+    plain, gradient = kept_bytes(blocks, x)
+    names = list(blocks.state_dict())
+    assert recompute_activations(blocks, (ConvNeXtBlock,)) == 4 and list(blocks.state_dict()) == names
+    twin = copy.deepcopy(blocks)
+    again, same = kept_bytes(blocks, x)
+    assert torch.equal(gradient, same) and again < 0.5 * plain
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.zero_()
+    blocks.eval(), twin.eval()
+    assert not torch.equal(twin(x), blocks(x))  # a copy computes with its own weights
 
 
 def test_bad_steps_are_told_and_the_fourth_in_a_row_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
