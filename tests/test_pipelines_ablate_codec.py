@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from store_helpers import speech
 
 from codec.audio import write_audio
 from codec.errors import SoundloomError
 from codec.metrics import Summary
 from pipelines import ablate_codec
 from pipelines.ablate_codec import collect, merged, read_plan, table
-from tests.store_helpers import speech
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
