@@ -257,6 +257,7 @@ def train(settings: TrainCodecSettings, stop: StopFlag) -> int:
                 break
     if accelerator.is_main_process:
         plot_curves(flat_rows(log), output / "curve.png", CURVES)
+    accelerator.wait_for_everyone()  # a process that leaves while another still talks to it dies by a signal
     accelerator.end_training()
     return _EXIT.get(reason or "", 0)
 

@@ -172,6 +172,7 @@ def train(settings: TrainLMSettings, stop: StopFlag) -> int:
         if accelerator.is_main_process:
             finish(progress, settings, state, log, reason)
     batches.close()
+    accelerator.wait_for_everyone()  # a process that leaves while another still talks to it dies by a signal
     accelerator.end_training()
     return _EXIT.get(reason or "", 0)
 
