@@ -65,9 +65,11 @@ def main(argv: list[str] | None = None) -> int:
     result = table(collector.rows)
     print(f"\n{result}")
     if arguments.output is not None:
+        chosen = f' -k "{arguments.k}"' if arguments.k else ""
         text = "# What the promises were measured at\n\n"
         text += (
-            f"By `python tests/prove.py` on {time.strftime('%Y-%m-%d', time.gmtime(began))}: {os.cpu_count()} CPU cores"
+            f"By `python tests/prove.py{chosen}` on {time.strftime('%Y-%m-%d', time.gmtime(began))}: "
+            f"{os.cpu_count()} CPU cores"
         )
         text += (
             f" ({platform.machine()}), load {os.getloadavg()[0]:.1f} at the end, Python {platform.python_version()},"
