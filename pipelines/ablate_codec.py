@@ -57,7 +57,9 @@ def read_plan(path: Path) -> Plan:
     """Read the file of variants. Raises: SoundloomError that names what is wrong in it."""
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except OSError as error:
+        raise SoundloomError(f"{path}: cannot be read ({error.strerror}); give the plan, a YAML file") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise SoundloomError(f"{path}: cannot be read as YAML ({error})") from error
     kinds = {"base": str, "speech": str, "common": dict, "variants": dict}
     if not isinstance(raw, dict) or set(raw) - set(kinds):

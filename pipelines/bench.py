@@ -23,7 +23,7 @@ from pipelines.timing import describe_machine, load_average, measure_machine
 EXAMPLES = """examples:
   python pipelines/bench.py -o reports/speed
   python pipelines/bench.py --only codec lm --threads 2 --repeats 9 -o reports/speed
-  python pipelines/bench.py --quick -o /tmp/speed            # tiny sizes, seconds: does it run?
+  python pipelines/bench.py --quick -o reports/quick         # tiny sizes, seconds: does it run?
 """
 _TINY_ENCODEC = (("num_filters", 4), ("hidden_size", 16), ("codebook_size", 64), ("target_bandwidths", [1.8]))
 QUICK = Size(0.4, 4, (1, 2), 2, _TINY_ENCODEC, (2, 64, 6), 0.2)

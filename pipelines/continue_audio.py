@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     seconds = time.perf_counter() - began
     speech.save(options.output)
     if options.plot:
-        plot(options.plot, speech, voice)
+        plot(options.plot, speech, voice.codec, speech.text)
     new = speech.sentences[0].num_samples / speech.sample_rate
     where = "" if options.output == "-" else f"{options.output}: "
     print(f"{where}{describe(speech, seconds, new)}", file=sys.stderr)

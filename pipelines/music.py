@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from codec.errors import SoundloomError
 from pipelines.cli import run
-from pipelines.speaking import check_folder, check_output, read_text
+from pipelines.speaking import check_folder, check_lines_output, check_output, plot, read_text, split_lines
 
 if TYPE_CHECKING:
     from pipelines.musicgen import Music, MusicGen
@@ -62,9 +62,7 @@ def describe(music: Music, seconds: float, made: float) -> str:
 
 def write_lines(model: MusicGen, text: str, options: argparse.Namespace, prompt: Any) -> int:
     """A file a line; lines that fail are told and left out. Returns the exit code."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if not lines:
-        raise SoundloomError("no line with a description")
+    lines = split_lines(text, "a description")
     width, wrong = max(4, len(str(len(lines)))), 0
     for number, line in enumerate(lines, 1):
         path = Path(options.output) / f"{number:0{width}d}.wav"
@@ -79,21 +77,6 @@ def write_lines(model: MusicGen, text: str, options: argparse.Namespace, prompt:
     return 1 if wrong else 0
 
 
-def plot(path: str, music: Music, model: MusicGen, title: str) -> None:
-    """Waveform, spectrogram and codes as a picture."""
-    from pipelines import plots
-
-    figure = plots.new_figure(min(24.0, 8 + music.seconds), 5)
-    rows = figure.subplots(3, 1, height_ratios=[1, 2, 1])
-    wave = music.waveform.mean(0)
-    plots.draw_waveform(rows[0], wave, music.sample_rate, "waveform")
-    plots.draw_spectrogram(rows[1], wave, music.sample_rate, "mel")
-    plots.draw_codes(rows[2], music.codes, model.codec.codebook_size, model.codec.frame_rate)
-    rows[2].set_xlabel("seconds")
-    figure.suptitle(title if len(title) <= 100 else title[:99] + "…")
-    plots.save_figure(path, figure)
-
-
 def _check(options: argparse.Namespace) -> None:
     """Everything that can be told before the model is opened."""
     if options.threads is not None and options.threads < 1:
@@ -106,11 +89,7 @@ def _check(options: argparse.Namespace) -> None:
         check_folder(Path(options.save_model), options.save_model)
         return
     if options.lines:
-        if options.plot or options.output in (None, "-"):
-            raise SoundloomError("--lines writes a folder of files: give -o FOLDER, without --plot")
-        if Path(options.output).exists() and not Path(options.output).is_dir():
-            raise SoundloomError(f"{options.output}: is a file; --lines needs a folder")
-        check_folder(Path(options.output), options.output)
+        check_lines_output(options.output, "--plot", bool(options.plot))
     else:
         options.output = options.output or "music.wav"
         check_output(options.output)
@@ -166,7 +145,7 @@ def main(argv: list[str] | None = None) -> int:
     music, seconds = write_music(model, " ".join(text.split()), options, prompt)
     music.save(options.output)
     if options.plot:
-        plot(options.plot, music, model, text)
+        plot(options.plot, music, model.codec, text)
     where = "" if options.output == "-" else f"{options.output}: "
     print(f"{where}{describe(music, seconds, options.seconds)}", file=sys.stderr)
     return 0

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from codec.errors import SoundloomError
 
 if TYPE_CHECKING:
+    from pipelines.musicgen import Music
     from pipelines.speech import Speech
     from pipelines.voice import Voice
 
@@ -78,6 +79,23 @@ def check_folder(folder: Path, path: str) -> None:
         raise SoundloomError(f"{path}: cannot write there, no permission for {there}; choose another place")
 
 
+def check_lines_output(path: str | None, without: str, spoilt: bool) -> None:
+    """--lines needs a folder to write to. Raises: SoundloomError, which also forbids what goes with one file only."""
+    if spoilt or path in (None, "-"):
+        raise SoundloomError(f"--lines writes a folder of files: give -o FOLDER, without {without}")
+    if Path(path).exists() and not Path(path).is_dir():
+        raise SoundloomError(f"{path}: is a file; --lines needs a folder")
+    check_folder(Path(path), path)
+
+
+def split_lines(text: str, kind: str) -> list[str]:
+    """The lines that hold something, stripped. Raises: SoundloomError where none does, named by ``kind``."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise SoundloomError(f"no line with {kind}")
+    return lines
+
+
 def read_text(words: list[str], file: str | None) -> str:
     """The text, from the arguments, a file, or standard input. Raises: SoundloomError."""
     if words and file:
@@ -111,17 +129,16 @@ def describe(speech: Speech, seconds: float, audio: float | None = None) -> str:
     return ", ".join(parts)
 
 
-def plot(path: str, speech: Speech, voice: Voice) -> None:
-    """Waveform, spectrogram and codes as a picture."""
+def plot(path: str, made: Speech | Music, codec: Any, title: str) -> None:
+    """Waveform, spectrogram and codes of what ``codec`` sounded, as a picture."""
     from pipelines import plots
 
-    figure = plots.new_figure(min(24.0, 8 + speech.seconds), 5)
+    figure = plots.new_figure(min(24.0, 8 + made.seconds), 5)
     rows = figure.subplots(3, 1, height_ratios=[1, 2, 1])
-    wave = speech.waveform.mean(0)
-    plots.draw_waveform(rows[0], wave, speech.sample_rate, "waveform")
-    plots.draw_spectrogram(rows[1], wave, speech.sample_rate, "mel")
-    plots.draw_codes(rows[2], speech.codes, voice.codec.codebook_size, voice.frame_rate)
+    wave = made.waveform.mean(0)
+    plots.draw_waveform(rows[0], wave, made.sample_rate, "waveform")
+    plots.draw_spectrogram(rows[1], wave, made.sample_rate, "mel")
+    plots.draw_codes(rows[2], made.codes, codec.codebook_size, codec.frame_rate)
     rows[2].set_xlabel("seconds")
-    text = " ".join(sentence.text for sentence in speech.sentences)
-    figure.suptitle(text if len(text) <= 100 else text[:99] + "…")
+    figure.suptitle(title if len(title) <= 100 else title[:99] + "…")
     plots.save_figure(path, figure)

@@ -58,6 +58,11 @@ class Speech:
         """Duration."""
         return self.waveform.shape[-1] / self.sample_rate
 
+    @property
+    def text(self) -> str:
+        """What was spoken, sentence after sentence."""
+        return " ".join(sentence.text for sentence in self.sentences)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as an audio file, of the kind that the suffix says. Raises: SoundloomError."""
         write_audio(path, self.waveform, self.sample_rate)

@@ -26,12 +26,13 @@ from codec.errors import SoundloomError
 from pipelines.cli import run
 from pipelines.speaking import (
     add_voice_options,
-    check_folder,
+    check_lines_output,
     check_output,
     describe,
     open_voice,
     plot,
     read_text,
+    split_lines,
     voice_settings,
 )
 
@@ -66,9 +67,7 @@ def pcm(wave: Tensor) -> bytes:
 
 def speak_lines(voice: Voice, text: str, folder: Path, batch: int, arguments: dict[str, Any]) -> int:
     """A file a line; lines that cannot be spoken are told and left out. Returns the exit code."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if not lines:
-        raise SoundloomError("no line with text to speak")
+    lines = split_lines(text, "text to speak")
     width, audio = max(4, len(str(len(lines)))), 0.0
     good: list[int] = []
     for number, line in enumerate(lines):
@@ -106,11 +105,7 @@ def _check(options: argparse.Namespace) -> None:
     if options.batch < 1:
         raise SoundloomError(f"--batch {options.batch}: wanted 1 or more")
     if options.lines:
-        if options.stream or options.plot or options.output in (None, "-"):
-            raise SoundloomError("--lines writes a folder of files: give -o FOLDER, without --stream and --plot")
-        if Path(options.output).exists() and not Path(options.output).is_dir():
-            raise SoundloomError(f"{options.output}: is a file; --lines needs a folder")
-        check_folder(Path(options.output), options.output)
+        check_lines_output(options.output, "--stream and --plot", options.stream or bool(options.plot))
         return
     options.output = options.output or ("-" if options.stream else "speech.wav")
     check_output(options.output)
@@ -153,7 +148,7 @@ def main(argv: list[str] | None = None) -> int:
     if not (options.stream and options.output == "-"):
         speech.save(options.output)
     if options.plot:
-        plot(options.plot, speech, voice)
+        plot(options.plot, speech, voice.codec, speech.text)
     where = "" if options.output == "-" else f"{options.output}: "
     late = "" if first is None else f", first sound after {1000 * first:.0f} ms"
     print(f"{where}{describe(speech, seconds)}{late}", file=sys.stderr)
