@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from torch import nn
-
+from codec.checkpoint_files import read_json
 from codec.errors import SoundloomError
 from codec.store import StoreReader
-from lm.coarse_lm import CoarseLM, CoarseLMConfig
+from lm.checkpoint import CONFIG_FILE, FORMAT, KINDS, LoadedLM, kind_of, load_lm
+from lm.coarse_lm import CoarseLM
 from lm.config import TransformerConfig
 from lm.data import GridDataset
-from lm.delay_lm import DelayLM, DelayLMConfig
-from lm.fine_lm import FineLM, FineLMConfig
+from lm.delay_lm import DelayLM
+from lm.fine_lm import CoarseFineLM, FineLM
 from lm.llama import find_text_model, read_shape, start_from
+from lm.recode import count_pairs, recode
 from lm.text import TextTokenizer
 from pipelines.training import OptimizerSettings
 
@@ -25,8 +26,9 @@ class ModelSettings:
 
     Args:
         kind: ``delay`` writes all levels at once; ``coarse`` level 0 alone; ``fine`` the levels above it.
-        start_from: folder or hub name of a Llama or Qwen3 text model whose transformer's weights to begin with;
-            the shape is then that model's (what is set here must agree); embeddings and heads begin anew.
+        start_from: folder or hub name of a model to begin with, whose shape this one then has (what is set here must
+            agree). A language model of ours gives all its weights, its tokenizer and its clock of the text; a Llama or
+            Qwen3 text model gives its transformer, and embeddings and heads begin anew.
         dim: width.
         num_layers: blocks.
         num_heads: attention heads.
@@ -82,6 +84,8 @@ class TrainLMSettings:
         store: token store to learn from.
         output: folder of the run: checkpoints, log, curve, the tokenizer, and the model in ``best``.
         dev_store: token store for validation; null = none, and ``best`` is then the latest.
+        start_grids: where the codec of ``model.start_from`` is not the store's: a token store of (some of) the same
+            recordings by that codec, which tells what each new code stands for.
         model: which model.
         text: how text becomes ids.
         optimizer: how the weights are moved.
@@ -112,6 +116,7 @@ class TrainLMSettings:
     store: str
     output: str
     dev_store: str | None = None
+    start_grids: str | None = None
     model: ModelSettings = field(default_factory=ModelSettings)
     text: TextSettings = field(default_factory=TextSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
@@ -175,16 +180,59 @@ def make_dataset(settings: TrainLMSettings, reader: StoreReader, tokenizer: Text
     )
 
 
+def open_start(settings: ModelSettings) -> LoadedLM | None:
+    """The language model of ours to begin with; None where none is, or a text model is.
+
+    Of a coarse and a fine model the one of the settings' kind is taken.
+    """
+    if settings.start_from is None:
+        return None
+    config = read_json(find_text_model(settings.start_from) / CONFIG_FILE)
+    if config.get("format") != FORMAT:
+        return None
+    found = load_lm(settings.start_from)
+    if isinstance(found.model, CoarseFineLM) and settings.kind in ("coarse", "fine"):
+        found.model = getattr(found.model, settings.kind)
+    if kind_of(found.model) != settings.kind:
+        raise SoundloomError(f"model.kind is {settings.kind}, {settings.start_from} is {kind_of(found.model)}")
+    return found
+
+
+def fit_to_store(found: LoadedLM, reader: StoreReader, settings: TrainLMSettings) -> None:
+    """Make a model to begin with one of the store's codes: it is already, or ``start_grids`` tells how.
+
+    Errors: `SoundloomError` where it writes other levels, or other codes and nothing tells which.
+    """
+    name = settings.model.start_from
+    for field_name in ("num_levels", "codebook_size", "frame_rate"):
+        ours, theirs = getattr(found.model.config, field_name), getattr(reader, field_name)
+        if ours != theirs:
+            raise SoundloomError(f"{name}: its {field_name} is {ours}, that of {reader.path} is {theirs}")
+    if found.codec_fingerprint == reader.codec_fingerprint:
+        return
+    if settings.start_grids is None:
+        raise SoundloomError(
+            f"{name}: writes the codes of another codec than {reader.path} holds; give start_grids, a token store of "
+            "the same recordings by its codec"
+        )
+    old = open_store(settings.start_grids, reader.num_levels)
+    if found.codec_fingerprint != old.codec_fingerprint:
+        raise SoundloomError(f"start_grids: {old.path} is not by the codec of {name}")
+    recode(found.model, count_pairs(old, reader))
+
+
 def make_model(
-    settings: ModelSettings, reader: StoreReader, tokenizer: TextTokenizer, pace: tuple[float, float]
+    settings: ModelSettings,
+    reader: StoreReader,
+    tokenizer: TextTokenizer,
+    pace: tuple[float, float],
+    start: LoadedLM | None = None,
 ) -> DelayLM | CoarseLM | FineLM:
-    """Build the model with fresh weights; levels, codebook size and rates come from the store."""
-    kinds: dict[str, tuple[type[nn.Module], type]] = {
-        "delay": (DelayLM, DelayLMConfig),
-        "coarse": (CoarseLM, CoarseLMConfig),
-        "fine": (FineLM, FineLMConfig),
-    }
-    model_class, config_class = kinds[settings.kind]
+    """Build the model; levels, codebook size and rates come from the store.
+
+    Weights are fresh, or those of ``start``, or with a text model in ``start_from`` that one's.
+    """
+    model_class, config_class = KINDS[settings.kind]
     model = model_class(
         config_class(
             text_vocab_size=tokenizer.vocab_size,
@@ -197,26 +245,28 @@ def make_model(
             cfg_drop=settings.cfg_drop,
             audio_drop=settings.audio_drop,
             code_noise=settings.code_noise,
-            transformer=transformer_shape(settings),
+            transformer=transformer_shape(settings, start),
         )
     )
-    if settings.start_from is not None:
+    if start is not None:
+        model.load_state_dict(start.model.state_dict())
+    elif settings.start_from is not None:
         start_from(model, settings.start_from)
     return model
 
 
-def transformer_shape(settings: ModelSettings) -> TransformerConfig:
-    """The transformer's shape: the settings', or that of the text model to start from, with which they must agree."""
+def transformer_shape(settings: ModelSettings, start: LoadedLM | None = None) -> TransformerConfig:
+    """The transformer's shape: the settings', or that of the model to start from, with which they must agree."""
     own = {"dropout": settings.dropout, "causal": settings.kind != "fine"}
     names = ("dim", "num_layers", "num_heads", "num_kv_heads", "ffn_dim", "rope_theta", "qk_norm")
     if settings.start_from is None:
         return TransformerConfig(**own, **{name: getattr(settings, name) for name in names})
-    found = read_shape(find_text_model(settings.start_from))
+    found = read_shape(find_text_model(settings.start_from)) if start is None else start.model.config.transformer
     for name in names:
         # A value that nobody set cannot disagree.
         if getattr(settings, name) not in (getattr(ModelSettings(), name), getattr(found, name)):
             raise SoundloomError(
                 f"model.{name} is {getattr(settings, name)}, {settings.start_from} has {getattr(found, name)}; "
-                "leave it out to take the text model's"
+                "leave it out to take that model's"
             )
     return replace(found, **own)

@@ -33,7 +33,7 @@ from torch import nn
 
 from codec.errors import SoundloomError
 from codec.store import StoreReader
-from lm.checkpoint import save_lm
+from lm.checkpoint import KINDS, LoadedLM, save_lm
 from lm.data import Batch, BatchPlan, GridDataset, prefetch
 from lm.text import TextTokenizer
 from lm.transformer import Block
@@ -48,7 +48,15 @@ from pipelines.checkpoints import (
     save_checkpoint,
 )
 from pipelines.cli import run
-from pipelines.lm_settings import FIXED_AT_START, TrainLMSettings, make_dataset, make_model, open_store
+from pipelines.lm_settings import (
+    FIXED_AT_START,
+    TrainLMSettings,
+    fit_to_store,
+    make_dataset,
+    make_model,
+    open_start,
+    open_store,
+)
 from pipelines.lm_steps import LevelSums, check_level_weights, train_step, validate
 from pipelines.progress import Progress, plot_curves
 from pipelines.settings import changed_settings, flatten_settings, parse_settings
@@ -126,9 +134,10 @@ def train(settings: TrainLMSettings, stop: StopFlag) -> int:
     )
     output = Path(settings.output)
     checkpoint = find_checkpoint(settings, output / "checkpoints")
-    data = prepare_data(accelerator, settings, output / "text", checkpoint)
+    start = open_start(settings.model)
+    data = prepare_data(accelerator, settings, output / "text", checkpoint, start)
     weights = check_level_weights(settings.level_weights, settings.model.kind, data.reader.num_levels)
-    state, facts = prepare_state(accelerator, settings, data, checkpoint)
+    state, facts = prepare_state(accelerator, settings, data, checkpoint, start)
     model = state.model if is_sharded(state.model) else accelerator.prepare_model(state.model)
 
     log = JsonlLog(output / "log.jsonl")
@@ -195,7 +204,11 @@ def find_checkpoint(settings: TrainLMSettings, folder: Path) -> Checkpoint | Non
 
 
 def prepare_data(
-    accelerator: Accelerator, settings: TrainLMSettings, text_folder: Path, checkpoint: Checkpoint | None
+    accelerator: Accelerator,
+    settings: TrainLMSettings,
+    text_folder: Path,
+    checkpoint: Checkpoint | None,
+    start: LoadedLM | None,
 ) -> Data:
     """Open the stores, get the tokenizer (the run's own when it resumes) and lay out the batches."""
     reader = open_store(settings.store, settings.levels)
@@ -204,7 +217,11 @@ def prepare_data(
         reader.facts.require(dev_reader.facts, str(reader.path))
     if checkpoint is None and accelerator.is_main_process:
         text = settings.text
-        if text.tokenizer:
+        if start is not None and text.tokenizer:
+            raise SoundloomError("text.tokenizer: leave it out, model.start_from brings the tokenizer that it knows")
+        if start is not None:
+            start.tokenizer.save_pretrained(text_folder)
+        elif text.tokenizer:
             TextTokenizer.from_pretrained(text.tokenizer).save_pretrained(text_folder)
         else:
             texts = (reader.text(row) for row in range(len(reader)))
@@ -221,12 +238,19 @@ def prepare_data(
 
 
 def prepare_state(
-    accelerator: Accelerator, settings: TrainLMSettings, data: Data, checkpoint: Checkpoint | None
+    accelerator: Accelerator,
+    settings: TrainLMSettings,
+    data: Data,
+    checkpoint: Checkpoint | None,
+    start: LoadedLM | None,
 ) -> tuple[State, dict[str, Any]]:
     """Make model, optimizer and average, from the checkpoint where there is one; also a checkpoint's fixed facts."""
     pace = tuple(checkpoint.facts["pace"]) if checkpoint else data.train.pace
+    if start is not None and checkpoint is None:
+        fit_to_store(start, data.reader, settings)
+        pace = (start.model.config.frames_per_text_unit, start.model.config.frames_around_text)
     seed_step(settings.seed, "weights")
-    model = make_model(settings.model, data.reader, data.tokenizer, pace).to(accelerator.device)
+    model = make_model(settings.model, data.reader, data.tokenizer, pace, start).to(accelerator.device)
     if checkpoint is not None:
         load_module(model, checkpoint.tensors, "model")
     if settings.activation_checkpointing:
@@ -341,8 +365,7 @@ def export(accelerator: Accelerator, state: State, data: Data, settings: TrainLM
 
     Every process must call it; the main one writes.
     """
-    pace = (state.model.config.frames_per_text_unit, state.model.config.frames_around_text)
-    model = make_model(settings.model, data.reader, data.tokenizer, pace) if accelerator.is_main_process else None
+    model = KINDS[settings.model.kind][0](state.model.config) if accelerator.is_main_process else None
     with state.ema.applied(state.model):
         tensors = gather(state.model.state_dict(), keep=model is not None)
         if model is None:
