@@ -390,9 +390,11 @@ def check_kills(tmp_path: Path, monkeypatch: Any, kills: int, processes: int, ut
     corpus, store, log = write_corpus(tmp_path / "corpus", utterances), tmp_path / "store", tmp_path / "log"
     arguments = (corpus, store, "--shards", str(utterances // shard), "--codec", "slow")
     monkeypatch.setenv("STORE_TEST_LOG", str(log))
-    told = json.loads(run_helper("kill", str(kills), str(processes), "7", *arguments))
-    encoded = log.stat().st_size
-    assert told["finished"] == 1 and told["hits"] >= 0.8 * kills and told["shards"] >= kills // 5
+    words = ["kill", str(kills), str(processes), "7", *map(str, arguments)]
+    ran = subprocess.run([sys.executable, HELPER, *words], check=True, timeout=600, capture_output=True, text=True)
+    told, encoded = json.loads(ran.stdout), log.stat().st_size
+    assert told["finished"] == 1, ran.stderr[-3000:]  # of all starts; the last one should have said why
+    assert told["hits"] >= 0.8 * kills and told["shards"] >= kills // 5
     assert tokenize(corpus, tmp_path / "reference", *arguments[2:4]) == 0
     assert store_bytes(store) == store_bytes(tmp_path / "reference")  # no leftovers either
     assert verify_store(store) == [] and ids(store) == [f"u{number:04d}" for number in range(utterances)]
