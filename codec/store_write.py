@@ -103,14 +103,21 @@ def finalize(store: str | Path) -> dict[str, Any] | None:
             shards.append(asdict(record))
             files |= {data_path.name: record.sha256, rejects_path.name: record.rejects_sha256}
             files[record_path.name] = sha256_bytes(commit)
-    for name, content in _datasets_files(len(shards), files).items():
-        data = dump_json(content)
-        files[name] = sha256_bytes(data)
-        write_bytes(store / name, data)
+    datasets = {name: dump_json(content) for name, content in _datasets_files(len(shards), files).items()}
+    files |= {name: sha256_bytes(data) for name, data in datasets.items()}
     totals = {f"num_{key}": sum(shard[key] for shard in shards) for key in ("rows", "frames", "samples", "rejects")}
     content = {"format": FORMAT, "version": VERSION, "codec": asdict(plans[0].facts), **totals}
     content |= {"num_utterances": sum(len(plan.utterances) for plan in plans), "shards": shards, "files": files}
-    write_bytes(store / "store.json", seal(content))
+    sealed = seal(content)
+    try:
+        for name, data in datasets.items():
+            write_bytes(store / name, data)
+        write_bytes(store / "store.json", sealed)
+    except SoundloomError:
+        # A twin that finished the same store meanwhile took what was being written here for leftovers.
+        if not (store / "store.json").exists() or (store / "store.json").read_bytes() != sealed:
+            raise
+        return content
     collect_leftovers(store, 0.0)
     return content
 

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from store_helpers import FakeCodec, speech, store_bytes, write_corpus
 
-from codec import store_plan
+from codec import files, store_plan
 from codec.audio import read_audio
 from codec.errors import SoundloomError
 from codec.store import StoreFacts, StoreReader, seal, shard_paths, verify_store
@@ -115,6 +115,30 @@ def test_parquet_holds_the_same(built: tuple[Path, Path], tmp_path: Path, levels
     assert json.loads(table.schema.metadata[b"soundloom"])["num_levels"] == reader.num_levels
     for ours, theirs in zip(reader, table.to_pylist(), strict=True):
         assert theirs["codes"] == ours.codes.T.flatten().tolist() and theirs["id"] == ours.id
+
+
+@pytest.mark.parametrize("position", [1, 2, 3])
+def test_a_twin_that_finishes_first_harms_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, position: int
+) -> None:
+    """Two processes find all shards done; the one that is first sweeps away what the other is writing."""
+    plan = build(tmp_path / "corpus", tmp_path / "store")
+    wanted, settle, calls = store_bytes(plan.store), files._settle, []
+
+    def beaten(temporary: Path, path: Path) -> None:
+        calls.append(path.name)
+        if len(calls) == position:
+            assert finalize(plan.store) is not None
+            assert not temporary.exists()
+        settle(temporary, path)
+
+    monkeypatch.setattr(files, "_settle", beaten)
+    assert finalize(plan.store) is not None
+    assert len(calls) > position and store_bytes(plan.store) == wanted
+    (plan.store / "store.json").unlink()
+    monkeypatch.setattr(files, "_settle", lambda temporary, path: settle(temporary.with_name("swept"), path))
+    with pytest.raises(SoundloomError, match="cannot write it"):
+        finalize(plan.store)
 
 
 def test_bytes_do_not_depend_on_order_or_repetition(built: tuple[Path, Path], tmp_path: Path) -> None:
