@@ -62,9 +62,8 @@ def recode(model: StepLM | FineLM, counts: np.ndarray) -> None:
     """
     for k, table in code_tables(model):
         seen = torch.from_numpy(counts[k]).to(table.device, torch.float64)
-        seen += seen.sum(0) / seen.sum().clamp(min=1)  # as if each new code had been seen once more, anywhere
-        shares = seen / seen.sum(1, keepdim=True).clamp(min=1e-12)
-        table.copy_((shares @ table.double()).to(table.dtype))
+        seen += seen.sum(0) / seen.sum()  # as if each new code had been seen once more, anywhere
+        table.copy_((seen / seen.sum(1, keepdim=True)) @ table.double())
 
 
 def code_tables(model: nn.Module) -> Iterator[tuple[int, Tensor]]:
@@ -75,9 +74,9 @@ def code_tables(model: nn.Module) -> Iterator[tuple[int, Tensor]]:
             yield k, model.code_embedding[k * V : (k + 1) * V]
             yield k + 1, model.heads[k]
     elif isinstance(model, StepLM):
-        V = model.config.codebook_size
+        c = model.config
         for k in range(model.levels):
-            for parameter, size in ((model.code_embedding, model.config.num_inputs), (model.heads, V + 1)):
-                yield k, parameter[k * size : k * size + V]
+            for parameter, size in ((model.code_embedding, c.num_inputs), (model.heads, c.num_outputs)):
+                yield k, parameter[k * size : k * size + c.codebook_size]
     else:
         raise SoundloomError(f"{type(model).__name__}: expected a delay, coarse or fine model")

@@ -162,6 +162,7 @@ FIXED_AT_START = (
     "text.lexicon",
     "model.kind",
     "model.start_from",
+    "start_grids",
     "levels",
 )
 
@@ -180,21 +181,22 @@ def make_dataset(settings: TrainLMSettings, reader: StoreReader, tokenizer: Text
     )
 
 
-def open_start(settings: ModelSettings) -> LoadedLM | None:
+def open_start(settings: TrainLMSettings) -> LoadedLM | None:
     """The language model of ours to begin with; None where none is, or a text model is.
 
     Of a coarse and a fine model the one of the settings' kind is taken.
     """
-    if settings.start_from is None:
+    kind, name = settings.model.kind, settings.model.start_from
+    ours = name is not None and read_json(find_text_model(name) / CONFIG_FILE).get("format") == FORMAT
+    if name is None or not ours:
+        if settings.start_grids is not None:
+            raise SoundloomError("start_grids: needs model.start_from, a language model of ours whose codes it tells")
         return None
-    config = read_json(find_text_model(settings.start_from) / CONFIG_FILE)
-    if config.get("format") != FORMAT:
-        return None
-    found = load_lm(settings.start_from)
-    if isinstance(found.model, CoarseFineLM) and settings.kind in ("coarse", "fine"):
-        found.model = getattr(found.model, settings.kind)
-    if kind_of(found.model) != settings.kind:
-        raise SoundloomError(f"model.kind is {settings.kind}, {settings.start_from} is {kind_of(found.model)}")
+    found = load_lm(name)
+    if isinstance(found.model, CoarseFineLM) and kind in ("coarse", "fine"):
+        found.model = getattr(found.model, kind)
+    if kind_of(found.model) != kind:
+        raise SoundloomError(f"model.kind is {kind}, {name} is {kind_of(found.model)}")
     return found
 
 

@@ -60,7 +60,7 @@ def train(settings: TrainLMSettings, stop: StopFlag) -> int:
     )
     output = Path(settings.output)
     checkpoint = find_checkpoint(settings, output / "checkpoints")
-    start = open_start(settings.model)
+    start = open_start(settings)
     data = prepare_data(accelerator, settings, output / "text", checkpoint, start)
     weights = check_level_weights(settings.level_weights, settings.model.kind, data.reader.num_levels)
     state, facts = prepare_state(accelerator, settings, data, checkpoint, start)

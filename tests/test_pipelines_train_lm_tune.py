@@ -90,6 +90,8 @@ def test_what_does_not_fit_is_refused(place: Path, tmp_path: Path) -> None:
         train_lm.main(words(place, tmp_path / "a", "2", *start(place)))
     with pytest.raises(SoundloomError, match=r"start_grids: .* is not by the codec of"):
         train_lm.main(words(place, tmp_path / "b", "2", *start(place, "--start_grids", str(place / "train2"))))
+    with pytest.raises(SoundloomError, match=r"start_grids: needs model\.start_from"):
+        train_lm.main(words(place, tmp_path / "x", "", "--start_grids", str(place / "train")))
     with pytest.raises(SoundloomError, match=r"model\.kind is coarse, .* is delay"):
         train_lm.main(words(place, tmp_path / "c", "", *start(place, "--model.kind", "coarse")))
     with pytest.raises(SoundloomError, match=r"text\.tokenizer: leave it out"):
