@@ -134,7 +134,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
             if _sha256(path / name) != entry["sha256"]:
                 raise SoundloomError(f"{path / name}: its content does not match the sha256 in record.json")
         tensors = load_file(path / _FILES[0])
-    except (KeyError, TypeError, ValueError, OSError, SafetensorError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, OSError, SafetensorError) as error:
         raise SoundloomError(f"{path}: not a whole checkpoint ({type(error).__name__}: {error})") from error
     return Checkpoint(step, tensors, _read_json(path / _FILES[1]), path)
 

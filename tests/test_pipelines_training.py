@@ -106,7 +106,7 @@ def test_two_are_kept_and_leftovers_are_collected(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".tmp-*"))
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "missing", "record", "empty record", "nested record"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "missing", "record", "empty record", "nested record", "endless record"])
 def test_a_broken_checkpoint_is_named_and_the_one_before_is_used(tmp_path: Path, damage: str) -> None:
     save_checkpoint(tmp_path, 1, {"x": torch.ones(2)}, {})
     newest = save_checkpoint(tmp_path, 2, {"x": torch.zeros(2)}, {})
@@ -119,7 +119,8 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_is_used(tmp_path: Path,
     elif damage == "missing":
         state.unlink()
     else:
-        record.write_text({"record": "{", "empty record": "{}", "nested record": '{"step": 2, "files": []}'}[damage])
+        texts = {"record": "{", "empty record": "{}", "nested record": '{"step": 2, "files": []}'}
+        record.write_text(texts.get(damage, '{"step": 1e999, "files": {}}'))
     told: list[str] = []
     checkpoint = load_checkpoint(tmp_path, told.append)
     assert checkpoint is not None and checkpoint.step == 1 and torch.equal(checkpoint.tensors["x"], torch.ones(2))
