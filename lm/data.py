@@ -32,7 +32,8 @@ _BUCKET_RATIO = 1.1  # rows of one bucket differ by at most this factor in lengt
 class Example:
     """One utterance, or two of a speaker joined: its id, text_ids (a list of L numbers) and codes, integers [K, T].
 
-    Of two, the first has ``earlier_units`` of the text and ``earlier_frames`` of the codes.
+    Of two, the first has ``earlier_units`` of the text and ``earlier_frames`` of the codes; where it is ``given``, a
+    model learns to go on from it, not to say it.
     """
 
     id: str
@@ -40,6 +41,12 @@ class Example:
     codes: Tensor
     earlier_units: int = 0
     earlier_frames: int = 0
+    given: bool = False
+
+    @property
+    def unscored(self) -> int:
+        """Frames at the start that the loss leaves out."""
+        return self.earlier_frames if self.given else 0
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,7 @@ class Batch:
     """text_ids long [B, L], text_lengths long [B], codes long [B, K, T], lengths long [B] (frames), ids of the B rows.
 
     ``earlier``: what of each row is the first of two joined utterances; None where no row is joined.
+    ``unscored``: frames at each row's start that the loss leaves out, long [B]; None where there are none.
     Padding is `text_pad_id` in text_ids and 0 in codes; only the lengths tell what is padding. A row without text
     has text length 0.
     """
@@ -57,12 +65,14 @@ class Batch:
     lengths: Tensor
     ids: list[str]
     earlier: Earlier | None = None
+    unscored: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch with its tensors on ``device``."""
         moved = [t.to(device) for t in (self.text_ids, self.text_lengths, self.codes, self.lengths)]
         earlier = None if self.earlier is None else self.earlier.to(device)
-        return Batch(*moved, self.ids, earlier)
+        unscored = None if self.unscored is None else self.unscored.to(device)
+        return Batch(*moved, self.ids, earlier, unscored)
 
 
 def collate(examples: Sequence[Example], pad_id: int) -> Batch:
@@ -77,7 +87,9 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
         codes[i, :, : example.codes.shape[1]] = example.codes
     frames = torch.tensor([example.earlier_frames for example in examples])
     earlier = Earlier(torch.tensor([example.earlier_units for example in examples]), frames) if frames.any() else None
-    return Batch(text_ids, text_lengths, codes, lengths, [example.id for example in examples], earlier)
+    left_out = torch.tensor([example.unscored for example in examples])
+    unscored = left_out if left_out.any() else None
+    return Batch(text_ids, text_lengths, codes, lengths, [example.id for example in examples], earlier, unscored)
 
 
 class GridDataset:
@@ -93,9 +105,12 @@ class GridDataset:
         spell_probability: share of known words that are spelled instead of pronounced, drawn anew for every batch.
         join: so many pairs of utterances of one speaker are added, for each utterance; the second learns to go on
             in the voice of the first, as after a prompt.
+        speakers: whose voices the model shall have of its own, without a prompt; None = all. Rows of others then stand
+            only in pairs, whose first utterance is given as a prompt and is not scored.
+        prompted: so many such pairs for each row of the others.
         seed: decides which.
 
-    Raises: SoundloomError where no row is left.
+    Raises: SoundloomError where no row is left, or none is of ``speakers``.
     """
 
     def __init__(
@@ -106,6 +121,8 @@ class GridDataset:
         max_frames: int = 0,
         spell_probability: float = 0.0,
         join: float = 0.0,
+        speakers: Sequence[str] | None = None,
+        prompted: float = 0.0,
         seed: int = 0,
     ) -> None:
         self.reader = reader
@@ -136,20 +153,31 @@ class GridDataset:
         self._units = np.array([len(ids) for ids in texts], dtype=np.int64)
         self._frames = num_frames[self.rows]
         self._text_ends = np.cumsum(self._units)
-        self.pairs = self._pairs(round(join * len(rows)), max_frames)  # [pairs, 2], places in ``rows``
-        #: frames and text units of each example: the rows, then the pairs
-        self.lengths = np.concatenate([self._frames, self._frames[self.pairs].sum(1)])
-        self.text_lengths = np.concatenate([self._units, self._units[self.pairs].sum(1)])
+        told = speakers is not None or join > 0
+        names = np.array([reader.speaker(row) if told else "" for row in rows])
+        own = np.ones(len(rows), dtype=bool) if speakers is None else np.isin(names, list(speakers))
+        if not own.any():
+            has = ", ".join(sorted(set(names.tolist()))[:10])
+            raise SoundloomError(f"{reader.path}: has no speaker {', '.join(speakers or [])}; it has {has}")
+        self._alone = np.flatnonzero(own)  # places in ``rows`` of those that are examples by themselves
+        joined = self._pairs(round(join * int(own.sum())), names, own, max_frames)
+        given = self._pairs(round(prompted * int((~own).sum())), names, ~own, max_frames)
+        self.pairs = np.concatenate([joined, given])  # [pairs, 2], places in ``rows``
+        self._first_given = len(self._alone) + len(joined)  # the first example whose first utterance is a prompt
+        #: frames and text units of each example, the rows, then the pairs; and the frames that the loss counts
+        self.lengths = np.concatenate([self._frames[self._alone], self._frames[self.pairs].sum(1)])
+        self.text_lengths = np.concatenate([self._units[self._alone], self._units[self.pairs].sum(1)])
+        self.scored = self.lengths.copy()
+        self.scored[self._first_given :] = self._frames[given[:, 1]]
 
-    def _pairs(self, count: int, max_frames: int) -> np.ndarray:
-        """At most ``count`` pairs of rows with text of one speaker, together within ``max_frames``, by the seed."""
-        speakers = np.array([self.reader.speaker(int(row)) for row in self.rows]) if count else np.zeros(0)
+    def _pairs(self, count: int, speakers: np.ndarray, allowed: np.ndarray, max_frames: int) -> np.ndarray:
+        """At most ``count`` pairs of ``allowed`` rows with text of one speaker, within ``max_frames``, by the seed."""
         found: list[np.ndarray] = []
         for turn in range(100):  # each turn pairs every row once, in another order
             if sum(map(len, found)) >= count:
                 break
             order = np.argsort(_keys(self.seed, -2 - turn, np.arange(len(self.rows))))
-            order = order[self._units[order] > 0]
+            order = order[(self._units[order] > 0) & allowed[order]]
             order = order[np.argsort(speakers[order], kind="stable")]
             pairs = order[: len(order) // 2 * 2].reshape(-1, 2)
             fits = speakers[pairs[:, 0]] == speakers[pairs[:, 1]]
@@ -180,12 +208,13 @@ class GridDataset:
 
     def example(self, index: int, draw: int = 0) -> Example:
         """Return example ``index``: a row, or after all rows a pair; spelling is drawn from (seed, draw, row's id)."""
-        if index < len(self.rows):
-            return self._row(index, draw)
-        first, second = (self._row(int(place), draw) for place in self.pairs[index - len(self.rows)])
+        if index < len(self._alone):
+            return self._row(int(self._alone[index]), draw)
+        first, second = (self._row(int(place), draw) for place in self.pairs[index - len(self._alone)])
         text_ids, codes = first.text_ids + second.text_ids, torch.cat([first.codes, second.codes], dim=1)
         identity = f"{first.id}+{second.id}"
-        return Example(identity, text_ids, codes, len(first.text_ids), first.codes.shape[1])
+        given = index >= self._first_given
+        return Example(identity, text_ids, codes, len(first.text_ids), first.codes.shape[1], given)
 
     def _row(self, index: int, draw: int) -> Example:
         row = int(self.rows[index])
@@ -216,12 +245,21 @@ class BatchPlan:
         lengths: frames of each row.
         text_lengths: text units of each row.
         frames_per_batch: the largest B · (longest grid + longest text) of a batch.
+        scored: frames of each row that the loss counts; None = all.
 
     Raises: SoundloomError where one row alone is over the budget.
     """
 
-    def __init__(self, lengths: np.ndarray, text_lengths: np.ndarray, frames_per_batch: int, seed: int) -> None:
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        text_lengths: np.ndarray,
+        frames_per_batch: int,
+        seed: int,
+        scored: np.ndarray | None = None,
+    ) -> None:
         self.lengths = np.asarray(lengths, dtype=np.int64)
+        self.scored = self.lengths if scored is None else np.asarray(scored, dtype=np.int64)
         self.text_lengths = np.asarray(text_lengths, dtype=np.int64)
         self.seed = seed
         total = self.lengths + self.text_lengths
@@ -247,8 +285,8 @@ class BatchPlan:
         return self._epoch(epoch)[place]
 
     def frames(self, number: int) -> int:
-        """Return the frames of batch ``number``, padding not counted."""
-        return int(self.lengths[self.rows(number)].sum())
+        """Return the frames of batch ``number`` that are scored, padding not counted."""
+        return int(self.scored[self.rows(number)].sum())
 
     def _make_epoch(self, epoch: int) -> list[np.ndarray]:
         batches: list[np.ndarray] = []

@@ -25,12 +25,17 @@ class LossOutput:
 
 
 def lm_loss(
-    output: LMOutput, codes: Tensor, lengths: Tensor, level_weights: Sequence[float] | None = None
+    output: LMOutput,
+    codes: Tensor,
+    lengths: Tensor,
+    level_weights: Sequence[float] | None = None,
+    unscored: Tensor | None = None,
 ) -> LossOutput:
     """Mean cross-entropy per level, then their weighted mean.
 
     codes long [B, K, T], lengths [B]; END (the last output id) is the target of level 0 at frame ``length``.
     ``level_weights`` has K entries (uniform by default); only the scored levels' weights count.
+    ``unscored`` long [B]: frames at each row's start that are left out (a prompt's).
     """
     B, n, positions, num_outputs = output.logits.shape
     first = output.first_level
@@ -40,14 +45,17 @@ def lm_loss(
         raise SoundloomError(f"level_weights {weights}: expected {K} numbers, none negative and not all zero")
 
     targets = _targets(codes[:, first : first + n], lengths, positions, num_outputs - 1, first == 0)
-    targets = targets.masked_fill(~output.mask, _IGNORED)
+    mask = output.mask
+    if unscored is not None:
+        mask = mask & (torch.arange(positions, device=mask.device) >= unscored[:, None, None])
+    targets = targets.masked_fill(~mask, _IGNORED)
     sums = []
     # A level at a time, and float32 only here: the whole grid in float32 would be the largest tensor of the step.
     # Unbound, not indexed: the backward pass of each index would fill a whole grid with zeros.
     for level, logits in enumerate(output.logits.unbind(1)):
         scores = logits.reshape(B * positions, num_outputs).float()
         sums.append(F.cross_entropy(scores, targets[:, level].reshape(-1), ignore_index=_IGNORED, reduction="sum"))
-    counts = output.mask.sum(dim=(0, 2))
+    counts = mask.sum(dim=(0, 2))
     means = torch.stack(sums) / counts.clamp(min=1)
     weight = torch.tensor(weights[first : first + n], device=means.device)
     loss = (means * weight).sum() / weight.sum()

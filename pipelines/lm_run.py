@@ -120,11 +120,12 @@ def prepare_data(
     accelerator.wait_for_everyone()
     tokenizer = TextTokenizer.from_pretrained(text_folder)
     train_set = make_dataset(settings, reader, tokenizer, train=True)
-    plan = BatchPlan(train_set.lengths, train_set.text_lengths, settings.frames_per_batch, settings.seed)
+    budget, seed = settings.frames_per_batch, settings.seed
+    plan = BatchPlan(train_set.lengths, train_set.text_lengths, budget, seed, train_set.scored)
     if dev_reader is None:
         return Data(reader, tokenizer, train_set, plan, None, None)
     dev = make_dataset(settings, dev_reader, tokenizer, train=False)
-    dev_plan = BatchPlan(dev.lengths, dev.text_lengths, settings.frames_per_batch, seed=0)
+    dev_plan = BatchPlan(dev.lengths, dev.text_lengths, budget, 0, dev.scored)
     return Data(reader, tokenizer, train_set, plan, dev, dev_plan)
 
 

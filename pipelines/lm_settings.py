@@ -95,6 +95,9 @@ class TrainLMSettings:
         max_frames: longest utterance used; 0 = any.
         join: pairs of utterances of one speaker that are added for each utterance, so that the model learns to go on
             after a prompt and to speak longer texts.
+        speakers: whose voices the model shall have of its own, without a prompt; null = those of all. Others then only
+            teach it to go on after their prompt (and are left out of validation).
+        prompted: pairs of prompt and utterance for each utterance of the others.
         levels: train on the first n levels of the store; 0 = all.
         level_weights: one weight a level in the loss; null = all alike.
         ema_decay: decay of the averaged weights, which are validated and exported; 0 = the latest weights.
@@ -125,6 +128,8 @@ class TrainLMSettings:
     gradient_accumulation: int = 1
     max_frames: int = 1500
     join: float = 0.0
+    speakers: list[str] | None = None
+    prompted: float = 2.0
     levels: int = 0
     level_weights: list[float] | None = None
     ema_decay: float = 0.999
@@ -146,8 +151,9 @@ class TrainLMSettings:
         for name in ("steps", "frames_per_batch", "gradient_accumulation", "log_every"):
             if getattr(self, name) < 1:
                 raise SoundloomError(f"{name}: must be at least 1, not {getattr(self, name)}")
-        if not 0 <= self.join <= 10:
-            raise SoundloomError(f"join: must be 0 to 10 pairs an utterance, not {self.join}")
+        for name in ("join", "prompted"):
+            if not 0 <= getattr(self, name) <= 10:
+                raise SoundloomError(f"{name}: must be 0 to 10 pairs an utterance, not {getattr(self, name)}")
         names = ("max_frames", "levels", "validate_every", "validate_batches", "save_every", "workers", "threads")
         for name in names:
             if getattr(self, name) < 0:
@@ -175,9 +181,16 @@ def open_store(path: str, levels: int) -> StoreReader:
 def make_dataset(settings: TrainLMSettings, reader: StoreReader, tokenizer: TextTokenizer, train: bool) -> GridDataset:
     """Return the store's usable rows; only training spells words at random."""
     spell = settings.text.spell_probability if train and tokenizer.lexicon is not None else 0.0
-    join = settings.join if train else 0.0
+    join, prompted = (settings.join, settings.prompted) if train else (0.0, 0.0)
     return GridDataset(
-        reader, tokenizer, max_frames=settings.max_frames, spell_probability=spell, join=join, seed=settings.seed
+        reader,
+        tokenizer,
+        max_frames=settings.max_frames,
+        spell_probability=spell,
+        join=join,
+        speakers=settings.speakers,
+        prompted=prompted,
+        seed=settings.seed,
     )
 
 

@@ -115,6 +115,8 @@ def _batch_loss(
 ) -> tuple[Tensor, LevelSums]:
     """This batch's part of the loss over ``frames`` and ``rows`` in all (None: the batch is all there is)."""
     own_frames, own_rows = int(batch.lengths.sum()), len(batch.ids)
+    if batch.unscored is not None:
+        own_frames -= int(batch.unscored.sum())
     batch = batch.to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         output = model(batch.text_ids, batch.text_lengths, batch.codes, batch.lengths, earlier=batch.earlier)
@@ -126,7 +128,7 @@ def _batch_loss(
         for k in range(len(weights))
     ]
     shared = [weight * part for weight, part in zip(weights, share, strict=True)]
-    result = lm_loss(output, batch.codes, batch.lengths, shared)
+    result = lm_loss(output, batch.codes, batch.lengths, shared, batch.unscored)
     used = slice(first, first + scored)
     # Where a batch scores one drawn level (the fine model), the weight stands against the mean weight of all such.
     against = sum(weights[used]) if scored > 1 or first == 0 else sum(weights[1:]) / len(weights[1:])

@@ -5,6 +5,7 @@
     python pipelines/make_corpus.py corpora/slt --texts book.txt --teacher flite --voice slt --hours 2
     python pipelines/make_corpus.py corpora/many --texts book.txt --teacher espeak-ng --voice en-us,en-us+f3,en-gb
     python pipelines/make_corpus.py corpora/kokoro --texts book.txt --teacher kokoro --voice jf_alpha,jf_alpha+jm_kumo
+    python pipelines/make_corpus.py corpora/bella --texts book.txt --teacher kokoro --voice af_bella --styles voices/
 
 Texts: a text file (one sentence a line, or prose, which is cut into sentences), a WordNet folder (its example
 sentences, of 2 to 30 words, or its definitions; Debian's package wordnet-base has it), or a folder of .txt files.
@@ -12,6 +13,9 @@ sentences, of 2 to 30 words, or its definitions; Debian's package wordnet-base h
 Writes OUT/<id[:2]>/<id>.flac, where the id is 16 hex digits of the text's sha256, and manifest.jsonl, rejects.jsonl
 and corpus.json. With several voices each text gets one of them, by its id. Start it again to go on where it was cut
 off; what is there stays as it is. The same texts give the same files, whatever the number of workers.
+
+--speeds 0.85,1.15 adds each utterance played slower and faster, which also lowers and raises pitch and formants: as
+speakers of their own (heart@0.85), so that a model hears more voices than the teacher has (Ko et al. 2015).
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -32,7 +36,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from codec.audio import audio_info, read_audio, write_audio
+from codec.audio import audio_info, read_audio, resample, write_audio
 from codec.errors import SoundloomError
 from pipelines.cli import run
 from pipelines.corpus_write import Reject, Row, read_facts, remove_leftovers, split_of, write_corpus
@@ -53,6 +57,8 @@ class Job:
     voices: tuple[str, ...]
     language: str
     verify: bool = False
+    styles: str | None = None
+    speeds: tuple[float, ...] = ()
 
 
 class Reader:
@@ -69,11 +75,28 @@ class Reader:
     def teacher(self, voice: str) -> Teacher:
         """An open voice."""
         if voice not in self._teachers:
-            self._teachers[voice] = open_teacher(self.job.teacher, voice)
+            self._teachers[voice] = open_teacher(self.job.teacher, voice, self.job.styles)
         return self._teachers[voice]
 
-    def make(self, text: str) -> Row | Reject:
-        """Read one text into its file, unless that is there and whole, and tell its row or why there is none."""
+    def make(self, text: str) -> list[Row | Reject]:
+        """Read one text into its files, unless they are there and whole; their rows, or why there is none."""
+        made = self._speak(text)
+        return [made] if isinstance(made, Reject) else [made, *(self._replay(made, s) for s in self.job.speeds)]
+
+    def _replay(self, row: Row, speed: float) -> Row:
+        """The utterance again, played at ``speed``."""
+        name = f"{row.id}@{speed:g}"
+        audio = f"{row.id[:2]}/{name}.flac"
+        seconds = _duration(self.job.folder / audio, self.job.verify)
+        if seconds is None:
+            whole = self.job.folder / row.audio
+            rate = audio_info(whole).sample_rate
+            wave = resample(read_audio(whole), round(rate * speed), rate)
+            write_audio(self.job.folder / audio, wave, rate)
+            seconds = wave.shape[-1] / rate
+        return replace(row, id=name, audio=audio, speaker=f"{row.speaker}@{speed:g}", duration=round(seconds, 4))
+
+    def _speak(self, text: str) -> Row | Reject:
         name = text_id(text)
         audio = f"{name[:2]}/{name}.flac"
         path = self.job.folder / audio
@@ -126,7 +149,7 @@ _readers: dict[Job, Reader] = {}
 def _make_batch(job: Job, texts: list[str]) -> list[Row | Reject]:
     torch.set_num_threads(1)
     reader = _readers.setdefault(job, Reader(job))
-    return [reader.make(text) for text in texts]
+    return [made for text in texts for made in reader.make(text)]
 
 
 def make_all(job: Job, texts: list[str], workers: int) -> Generator[Row | Reject, None, None]:
@@ -136,7 +159,7 @@ def make_all(job: Job, texts: list[str], workers: int) -> Generator[Row | Reject
     """
     if workers == 1:
         reader = Reader(job)
-        yield from map(reader.make, texts)
+        yield from itertools.chain.from_iterable(map(reader.make, texts))
         return
     batches = iter([texts[i : i + _BATCH] for i in range(0, len(texts), _BATCH)])
     # spawn: a forked child would inherit torch's and onnxruntime's threads in an unknown state.
@@ -184,6 +207,17 @@ def _check_same(folder: Path, job: Job) -> None:
         )
 
 
+def speeds(text: str) -> list[float]:
+    """Speeds with commas between them; each 0.5 to 2, and not 1, which is there already."""
+    try:
+        found = [float(part) for part in text.split(",") if part]
+    except ValueError:
+        found = []
+    if not found or any(not 0.5 <= speed <= 2 or speed == 1 for speed in found):
+        raise argparse.ArgumentTypeError(f"{text}: expected numbers from 0.5 to 2, without 1, such as 0.85,1.15")
+    return found
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -198,10 +232,18 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--pairs", action="store_true", help="join the texts two by two into longer sentences")
     p.add_argument("--teacher", default="hibari", choices=sorted(TEACHERS), help="who reads (default: hibari)")
     p.add_argument("--voice", default="", help="one of the teacher's voices, or several with commas between")
+    p.add_argument("--styles", help="folder of more voices for kokoro (.bin files, as in the npm package kokoro-js)")
     p.add_argument("--language", default="en", help="language of the texts for the manifest (default: en)")
     p.add_argument("--limit", type=int, default=None, metavar="N", help="only the first N texts, in order of their ids")
     p.add_argument("--hours", type=float, default=None, help="stop when this much speech is there")
     p.add_argument("--workers", type=int, default=1, help="processes (default: 1); one a core is best")
+    p.add_argument(
+        "--speeds",
+        type=speeds,
+        default=[],
+        metavar="S[,S…]",
+        help="add each utterance played at these speeds, as speakers of their own, such as 0.85,1.15",
+    )
     p.add_argument("--verify", action="store_true", help="decode the files that are there and make broken ones anew")
     p.add_argument("--max-reject-rate", type=float, default=0.01, help="end with code 1 above it (default: 0.01)")
     return p
@@ -217,12 +259,13 @@ def main(argv: list[str] | None = None) -> int:
         texts = pairs(texts, lambda name: split_of(name) == "train")
     texts = sorted(texts, key=text_id)[: args.limit]
     # Opened here first: a voice that is missing should be told before any process starts.
-    teachers = [open_teacher(args.teacher, voice) for voice in args.voice.split(",")]
-    job = Job(args.out, args.teacher, tuple(teacher.voice for teacher in teachers), args.language, args.verify)
+    teachers = [open_teacher(args.teacher, voice, args.styles) for voice in args.voice.split(",")]
+    voices = tuple(teacher.voice for teacher in teachers)
+    job = Job(args.out, args.teacher, voices, args.language, args.verify, args.styles, tuple(args.speeds))
     _check_same(args.out, job)
     remove_leftovers(args.out)
     with closing(make_all(job, texts, args.workers)) as made:
-        shown = tqdm(made, total=len(texts), desc=args.out.name, unit="text", smoothing=0.05)
+        shown = tqdm(made, total=len(texts) * (1 + len(args.speeds)), desc=args.out.name, unit="text", smoothing=0.05)
         rows, rejects = collect(shown, args.hours)
     facts = write_corpus(
         args.out,

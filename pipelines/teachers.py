@@ -149,13 +149,13 @@ class Espeak(Program):
         return match[1] if match else "unknown"
 
 
-def _kokoro(voice: str) -> Teacher:
+def _kokoro(voice: str, styles: str | None = None) -> Teacher:
     from pipelines.teacher_kokoro import Kokoro
 
-    return Kokoro(voice)
+    return Kokoro(voice, styles)
 
 
-TEACHERS: dict[str, Callable[[str], Teacher]] = {
+TEACHERS: dict[str, Callable[..., Teacher]] = {
     "hibari": Hibari,
     "flite": Flite,
     "espeak-ng": Espeak,
@@ -163,14 +163,16 @@ TEACHERS: dict[str, Callable[[str], Teacher]] = {
 }
 
 
-def open_teacher(name: str, voice: str = "") -> Teacher:
-    """A teacher by name, with its default voice where ``voice`` is empty.
+def open_teacher(name: str, voice: str = "", styles: str | None = None) -> Teacher:
+    """A teacher by name, with its default voice where ``voice`` is empty; ``styles``: a folder of more Kokoro voices.
 
     Raises: SoundloomError where it is unknown or not installed, or has no such voice.
     """
     if name not in TEACHERS:
         raise SoundloomError(f"unknown teacher {name!r}; expected one of {', '.join(TEACHERS)}")
-    return TEACHERS[name](voice)
+    if styles is not None and name != "kokoro":
+        raise SoundloomError(f"styles are voices of the teacher kokoro, not of {name}")
+    return TEACHERS[name](voice) if styles is None else TEACHERS[name](voice, styles)
 
 
 def installed_version(package: str) -> str:

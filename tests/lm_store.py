@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -26,7 +27,12 @@ def grid(text: str, facts: StoreFacts = FACTS) -> np.ndarray:
     return ((letters + np.arange(facts.num_levels)) % facts.codebook_size).astype(np.int16)
 
 
-def write_rows(folder: Path, rows: list[tuple[str, str, np.ndarray]], facts: StoreFacts = FACTS) -> Path:
+def write_rows(
+    folder: Path,
+    rows: list[tuple[str, str, np.ndarray]],
+    facts: StoreFacts = FACTS,
+    speakers: Sequence[str] | None = None,
+) -> Path:
     """Write a one-shard store of (id, text, codes [T, K]) as `StoreReader` reads it (no plan, no rejects)."""
     folder.mkdir(parents=True, exist_ok=True)
     samples = [len(codes) * facts.hop_length for _, _, codes in rows]
@@ -36,7 +42,7 @@ def write_rows(folder: Path, rows: list[tuple[str, str, np.ndarray]], facts: Sto
         [len(codes) for _, _, codes in rows],
         samples,
         [text for _, text, _ in rows],
-        ["heart"] * len(rows),
+        list(speakers or ["heart"] * len(rows)),
         ["en"] * len(rows),
         [b"\0" * 32] * len(rows),
     ]

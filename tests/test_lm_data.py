@@ -68,6 +68,29 @@ def test_pairs_join_two_rows_of_a_speaker(store: StoreReader, tokenizer: TextTok
     assert not np.array_equal(GridDataset(store, tokenizer, max_frames=limit, join=1.5, seed=4).pairs, dataset.pairs)
 
 
+def test_other_speakers_only_follow_their_own_prompt(tmp_path: Path, tokenizer: TextTokenizer) -> None:
+    speakers = ["heart", "bella", "adam", "bella"] * 6
+    texts = [" ".join(["seven", *["ships"] * (1 + i % 5)]) for i in range(24)]
+    rows = [(f"u{i}", text, grid(text)) for i, text in enumerate(texts)]
+    store = StoreReader(write_rows(tmp_path, rows, speakers=speakers))
+    dataset = GridDataset(store, tokenizer, join=0.5, speakers=["heart"], prompted=2.0)
+    by_id = {f"u{i}": (speaker, grid(texts[i]).shape[0]) for i, speaker in enumerate(speakers)}
+    assert len(dataset) == 6 + 3 + 36
+    for index in range(len(dataset)):
+        example = dataset.example(index)
+        names = {by_id[part][0] for part in example.id.split("+")}
+        assert len(names) == 1 and (("+" in example.id) or names == {"heart"})
+        # The first of a pair is a prompt, and not scored, exactly where the speaker is not the model's own.
+        assert example.given == (names != {"heart"})
+        assert example.unscored == (by_id[example.id.split("+")[0]][1] if example.given else 0)
+        assert dataset.scored[index] == example.codes.shape[1] - example.unscored
+    plan = BatchPlan(dataset.lengths, dataset.text_lengths, 2000, 0, dataset.scored)
+    batch = dataset.batch(plan.rows(0))
+    assert batch.unscored is not None and plan.frames(0) == int(batch.lengths.sum() - batch.unscored.sum())
+    with pytest.raises(SoundloomError, match="no speaker nobody; it has adam, bella, heart"):
+        GridDataset(store, tokenizer, speakers=["nobody"])
+
+
 def test_levels_and_pace_come_from_the_store(store: StoreReader, tokenizer: TextTokenizer) -> None:
     dataset = GridDataset(StoreReader(store.path, levels=2), tokenizer)
     assert dataset.batch([0]).codes.shape[1] == 2

