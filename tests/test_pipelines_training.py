@@ -106,7 +106,10 @@ def test_two_are_kept_and_leftovers_are_collected(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".tmp-*"))
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "missing", "record", "empty record", "nested record", "endless record"])
+DAMAGES = ["flip", "truncate", "missing", "record", "empty record", "nested record", "endless record"]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_broken_checkpoint_is_named_and_the_one_before_is_used(tmp_path: Path, damage: str) -> None:
     save_checkpoint(tmp_path, 1, {"x": torch.ones(2)}, {})
     newest = save_checkpoint(tmp_path, 2, {"x": torch.zeros(2)}, {})
