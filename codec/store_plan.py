@@ -220,7 +220,9 @@ def _only_new(items: list[Utterance], plans: list[Plan]) -> list[Utterance]:
         if item.id not in there and f"{item.id}#000" not in there:
             new.append(item)
         elif item.sha256 and digests.get(item.id, item.sha256) != item.sha256:
-            raise SoundloomError(f"{item.source}: the store has id {item.id!r} with other audio; give it another id")
+            raise SoundloomError(
+                f"{item.source}: the store has id {item.id!r} with other audio; give it another id (or an id_prefix)"
+            )
     return new
 
 

@@ -85,10 +85,13 @@ class Settings:
     audio_column: str = ""
     language: str = ""
     speaker: str = ""
+    id_prefix: str = ""
 
     @classmethod
     def parse(cls, record: Any, name: str) -> Settings:
         """Read the settings from JSON; `SoundloomError` for a missing or mistyped one."""
+        if isinstance(record, dict):
+            record = {"id_prefix": ""} | record  # the first plans did not have it
         kinds = {"int": int, "float": float, "str": str}
         return cls(**{spec.name: field(record, spec.name, kinds[str(spec.type)], name) for spec in fields(cls)})
 

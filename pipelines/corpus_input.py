@@ -72,7 +72,7 @@ def _select(rows: Iterable[tuple[Utterance, str]], settings: Settings) -> Iterat
             return
         count += 1
         defaults = {"language": item.language or settings.language, "speaker": item.speaker or settings.speaker}
-        yield Utterance(**{**vars(item), **defaults})
+        yield Utterance(**{**vars(item), **defaults, "id": settings.id_prefix + item.id})
     if settings.split and not count:
         names = ", ".join(repr(split) for split in sorted(splits)) or "none"
         raise SoundloomError(f"{settings.corpus}: no row of split {settings.split!r}; its splits are {names}")

@@ -29,7 +29,7 @@ examples:
   python pipelines/tokenize_corpus.py CORPUS STORE --engine slurm --tasks 200 --engine-option partition=cpu \\
       --engine-option time=20:00:00                                                   by datatrove (extra: cluster)
   sbatch --array 0-9 …: tokenize_corpus.py CORPUS STORE --shard-range $((ID*10)):$((ID*10+10))
-  python pipelines/tokenize_corpus.py MORE STORE --append                             add another corpus
+  python pipelines/tokenize_corpus.py MORE STORE --append --id-prefix more-           add another corpus
   python pipelines/tokenize_corpus.py verify STORE                                    check every byte
   python pipelines/tokenize_corpus.py export STORE OUT.parquet [--levels 4]
 
@@ -62,6 +62,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--text-column", default="", help="field that holds the text")
     add("--language", default="", help="language of rows that name none, such as en")
     add("--speaker", default="", help="speaker of rows that name none")
+    add("--id-prefix", default="", help="put before each id, where a corpus has ids that the store has already")
     add("--workers", type=int, default=1, help="processes, one thread each (default %(default)s)")
     add("--device", default="cpu", help="cpu, cuda, cuda:1 … (default %(default)s)")
     add("--shards", type=int, help="number of shards (default: one for each quarter of an hour)")
@@ -124,6 +125,7 @@ def _tokenize(arguments: argparse.Namespace, load_codec: Callable[[str | None], 
     if load_codec is None:
         from codec.pretrained import load_codec
     names = ("split", "limit", "max_seconds", "min_seconds", "text_column", "audio_column", "language", "speaker")
+    names = (*names, "id_prefix")
     settings = Settings(root="", corpus=arguments.corpus, **{name: getattr(arguments, name) for name in names})
     corpus = open_corpus(settings)
     codec = prepare_codec(load_codec, arguments.codec, arguments.device)

@@ -552,6 +552,9 @@ def test_appending(tmp_path: Path, capfd: Any) -> None:
     # The same name for other audio is a mistake, not a thing to skip.
     write_wav(tmp_path / "two/x.wav", 0.4, 5)
     assert tokenize(tmp_path / "two", store, "--append") == 2
+    assert "'x' with other audio" in capfd.readouterr().err
+    assert tokenize(tmp_path / "two", store, "--append", "--id-prefix", "two/") == 0
+    assert {"x", "two/x"} < set(ids(store)) and verify_store(store) == []
 
 
 def test_an_append_that_was_cut_off_goes_on(reference: tuple[Path, Path], tmp_path: Path, capfd: Any) -> None:
