@@ -67,7 +67,8 @@ def to_markdown(result: dict[str, Any], command: str) -> str:
         f"`{command}` on {m['processor']}, {m['cores']} cores, {m['threads']} threads, {m['system']}, Python "
         f"{m['python']}, torch {m['torch']}; load average {load}. Measured: {m['bandwidth'] / 1e9:.1f} GB/s read from "
         f"memory, {m['peak'] / 1e9:.0f} GFLOP/s in float32 products. Medians of {result['repeats']} calls that took "
-        "turns with the peer's; ratio = the peer's time over ours, median [range].",
+        "turns with the peer's (of codecs, the second of two in a row); ratio = the peer's time over ours, median "
+        "[range].",
         "",
         "| what | a second | peer | peer, a second | ratio | share of roofline | checks |",
         "|---|---:|---|---:|---:|---:|---|",

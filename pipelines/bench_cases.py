@@ -41,7 +41,7 @@ class Size:
     repeats: int = 5
     encodec: tuple[tuple[str, Any], ...] = ()
     music: tuple[int, int, int] = (24, 1024, 50)
-    corpus_minutes: float = 20.0
+    corpus_minutes: float = 90.0
 
 
 def random_encodec(folder: Path, settings: dict[str, Any]) -> Any:
@@ -80,7 +80,7 @@ def codec_cases(size: Size) -> Iterator[Entry]:
             ),
         }
         for name, (mine, other, checks) in pairs.items():
-            times = take_turns({"ours": mine, "peer": other}, size.repeats)
+            times = take_turns({"ours": mine, "peer": other}, size.repeats, settle=1)
             amount = batch * size.seconds
             label = f"EnCodec {name}, batch {batch}"
             yield Entry("codec", label, "s of sound", amount, times, "transformers", checks=checks)
@@ -91,7 +91,7 @@ def codec_cases(size: Size) -> Iterator[Entry]:
         wave = _noise(batch, size.seconds, shipped)
         codes = shipped.encode(wave)
         for name, call in (("encode", lambda w=wave: shipped.encode(w)), ("decode", lambda c=codes: shipped.decode(c))):
-            times = take_turns({"ours": call}, size.repeats)
+            times = take_turns({"ours": call}, size.repeats, settle=1)
             yield Entry("codec", f"shipped codec {name}, batch {batch}", "s of sound", batch * size.seconds, times)
     yield from _stream_cases("shipped codec", shipped, size)
 
@@ -114,7 +114,7 @@ def _stream_cases(label: str, codec: Codec, size: Size) -> Iterator[Entry]:
 
     wholes = {"encode": lambda: codec.encode(wave), "decode": lambda: codec.decode(codes)}
     for name, call in (("encode", encode), ("decode", decode)):
-        times = take_turns({"ours": call, "peer": wholes[name]}, size.repeats)
+        times = take_turns({"ours": call, "peer": wholes[name]}, size.repeats, settle=1)
         yield Entry("codec", f"{label} {name}, streaming", "s of sound", size.seconds, times, "ours, whole")
 
 

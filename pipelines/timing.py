@@ -70,16 +70,19 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "low": min(values), "high": max(values)}
 
 
-def take_turns(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+def take_turns(functions: Mapping[str, Callable[[], object]], repeats: int, settle: int = 0) -> dict[str, list[float]]:
     """Seconds of ``repeats`` calls of each, A B A B …, after one call of each that does not count.
 
-    In turns, so that whatever else the machine does falls on all of them.
+    In turns, so that whatever else the machine does falls on all of them. ``settle``: calls at the start of each turn
+    that do not count, for functions that fill much memory: the first then pays for what the one before gave back.
     """
     for function in functions.values():
         function()
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
+            for _ in range(settle):
+                function()
             begin = time.perf_counter()
             function()
             seconds[name].append(time.perf_counter() - begin)

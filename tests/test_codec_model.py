@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+import codec.model
 from codec import SoundloomError
 from codec.model import Codec, CodecConfig
 from codec.quantize import QuantizerConfig
@@ -40,6 +41,21 @@ def test_shapes(network: str, samples: int) -> None:
     assert codes.shape == (2, 4, frames) and codes.dtype == torch.long
     for levels in (1, 4):
         assert codec.decode(codes[:, :levels]).shape == (2, 1, frames * 48)
+
+
+@pytest.mark.parametrize("network", ["spectral", "seanet"])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_long_sounds_are_taken_in_pieces_with_the_same_result(
+    network: str, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = make(network)
+    wave = torch.randn(rows, 1, 48 * 33 + 5)
+    codes = ours.encode(wave)
+    sound = ours.decode(codes)
+    monkeypatch.setitem(codec.model._PIECE_SECONDS, network, 0.2)
+    assert len(ours._pieces(wave, ours.hop_length)) == (4 if rows == 1 else 12)
+    assert torch.equal(ours.encode(wave), codes)
+    torch.testing.assert_close(ours.decode(codes), sound, atol=1e-5, rtol=0)
 
 
 def test_rates() -> None:
