@@ -95,9 +95,11 @@ def file_sentences(path: Path) -> list[str]:
         raise SoundloomError(f"{path}: cannot be read as text ({error})") from error
     lines = [line.strip() for line in text.split("\n")]
     filled = [line for line in lines if line]
-    # One sentence a line, or prose wrapped at a margin? Prose breaks off in mid-sentence nearly everywhere.
+    # One sentence a line, or prose wrapped at a margin? Prose breaks off in mid-sentence nearly everywhere; but where
+    # it would have no end for 40 words and more, it is a list whose sentences have no full stops.
     ended = sum(line[-1] in _CLOSERS for line in filled)
     wrapped = len(filled) > 20 and ended < len(filled) / 2 and any(len(line) > 60 for line in filled)
+    wrapped = wrapped and len(text.split()) <= 40 * len(split_sentences(text))
     chunks = [text] if wrapped else filled
     texts = dict.fromkeys(s for chunk in chunks for s in split_sentences(chunk))
     return [text for text in texts if len(text.split()) <= MAX_WORDS]

@@ -98,6 +98,8 @@ def test_text_files_one_sentence_a_line_or_prose(tmp_path: Path) -> None:
         "Two of them.",
         "On one line.",
     ]
+    listed = [f"the {i}th of many sentences in a list whose author did not care for full stops" for i in range(30)]
+    assert file_sentences(_texts(tmp_path, *listed)) == listed
     prose = "It was a dark and stormy night and the rain fell in torrents on the\nroofs of\nthe town. " * 15
     assert file_sentences(_texts(tmp_path, prose))[0].endswith("the roofs of the town.")
     with gzip.open(tmp_path / "x.txt.gz", "wt") as file:
