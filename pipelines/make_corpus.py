@@ -23,13 +23,15 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import threading
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +148,18 @@ def _problem(wave: np.ndarray, sample_rate: int) -> str:
 _readers: dict[Job, Reader] = {}
 
 
+def _end_with_parent() -> None:
+    """Workers wait on a pipe whose other end they hold too: where the parent is killed, nothing else ends them."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _make_batch(job: Job, texts: list[str]) -> list[Row | Reject]:
     torch.set_num_threads(1)
     reader = _readers.setdefault(job, Reader(job))
@@ -163,7 +177,7 @@ def make_all(job: Job, texts: list[str], workers: int) -> Generator[Row | Reject
         return
     batches = iter([texts[i : i + _BATCH] for i in range(0, len(texts), _BATCH)])
     # spawn: a forked child would inherit torch's and onnxruntime's threads in an unknown state.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"))
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _end_with_parent)
     waiting: deque[Future[list[Row | Reject]]] = deque()
     try:
         for batch in itertools.islice(batches, 4 * workers):
