@@ -14,8 +14,9 @@ from torch import nn
 
 from codec.errors import SoundloomError
 from codec.store import StoreReader
+from lm.batch_plan import BatchPlan
 from lm.checkpoint import KINDS, LoadedLM, save_lm
-from lm.data import BatchPlan, GridDataset
+from lm.data import GridDataset
 from lm.text import TextTokenizer
 from lm.transformer import Block
 from pipelines.checkpoints import (

@@ -15,7 +15,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from codec.errors import SoundloomError
-from lm.data import Batch, BatchPlan, GridDataset
+from lm.batch_plan import BatchPlan
+from lm.data import Batch, GridDataset
 from lm.loss import lm_loss
 from pipelines.training import seed_step, sum_over_processes
 

@@ -29,7 +29,8 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from codec.store import StoreReader
-from lm.data import Batch, BatchPlan, prefetch
+from lm.batch_plan import BatchPlan
+from lm.data import Batch, prefetch
 from pipelines.cli import run
 from pipelines.lm_run import Data, State, export, find_checkpoint, prepare_data, prepare_state
 from pipelines.lm_settings import TrainLMSettings, open_start

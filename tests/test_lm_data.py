@@ -13,7 +13,8 @@ from lm_store import FACTS, grid, write_rows, write_store
 
 from codec.errors import SoundloomError
 from codec.store import StoreReader
-from lm.data import BatchPlan, Example, GridDataset, collate, prefetch
+from lm.batch_plan import BatchPlan
+from lm.data import Example, GridDataset, collate, prefetch
 from lm.text import TextTokenizer
 
 
