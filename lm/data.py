@@ -151,12 +151,16 @@ class GridDataset:
         self._units = np.array([len(ids) for ids in texts], dtype=np.int64)
         self._frames = num_frames[self.rows]
         self._text_ends = np.cumsum(self._units)
+        self._lay_out(join, speakers, prompted, max_frames)
+
+    def _lay_out(self, join: float, speakers: Sequence[str] | None, prompted: float, max_frames: int) -> None:
+        """Decide which rows are examples alone and which stand in pairs."""
         told = speakers is not None or join > 0
-        names = np.array([reader.speaker(row) if told else "" for row in rows])
-        own = np.ones(len(rows), dtype=bool) if speakers is None else np.isin(names, list(speakers))
+        names = np.array([self.reader.speaker(int(row)) if told else "" for row in self.rows])
+        own = np.ones(len(names), dtype=bool) if speakers is None else np.isin(names, list(speakers))
         if not own.any():
             has = ", ".join(sorted(set(names.tolist()))[:10])
-            raise SoundloomError(f"{reader.path}: has no speaker {', '.join(speakers or [])}; it has {has}")
+            raise SoundloomError(f"{self.reader.path}: has no speaker {', '.join(speakers or [])}; it has {has}")
         self._alone = np.flatnonzero(own)  # places in ``rows`` of those that are examples by themselves
         joined = self._pairs(round(join * int(own.sum())), names, own, max_frames)
         given = self._pairs(round(prompted * int((~own).sum())), names, ~own, max_frames)
