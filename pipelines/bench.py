@@ -98,10 +98,15 @@ def draw(path: Path, result: dict[str, Any]) -> None:
     middle = [e["ratio"]["median"] for e in entries]
     below = [e["ratio"]["median"] - e["ratio"]["low"] for e in entries]
     above = [e["ratio"]["high"] - e["ratio"]["median"] for e in entries]
-    axes.barh([f"{e['name']} / {e['peer']}" for e in entries], middle, xerr=[below, above], color="#1f6f8b", capsize=3)
+    names = [f"{e['name']} / {e['peer']}" for e in entries]
+    widths = [value - 1 for value in middle]  # from 1, as fast as the peer, to the left or to the right
+    colours = ["#1f6f8b" if width > 0 else "#b5564b" for width in widths]
+    axes.barh(names, widths, left=1, xerr=[below, above], color=colours, capsize=3)
     axes.set_xscale("log")
+    axes.set_xticks([0.1, 0.2, 0.5, 1, 2, 4], ["0.1", "0.2", "0.5", "1", "2", "4"], minor=False)
+    axes.minorticks_off()
     axes.axvline(1, color="black", linewidth=0.8)
-    axes.set_xlabel("times as fast (log axis; bars: median, whiskers: range)")
+    axes.set_xlabel("times as fast as the peer (log; median and range)")
     plots.save_figure(path, figure)
 
 
