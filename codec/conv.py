@@ -211,8 +211,9 @@ class ConvTranspose1d(nn.Module):
 
 
 def by_products(x: Tensor) -> bool:
-    """Whether layers compute on ``x`` by matrix products in place: on a CPU, where no gradient is recorded."""
-    return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled()
+    """Whether layers compute on ``x`` by matrix products in place: on a CPU, in float32, with no gradient recorded."""
+    plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    return plain and not torch.is_grad_enabled()
 
 
 def mix_channels(parts: Sequence[tuple[Tensor, Tensor]], bias: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from codec.spectral import SpectralConfig, SpectralDecoder, SpectralEncoder
 from codec.strict import from_dict
 
 FORMAT = "soundloom-codec"
-_PIECE_SECONDS = {"seanet": 2.0, "spectral": 60.0}  # of a row, where it is alone in its batch
+_PIECE_SECONDS = {"seanet": 4.0, "spectral": 60.0}  # of a row, where it is alone in its batch
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,17 @@ def test_long_sounds_are_taken_in_pieces_with_the_same_result(
     torch.testing.assert_close(ours.decode(codes), sound, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("network", ["spectral", "seanet"])
+def test_autocast_changes_little(network: str) -> None:
+    ours = make(network)
+    codes = ours.encode(torch.randn(1, 1, 48 * 40))
+    sound = ours.decode(codes)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert ours.encode(torch.randn(1, 1, 480)).shape == (1, 4, 10)
+        rough = ours.decode(codes).float()
+    assert (rough - sound).square().mean() < 1e-3 * sound.square().mean()
+
+
 def test_rates() -> None:
     codec = make()
     assert (codec.hop_length, codec.frame_rate, codec.num_levels, codec.codebook_size) == (48, 50.0, 4, 32)
