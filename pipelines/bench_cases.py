@@ -41,7 +41,7 @@ class Size:
     repeats: int = 5
     encodec: tuple[tuple[str, Any], ...] = ()
     music: tuple[int, int, int] = (24, 1024, 50)
-    corpus_minutes: float = 90.0
+    corpus_minutes: float = 180.0
 
 
 def random_encodec(folder: Path, settings: dict[str, Any]) -> Any:
