@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -118,28 +119,32 @@ class Codec(nn.Module):
     @torch.inference_mode()
     def encode(self, wave: Tensor) -> Tensor:
         """wave float [B, C, N] at `sample_rate` -> codes long [B, K, T]; the end is padded to a whole frame."""
-        pieces = self._pieces(self._checked_wave(wave), self.hop_length)
-        if len(pieces) == 1:
-            return self.quantizer.encode(self.encoder(wave))
-        state, last = self.encoder.init_state(len(wave)), len(pieces) - 1
-        return torch.cat([self.quantizer.encode(self.encoder(p, state, i == last)) for i, p in enumerate(pieces)], -1)
+
+        def step(piece: Tensor, state: Any = None, last: bool = False) -> Tensor:
+            return self.quantizer.encode(self.encoder(piece, state, last))
+
+        return self._by_pieces(step, self.encoder, self._checked_wave(wave), self.hop_length)
 
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> Tensor:
         """codes long [B, n, T] of any first n levels -> wave float [B, C, T * hop_length]."""
-        pieces = self._pieces(self._checked_codes(codes), 1)
-        if len(pieces) == 1:
-            return self.decoder(self.quantizer.decode(codes))
-        state, last = self.decoder.init_state(len(codes)), len(pieces) - 1
-        return torch.cat([self.decoder(self.quantizer.decode(p), state, i == last) for i, p in enumerate(pieces)], -1)
 
-    def _pieces(self, signal: Tensor, unit: int) -> tuple[Tensor, ...]:
-        """[B, ..., n] cut in time, ``unit`` a frame, into what a CPU's caches and its memory allocator like best.
+        def step(piece: Tensor, state: Any = None, last: bool = False) -> Tensor:
+            return self.decoder(self.quantizer.decode(piece), state, last)
+
+        return self._by_pieces(step, self.decoder, self._checked_codes(codes), 1)
+
+    def _by_pieces(self, step: Callable[..., Tensor], network: Any, signal: Tensor, unit: int) -> Tensor:
+        """``step`` over the whole [B, ..., n] or, on a CPU, over one piece of time after another; ``unit`` is a frame.
 
         SEANet's first layers make 12 MB of every 4 s: taken whole, a third of the time went into fresh pages of memory.
         """
         frames = max(1, round(_PIECE_SECONDS[self.config.network] * self.frame_rate / max(1, len(signal))))
-        return signal.split(frames * unit, -1) if signal.device.type == "cpu" else (signal,)
+        pieces = signal.split(frames * unit, -1) if signal.device.type == "cpu" else (signal,)
+        if len(pieces) == 1:
+            return step(signal)
+        state, last = network.init_state(len(signal)), len(pieces) - 1
+        return torch.cat([step(piece, state, i == last) for i, piece in enumerate(pieces)], -1)
 
     def init_state(self, batch: int = 1) -> CodecState:
         """A fresh stream for `encode_chunk` and `decode_chunk`."""

@@ -53,7 +53,10 @@ def test_long_sounds_are_taken_in_pieces_with_the_same_result(
     codes = ours.encode(wave)
     sound = ours.decode(codes)
     monkeypatch.setitem(codec.model._PIECE_SECONDS, network, 0.2)
-    assert len(ours._pieces(wave, ours.hop_length)) == (4 if rows == 1 else 12)
+    pieces: list[int] = []
+    ours.encoder.register_forward_pre_hook(lambda _, given: pieces.append(given[0].shape[-1]))
+    ours.encode(wave)
+    assert len(pieces) == (4 if rows == 1 else 12) and sum(pieces) == wave.shape[-1]
     assert torch.equal(ours.encode(wave), codes)
     torch.testing.assert_close(ours.decode(codes), sound, atol=1e-5, rtol=0)
 

@@ -209,7 +209,7 @@ def test_other_teacher_in_the_same_folder_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("flite") is None, reason="flite is not installed")
 def test_flite_with_two_workers_equals_one(tmp_path: Path) -> None:
-    source = _texts(tmp_path, "hello there", "-o /tmp/nothing", "good bye")
+    source = _texts(tmp_path, "hello there", "-o nothing.wav", "good bye")
     for name, workers in (("one", "1"), ("two", "2")):
         argv = ["--texts", str(source), "--teacher", "flite", "--voice", "slt", "--workers", workers]
         assert make_corpus.main([str(tmp_path / name), *argv]) == 0
