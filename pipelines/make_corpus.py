@@ -224,7 +224,7 @@ def _check_same(folder: Path, job: Job) -> None:
 def speeds(text: str) -> list[float]:
     """Speeds with commas between them; each 0.5 to 2, and not 1, which is there already."""
     try:
-        found = [float(part) for part in text.split(",") if part]
+        found = list(dict.fromkeys(float(part) for part in text.split(",") if part))
     except ValueError:
         found = []
     if not found or any(not 0.5 <= speed <= 2 or speed == 1 for speed in found):

@@ -120,7 +120,7 @@ def test_speeds_add_speakers(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     argv = [str(tmp_path / "c"), "--texts", str(source), "--teacher", "beep"]
     assert make_corpus.main(argv) == 0
     before = _rows(tmp_path / "c")
-    assert make_corpus.main([*argv, "--speeds", "0.8,1.25"]) == 0 and Beep.calls == 5
+    assert make_corpus.main([*argv, "--speeds", "0.8,1.25,0.8"]) == 0 and Beep.calls == 5
     rows = _rows(tmp_path / "c")
     assert [row for row in rows if "@" not in row["id"]] == before and len(rows) == 15
     for row in before:
