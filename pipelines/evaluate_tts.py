@@ -58,7 +58,7 @@ def measure(
     """Speak everything, then let the judges hear it."""
     bar = tqdm(total=len(results.texts) * len(seeds), unit="sentence", disable=not sys.stderr.isatty())
     if results.reference is not None:
-        results.items += scores.reference_items(results.reference, voice)
+        results.items += scores.reference_items(results.reference, voice, settings["levels"])
     for seed in seeds:
         for item in scores.voice_items(voice, results.texts, seed, settings, batch_size):
             results.items.append(item)
@@ -159,7 +159,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--teacher", help="who reads the reference: hibari, flite:slt …, or none")
     parser.add_argument("--reference", help="manifest.jsonl with audio and text: sentences and reference at once")
     parser.add_argument("--split", help="rows of this split of the manifest only")
-    parser.add_argument("--levels", type=int, help="decode the first n levels only (default: all)")
+    parser.add_argument("--levels", type=int, help="decode the first n levels (default: the voice's own)")
     parser.add_argument("--no-wer", action="store_true", help="leave out the transcripts")
     parser.add_argument("--dnsmos", action="store_true", help="DNSMOS by speechmos")
     parser.add_argument("--speaker", action="store_true", help="speaker similarity to the reference, by Resemblyzer")

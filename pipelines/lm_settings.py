@@ -27,8 +27,9 @@ class ModelSettings:
     Args:
         kind: ``delay`` writes all levels at once; ``coarse`` level 0 alone; ``fine`` the levels above it.
         start_from: folder or hub name of a model to begin with, whose shape this one then has (what is set here must
-            agree). A language model of ours gives all its weights, its tokenizer and its clock of the text; a Llama or
-            Qwen3 text model gives its transformer, and embeddings and heads begin anew.
+            agree). A language model of ours gives all its weights, its tokenizer and its clock of the text (a delay model
+            with more levels than are trained, those of the first ones); a Llama or Qwen3 text model gives its
+            transformer, and embeddings and heads begin anew.
         dim: width.
         num_layers: blocks.
         num_heads: attention heads.
@@ -219,6 +220,8 @@ def fit_to_store(found: LoadedLM, reader: StoreReader, settings: TrainLMSettings
     Errors: `SoundloomError` where it writes other levels, or other codes and nothing tells which.
     """
     name = settings.model.start_from
+    if isinstance(found.model, DelayLM) and found.model.config.num_levels > reader.num_levels:
+        found.model = found.model.first_levels(reader.num_levels)
     for field_name in ("num_levels", "codebook_size", "frame_rate"):
         ours, theirs = getattr(found.model.config, field_name), getattr(reader, field_name)
         if ours != theirs:

@@ -84,6 +84,7 @@ def make_voice(options: argparse.Namespace) -> Path:
         options.pause,
         options.max_sentence,
         options.carry,
+        options.levels,
     )
     facts = {name: getattr(options, name) for name in ("licence", "data", "cost", "note")}
     card = make_card(facts, config, codec, lm, _text_file(options.figures))
@@ -115,6 +116,7 @@ def main(argv: list[str] | None = None) -> int:
     for name in ("temperature", "fine-temperature", "top-p", "guidance"):
         parser.add_argument(f"--{name}", type=float, help="default of the voice when it speaks")
     parser.add_argument("--top-k", type=int, help="default of the voice when it speaks")
+    parser.add_argument("--levels", type=int, help="decode the first n levels unless asked for others (default: all)")
     parser.add_argument("--retries", type=int, default=2, help="tries more for a sentence that ends badly (default: 2)")
     parser.add_argument("--pause", type=float, default=0.15, help="seconds between sentences (default: 0.15)")
     parser.add_argument("--max-sentence", type=float, default=12.0, help="seconds; longer ones are cut (default: 12)")

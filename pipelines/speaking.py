@@ -22,7 +22,7 @@ SETTINGS = {"temperature": float, "fine_temperature": float, "top_k": int, "top_
 def add_voice_options(parser: argparse.ArgumentParser) -> None:
     """What all programs that speak have in common."""
     parser.add_argument("--voice", help="a folder, a shipped voice's name, or a hub name (default: the shipped one)")
-    parser.add_argument("--levels", type=int, help="decode the first n levels only (default: all)")
+    parser.add_argument("--levels", type=int, help="decode the first n levels (default: the voice's own)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another reading (default: 0)")
     for name, kind in SETTINGS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="default: the voice's own")

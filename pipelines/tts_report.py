@@ -148,8 +148,9 @@ def listenings(voice: Voice, results: Results, seed: int, settings: dict[str, An
         ]
         picture = None
         if importlib.util.find_spec("matplotlib") and any(item.system == "voice" for item in items):
-            # the same request again, because only the codes show where the model looked
-            speech = voice.speak(results.texts[index], seed=scores.sentence_request(seed, index), **settings)
+            # the same request again, because only the codes of all levels show where the model looked
+            again = {**settings, "levels": voice.num_levels}
+            speech = voice.speak(results.texts[index], seed=scores.sentence_request(seed, index), **again)
             figure = scores.speech_figure(voice, speech)
             picture = Picture("Spectrogram and alignment", plots.figure_png(figure, 90))
         found.append(Listening(f"Sentence {index + 1}", [], sounds, results.texts[index], picture))

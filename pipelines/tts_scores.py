@@ -98,15 +98,20 @@ def manifest_reference(
     return texts, Reference(f"recordings of {path.name}", str(path), waves)
 
 
-def reference_items(reference: Reference, voice: Voice) -> Iterator[Item]:
-    """The reference, and its resynthesis through the voice's codec at the voice's levels."""
+def reference_items(reference: Reference, voice: Voice, levels: int | None = None) -> Iterator[Item]:
+    """The reference, and its resynthesis through the voice's codec at all levels and at those that the voice decodes."""
+    every = voice.codec.num_levels
+    used = levels or voice.config.levels or voice.num_levels
+    names = {f"reference through the codec, {used} levels": used} if used < every else {}
+    names["reference through the codec"] = every
     for index, wave in enumerate(reference.waves):
         yield Item("reference", index, 0, wave)
-        again = None
-        if wave is not None:
-            codes = voice.codec.encode(wave.expand(1, voice.codec.channels, -1))[:, : voice.num_levels]
-            again = voice.codec.decode(codes)[0].mean(0)[: wave.shape[0]].clone()
-        yield Item("reference through the codec", index, 0, again)
+        codes = None if wave is None else voice.codec.encode(wave.expand(1, voice.codec.channels, -1))
+        for name, count in names.items():
+            again = None
+            if wave is not None and codes is not None:
+                again = voice.codec.decode(codes[:, :count])[0].mean(0)[: wave.shape[0]].clone()
+            yield Item(name, index, 0, again)
 
 
 def voice_items(

@@ -75,6 +75,8 @@ class Voice:
         self.sample_rate: int = codec.sample_rate
         self.num_levels: int = lm.codec_facts.num_levels
         self.frame_rate: float = lm.codec_facts.frame_rate
+        if (config.levels or 1) > self.num_levels:
+            raise SoundloomError(f"voice {self.name}: decodes {config.levels} levels, its model writes {self.num_levels}")
 
     def speak(
         self,
@@ -89,7 +91,7 @@ class Voice:
     ) -> Speech:
         """Say a text, sentence by sentence; the same seed and settings give the same sound.
 
-        ``levels``: decode the first n levels only. ``prompt``: a recording (a file, or a waveform [N] or [C, N] at the
+        ``levels``: decode the first n levels (default: the voice's own). ``prompt``: a recording (a file, or a waveform [N] or [C, N] at the
         voice's sample rate) of a speaker to sound like, with ``prompt_text``, what it says. ``overrides``: fields of
         `lm.request.GenerateConfig`. A sentence that did not end well is tried again at most ``retries`` times with
         other seeds; `Speech.finish_reason` and `Speech.attempts` tell what came of it. Raises: SoundloomError.
@@ -216,7 +218,7 @@ class Voice:
         self, levels: int | None, retries: int | None, overrides: dict[str, Any]
     ) -> tuple[GenerateConfig, int, int]:
         config = from_dict(GenerateConfig, asdict(self.config.generation) | overrides, "settings")
-        levels = self.num_levels if levels is None else levels
+        levels = (self.config.levels or self.num_levels) if levels is None else levels
         if not 1 <= levels <= self.num_levels:
             raise SoundloomError(f"levels is {levels}; the voice {self.name} has levels 1 to {self.num_levels}")
         retries = self.config.retries if retries is None else retries

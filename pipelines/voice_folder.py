@@ -47,7 +47,8 @@ class VoiceConfig:
 
     ``retries``: how often the guard tries a sentence again; ``pause_seconds`` are put between sentences (a third of it
     where a sentence was cut at a clause); ``max_sentence_seconds``: longer sentences are cut; ``carry``: the first
-    sentence is the prompt of the following, so that a model of many speakers keeps its speaker.
+    sentence is the prompt of the following, so that a model of many speakers keeps its speaker; ``levels``: decode the
+    first n levels unless asked for others (None = all that the model writes).
     """
 
     name: str
@@ -60,6 +61,7 @@ class VoiceConfig:
     pause_seconds: float = 0.15
     max_sentence_seconds: float = 12.0
     carry: bool = False
+    levels: int | None = None
 
     def __post_init__(self) -> None:
         good = {
@@ -68,6 +70,7 @@ class VoiceConfig:
             "retries": 0 <= self.retries <= 20,
             "pause_seconds": 0 <= self.pause_seconds <= 10,
             "max_sentence_seconds": 1 <= self.max_sentence_seconds <= 120,
+            "levels": self.levels is None or self.levels >= 1,
         }
         for name, fine in good.items():
             if not fine:

@@ -58,7 +58,7 @@ def test_the_whole_report(folder: Path, tmp_path: Path, monkeypatch: pytest.Monk
         write_audio(tmp_path / row["audio"], 0.1 * torch.randn(1, 24_000), 24_000)
     manifest.write_text("".join(json.dumps(row) + "\n" for row in [{"split": "train"}, *rows]))
     arguments = [str(folder), "-o", str(tmp_path / "report"), "--reference", str(manifest), "--split", "test"]
-    arguments += ["--seeds", "0,1", "--first-sound", "2", "--cold", "1", "--listen", "1", "--threads", "1"]
+    arguments += ["--seeds", "0,1", "--first-sound", "2", "--cold", "1", "--listen", "1", "--threads", "1", "--levels", "2"]
     assert evaluate_tts.main(arguments) == 0
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     tables = {table["title"]: {row[next(iter(row))]: row for row in table["rows"]} for table in report["tables"]}
@@ -70,6 +70,7 @@ def test_the_whole_report(folder: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert ends["voice"]["end"] >= ends["voice, guard off"]["end"]
     assert tables["Speed"]["time to first audio, cold, ms"]["n"] == 1
     assert tables["Sound"]["reference"]["duration ratio"]["mean"] == 1
+    assert {"reference through the codec", "reference through the codec, 2 levels"} <= set(tables["Sound"])
     page = (tmp_path / "report" / "report.html").read_text()
     assert "audio/flac" in page and "Spectrogram and alignment" in page
 

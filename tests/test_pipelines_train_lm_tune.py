@@ -75,6 +75,16 @@ def test_it_begins_with_all_of_the_model(place: Path, tmp_path: Path) -> None:
     assert first.tokenizer.encode("seven ships") == second.tokenizer.encode("seven ships")
 
 
+def test_a_delay_model_begins_with_the_first_levels_of_another(place: Path, tmp_path: Path) -> None:
+    assert train_lm.main(words(place, tmp_path, "", *start(place, "--levels", "1"))) == 0
+    whole, cut = load_lm(place / "first" / "best").model, load_lm(tmp_path / "best").model
+    assert cut.config.num_levels == 1 < whole.config.num_levels
+    for name, value in cut.state_dict().items():
+        assert torch.equal(value, whole.state_dict()[name][: len(value)]), name
+    with pytest.raises(SoundloomError, match=r"0 levels wanted; the model has levels 1 to"):
+        whole.first_levels(0)
+
+
 def test_another_codecs_codes_are_translated(place: Path, tmp_path: Path) -> None:
     assert train_lm.main(words(place, tmp_path / "new", "2", "--steps", "1", "--optimizer.lr", "1e-30")) == 0
     grids = ["--start_grids", str(place / "train")]

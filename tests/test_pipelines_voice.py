@@ -256,6 +256,7 @@ def test_a_voice_is_made_opened_and_saved(parts: dict[str, Path], tmp_path: Path
     made = load_voice(out)
     assert made.config.generation.temperature == 0.8 and "nothing" in made.card and made.num_levels == LEVELS
     speech = made.speak("Hello world", seed=4)
+    assert speech.codes.shape[0] == LEVELS
     made.save(tmp_path / "w")
     assert torch.equal(load_voice(tmp_path / "w").speak("Hello world", seed=4).waveform, speech.waveform)
 
@@ -293,6 +294,18 @@ def test_a_shipped_codec_is_named_not_copied(
     shutil.copytree(parts["other"], tmp_path / "weights" / "small")
     with pytest.raises(SoundloomError, match="fingerprint"):
         load_voice(out)
+
+
+def test_a_voice_decodes_its_own_number_of_levels(parts: dict[str, Path], tmp_path: Path) -> None:
+    assert make(parts, tmp_path / "v", "--lm", str(parts["delay"]), "--levels", "2") == 0
+    voice = load_voice(tmp_path / "v")
+    speech = voice.speak("Hello world", seed=4)
+    assert speech.codes.shape[0] == 2 < LEVELS == voice.speak("Hello world", seed=4, levels=LEVELS).codes.shape[0]
+    assert torch.equal(speech.waveform, voice.speak("Hello world", seed=4, levels=2).waveform)
+    assert torch.allclose(speech.waveform, torch.cat(list(voice.stream("Hello world", seed=4)), dim=-1), atol=1e-5)
+    for levels, message in (("9", "decodes 9 levels, its model writes 3"), ("0", "levels is 0")):
+        with pytest.raises(SoundloomError, match=message):
+            make(parts, tmp_path / "w", "--lm", str(parts["delay"]), "--levels", levels)
 
 
 def test_parts_that_do_not_fit_are_refused(parts: dict[str, Path], tmp_path: Path) -> None:
