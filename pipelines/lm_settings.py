@@ -27,8 +27,8 @@ class ModelSettings:
     Args:
         kind: ``delay`` writes all levels at once; ``coarse`` level 0 alone; ``fine`` the levels above it.
         start_from: folder or hub name of a model to begin with, whose shape this one then has (what is set here must
-            agree). A language model of ours gives all its weights, its tokenizer and its clock of the text (a delay model
-            with more levels than are trained, those of the first ones); a Llama or Qwen3 text model gives its
+            agree). A language model of ours gives all its weights (a delay model with more levels than are trained,
+            those of the first ones), its tokenizer and its clock of the text; a Llama or Qwen3 text model gives its
             transformer, and embeddings and heads begin anew.
         dim: width.
         num_layers: blocks.

@@ -99,7 +99,7 @@ def manifest_reference(
 
 
 def reference_items(reference: Reference, voice: Voice, levels: int | None = None) -> Iterator[Item]:
-    """The reference, and its resynthesis through the voice's codec at all levels and at those that the voice decodes."""
+    """The reference, and its resynthesis through the voice's codec at all levels and at those it decodes."""
     every = voice.codec.num_levels
     used = levels or voice.config.levels or voice.num_levels
     names = {f"reference through the codec, {used} levels": used} if used < every else {}

@@ -76,7 +76,9 @@ class Voice:
         self.num_levels: int = lm.codec_facts.num_levels
         self.frame_rate: float = lm.codec_facts.frame_rate
         if (config.levels or 1) > self.num_levels:
-            raise SoundloomError(f"voice {self.name}: decodes {config.levels} levels, its model writes {self.num_levels}")
+            raise SoundloomError(
+                f"voice {self.name}: decodes {config.levels} levels, its model writes {self.num_levels}"
+            )
 
     def speak(
         self,
@@ -91,9 +93,9 @@ class Voice:
     ) -> Speech:
         """Say a text, sentence by sentence; the same seed and settings give the same sound.
 
-        ``levels``: decode the first n levels (default: the voice's own). ``prompt``: a recording (a file, or a waveform [N] or [C, N] at the
-        voice's sample rate) of a speaker to sound like, with ``prompt_text``, what it says. ``overrides``: fields of
-        `lm.request.GenerateConfig`. A sentence that did not end well is tried again at most ``retries`` times with
+        ``levels``: decode the first n levels (default: the voice's own). ``prompt``: a recording (a file, or a waveform
+        [N] or [C, N] at the voice's sample rate) of a speaker to sound like, with ``prompt_text``, what it says.
+        ``overrides``: fields of `lm.request.GenerateConfig`. A sentence that did not end well is tried again at most ``retries`` times with
         other seeds; `Speech.finish_reason` and `Speech.attempts` tell what came of it. Raises: SoundloomError.
         """
         return self.speak_batch(
