@@ -96,7 +96,8 @@ class Voice:
         ``levels``: decode the first n levels (default: the voice's own). ``prompt``: a recording (a file, or a waveform
         [N] or [C, N] at the voice's sample rate) of a speaker to sound like, with ``prompt_text``, what it says.
         ``overrides``: fields of `lm.request.GenerateConfig`. A sentence that did not end well is tried again at most
-        ``retries`` times with other seeds; `Speech.finish_reason` and `Speech.attempts` tell what came of it. Raises: SoundloomError.
+        ``retries`` times with other seeds; `Speech.finish_reason` and `Speech.attempts` tell what came of it.
+        Raises: SoundloomError.
         """
         return self.speak_batch(
             [text], seeds=[seed], levels=levels, prompt=prompt, prompt_text=prompt_text, retries=retries, **overrides
