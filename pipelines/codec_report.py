@@ -27,7 +27,8 @@ class Results:
     unread: list[str]
     table: dict[str, dict[str, list[float | None]]] = field(default_factory=dict)
     transcripts: dict[str, list[str]] = field(default_factory=dict)
-    counts: dict[str, Tensor] = field(default_factory=dict)
+    counts: dict[str, Tensor] = field(default_factory=dict)  # codec -> how often each code was used, [K, V]
+    counted_minutes: float = 0.0
     heard: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # clip -> system -> wave, of a few clips
     systems: dict[str, list[str]] = field(default_factory=dict)  # family (a line of a curve) -> systems
     beside: list[str] = field(default_factory=list)  # families that stand beside the codec in its spectrograms
@@ -135,8 +136,9 @@ def _use_table(tested: Sequence[scores.CodecUnderTest], results: Results) -> Tab
         "Use of the codebooks",
         ["level", "share of codes used", "to be expected", "seem alive", "perplexity", "codes", "frames"],
         rows,
-        "Few frames cannot meet many codes: expected is the share that so many frames show of a codebook without dead "
-        "codes at this perplexity; alive is what more frames would show, from codes seen once and twice (Chao).",
+        f"On {results.counted_minutes:.1f} minutes of the recordings. Few frames cannot meet many codes: expected is "
+        "the share that so many frames show of a codebook without dead codes at this perplexity; alive is what more "
+        "frames would show, from codes seen once and twice (Chao).",
     )
 
 

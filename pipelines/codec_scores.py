@@ -17,6 +17,7 @@ from codec.metrics import count_codes, mel_distance, pesq_wb, si_sdr, stoi
 from codec.packing import CodeFile, mark_of, pack
 from codec.store_plan import Settings
 from pipelines.corpus_input import open_corpus
+from pipelines.training import stable_seed
 
 # Calls a judge with (reference [N], estimate [N], sample rate); None: the pair could not be judged.
 Judge = Callable[[Tensor, Tensor, int], float | None]
@@ -94,19 +95,42 @@ def read_clips(
     return clips, wrong
 
 
-def codec_outputs(
-    tested: CodecUnderTest, clip: Clip, sample_rate: int, counts: dict[str, Tensor] | None = None
-) -> Iterator[Output]:
-    """The clip through the codec at each number of levels; the bytes are those of the packed codes.
+def use_of_codes(
+    tested: Sequence[CodecUnderTest], corpus: str | Path, minutes: float, split: str = ""
+) -> tuple[dict[str, Tensor], float]:
+    """How often each codec uses each of its codes, [K, V], on up to so many minutes of a folder, and the minutes read.
 
-    ``counts``: use of the codes of all levels is added to ``counts[tested.name]``.
+    Far more than is judged, because a codebook of 1,024 needs tens of thousands of frames to be seen whole. Recordings
+    come in an order that a hash of their names decides, each cut to its first minute; what cannot be read is left out.
     """
+    source = open_corpus(Settings(root="", corpus=str(corpus), split=split))
+    items = sorted(source.utterances(), key=lambda item: stable_seed(0, "use", item.id))
+    counts: dict[str, Tensor] = {}
+    seconds = 0.0
+    for item in items:
+        if seconds >= 60 * minutes:
+            break
+        length = min(60.0, item.duration or 60.0)
+        try:
+            if item.problem:
+                continue
+            with source.fetch(item) as path:
+                waves = [read_audio(path, t.codec.sample_rate, start=item.start, duration=length)[:1] for t in tested]
+        except SoundloomError:
+            continue
+        for one, wave in zip(tested, waves, strict=True):
+            codes = one.codec.encode(wave.expand(1, one.codec.channels, -1))
+            new = count_codes(codes.cpu(), one.codec.codebook_size)
+            counts[one.name] = counts[one.name] + new if one.name in counts else new
+        seconds += waves[0].shape[-1] / tested[0].codec.sample_rate
+    return counts, seconds / 60
+
+
+def codec_outputs(tested: CodecUnderTest, clip: Clip, sample_rate: int) -> Iterator[Output]:
+    """The clip through the codec at each number of levels; the bytes are those of the packed codes."""
     codec = tested.codec
     wave = resample(clip.wave, sample_rate, codec.sample_rate)
     codes = codec.encode(wave.expand(1, codec.channels, -1))  # [1, K, T]
-    if counts is not None:
-        new = count_codes(codes.cpu(), codec.codebook_size)
-        counts[tested.name] = counts[tested.name] + new if tested.name in counts else new
     num_samples = min(wave.shape[0], codes.shape[2] * codec.hop_length)
     mark = mark_of(codec.fingerprint)
     for levels in tested.levels:

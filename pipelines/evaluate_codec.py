@@ -51,7 +51,7 @@ def measure(
     for i, clip in enumerate(tqdm(results.clips, unit="clip", disable=not sys.stderr.isatty())):
         outputs = list(scores.anchor_outputs(results.clips, i))
         for one in tested:
-            outputs += scores.codec_outputs(one, clip, rate, results.counts)
+            outputs += scores.codec_outputs(one, clip, rate)
         outputs += scores.opus_outputs(opus, clip, rate)
         original: float | None = None
         for output in outputs:
@@ -160,6 +160,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--levels", help="numbers of levels, such as 1,2,4,8 (default: 1, 2, 4, 8 … and all)")
     parser.add_argument("--limit", type=int, help="recordings, spread over the folder (default: all)")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each recording, at most 20 (default: 10)")
+    parser.add_argument(
+        "--use-minutes", type=float, default=20.0, help="of all recordings, to count the use of codes on (default: 20)"
+    )
     parser.add_argument("--peers", default="", help="other codecs, with commas between")
     parser.add_argument(
         "--beside", action="append", default=[], metavar="[NAME=]CODEC",
@@ -174,6 +177,8 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if not 0.3 <= options.seconds <= 20 or (options.limit is not None and options.limit < 1):
         raise SoundloomError("--seconds must be 0.3 to 20 (PESQ takes no more) and --limit at least 1")
+    if not 0 < options.use_minutes < float("inf"):
+        raise SoundloomError("--use-minutes must be a number over 0")
     torch.set_num_threads(options.threads)
     opus = _numbers(options.opus, "--opus", 1000)
     if opus and not 6_000 <= opus[0] <= opus[-1] <= 256_000:
@@ -187,6 +192,8 @@ def main(argv: list[str] | None = None) -> int:
     for line in results.unread:
         print(f"left out: {line}", file=sys.stderr)
     measure(tested, results, opus, chosen, transcriber, options.listen)
+    used = scores.use_of_codes(tested, options.folder, options.use_minutes, options.split)
+    results.counts, results.counted_minutes = used
     columns = [*chosen, *(["DNSMOS loss"] if options.dnsmos else [])]
     report = build_report(tested, results, _facts(options, tested) | judge_facts, columns)
     for path in write_report(options.output, report):

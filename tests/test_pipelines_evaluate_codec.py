@@ -171,12 +171,19 @@ def test_outputs_have_the_length_and_rate_of_the_clip(bench: Path) -> None:
     codec = Codec.from_pretrained(bench / "codec")
     clip = codec_scores.Clip("x", torch.rand(16_000) - 0.5)
     tested = codec_scores.CodecUnderTest("codec", codec, [1, 2])
-    counts: dict[str, torch.Tensor] = {}
-    outputs = list(codec_scores.codec_outputs(tested, clip, 16_000, counts))
+    outputs = list(codec_scores.codec_outputs(tested, clip, 16_000))
     assert [output.wave.shape for output in outputs] == [(16_000,)] * 2
-    assert counts["codec"].sum() == 50 * 3
     opus = next(codec_scores.opus_outputs([12_000], clip, 16_000))
     assert abs(opus.wave.shape[0] - 16_000) < 1000 and opus.num_bytes
+
+
+def test_use_of_codes_is_counted_on_more_than_is_judged(bench: Path) -> None:
+    tested = [codec_scores.CodecUnderTest("codec", Codec.from_pretrained(bench / "codec"), [1])]
+    counts, minutes = codec_scores.use_of_codes(tested, bench / "clips", 1)
+    assert minutes == pytest.approx(3.5 / 60) and counts["codec"].shape == (3, 16)
+    assert counts["codec"].sum(1).tolist() == [175] * 3  # 50 frames a second of the three that can be read
+    few, less = codec_scores.use_of_codes(tested, bench / "clips", 1e-6)
+    assert 0 < less < minutes and few["codec"].sum() == 3 * 50 * 60 * less
 
 
 def test_wrong_arguments_are_told(bench: Path) -> None:
@@ -186,6 +193,7 @@ def test_wrong_arguments_are_told(bench: Path) -> None:
         (["--levels", "one"], "wanted numbers"),
         (["--opus", "1"], "6 to 256"),
         (["--seconds", "60"], "0.3 to 20"),
+        (["--use-minutes", "0"], "--use-minutes must be"),
         (["--peers", str(bench / "codec")], "two codecs"),
     ):
         with pytest.raises(SoundloomError, match=message):
