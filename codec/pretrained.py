@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from codec.checkpoint_files import find_checkpoint, read_json
@@ -45,15 +46,27 @@ class AudioCodec(Protocol):
         """Bits a second of the first ``levels`` levels (default: all)."""
 
 
-def load_codec(name_or_folder: str | os.PathLike[str] | None = None, *, native: bool = True) -> AudioCodec:
+def load_codec(
+    name_or_folder: str | os.PathLike[str] | None = None, *, native: bool = True, dtype: torch.dtype = torch.float32
+) -> AudioCodec:
     """Open a codec, ready to run: the shipped one, a folder, or a hub name such as ``facebook/encodec_24khz``.
 
     A folder is one of ours or a checkpoint in transformers' format (EnCodec, DAC, Mimi, X-Codec, Higgs Audio). An
     EnCodec checkpoint that fits our own network (24 kHz mono) is opened as our `Codec`, which gives the same codes,
     streams and is faster; ``native=False`` leaves it to transformers. Of a MusicGen checkpoint its codec is opened.
+    ``dtype=torch.bfloat16`` computes in that, for speed, where the network is our SEANet (`Codec.compute_in`).
     The network is used for a hub name only, and safetensors and JSON are all that is read.
     Raises: `SoundloomError` that says what was looked for and what would be right.
     """
+    codec = _open(name_or_folder, native)
+    if dtype == torch.float32:
+        return codec
+    if not isinstance(codec, Codec):
+        raise SoundloomError(f"{name_or_folder}: runs in transformers' network, which computes in float32 here")
+    return codec.compute_in(dtype)
+
+
+def _open(name_or_folder: str | os.PathLike[str] | None, native: bool) -> AudioCodec:
     if name_or_folder is None:
         if not SHIPPED.is_dir():
             raise SoundloomError(f"the shipped codec is missing from this installation: no folder {SHIPPED}")

@@ -84,6 +84,7 @@ def codec_cases(size: Size) -> Iterator[Entry]:
             amount = batch * size.seconds
             label = f"EnCodec {name}, batch {batch}"
             yield Entry("codec", label, "s of sound", amount, times, "transformers", checks=checks)
+    yield from _bfloat16_cases(ours, peer, size)
     yield from _stream_cases("EnCodec", ours, size)
     shipped = load_codec()
     assert isinstance(shipped, Codec)
@@ -94,6 +95,30 @@ def codec_cases(size: Size) -> Iterator[Entry]:
             times = take_turns({"ours": call}, size.repeats, settle=1)
             yield Entry("codec", f"shipped codec {name}, batch {batch}", "s of sound", batch * size.seconds, times)
     yield from _stream_cases("shipped codec", shipped, size)
+
+
+def _bfloat16_cases(ours: Codec, peer: Any, size: Size) -> Iterator[Entry]:
+    """Our EnCodec network in bfloat16 against transformers' in float32, batch 1, and what the rounding changes."""
+    half = copy.deepcopy(ours).compute_in(torch.bfloat16)
+    bandwidth = peer.config.target_bandwidths[-1]
+    wave = _noise(1, size.seconds, ours)
+    codes, theirs = ours.encode(wave), peer.encode(wave, bandwidth=bandwidth).audio_codes
+    equal = (half.encode(wave) == codes).float().mean((0, 2))
+    sound = ours.decode(codes)
+    ratio = 10 * torch.log10(sound.square().sum() / (half.decode(codes) - sound).square().sum())
+    times = take_turns(
+        {"ours": lambda: half.encode(wave), "peer": lambda: peer.encode(wave, bandwidth=bandwidth)},
+        size.repeats,
+        settle=1,
+    )
+    checks: dict[str, Any] = {"codes of level 0 equal": float(equal[0]), "of all levels": float(equal.mean())}
+    label = "EnCodec encode, batch 1, bfloat16"
+    yield Entry("codec", label, "s of sound", size.seconds, times, "transformers, float32", checks=checks)
+    times = take_turns(
+        {"ours": lambda: half.decode(codes), "peer": lambda: peer.decode(theirs, [None])}, size.repeats, settle=1
+    )
+    label, checks = "EnCodec decode, batch 1, bfloat16", {"dB above the difference": float(ratio)}
+    yield Entry("codec", label, "s of sound", size.seconds, times, "transformers, float32", checks=checks)
 
 
 def _stream_cases(label: str, codec: Codec, size: Size) -> Iterator[Entry]:

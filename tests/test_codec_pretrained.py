@@ -135,6 +135,27 @@ def test_native_encodec_streams_the_same_codes_and_sound(encodec):
     torch.testing.assert_close(torch.cat(played, dim=-1), sound, rtol=0, atol=1e-5)
 
 
+def test_native_encodec_computes_in_bfloat16(encodec):
+    exact, half = load_codec(encodec[0]), load_codec(encodec[0], dtype=torch.bfloat16)
+    wave = noise(2, 1, 24 * 50)
+    codes = exact.encode(wave)
+    assert (half.encode(wave)[:, 0] == codes[:, 0]).float().mean() > 0.8
+    sound, rounded = exact.decode(codes), half.decode(codes)
+    assert rounded.dtype == torch.float32 and not torch.equal(sound, rounded)
+    assert (rounded - sound).square().sum() < 1e-3 * sound.square().sum()
+    state = half.init_state(2)
+    played = [half.decode_chunk(codes[..., :20], state), half.decode_chunk(codes[..., 20:], state, last=True)]
+    assert (torch.cat(played, -1) - rounded).square().sum() < 1e-3 * sound.square().sum()
+    assert half.fingerprint != exact.fingerprint  # other codes are another codec's
+    for name, native, dtype, message in (
+        (None, True, torch.bfloat16, "transforms need float32"),
+        (encodec[0], False, torch.bfloat16, "transformers' network"),
+        (encodec[0], True, torch.float16, "in float32 or bfloat16"),
+    ):
+        with pytest.raises(SoundloomError, match=message):
+            load_codec(name, native=native, dtype=dtype)
+
+
 def test_native_encodec_saves_as_ours_and_trains(encodec, tmp_path):
     codec = load_codec(encodec[0])
     codec.save_pretrained(tmp_path / "ours")

@@ -31,6 +31,7 @@ def test_every_entry_is_there(result: dict) -> None:
     wanted = [f"{codec} {do}, {how}" for codec in ("EnCodec", "shipped codec") for do in ("encode", "decode")
               for how in ("batch 1", "batch 2", "streaming")]  # fmt: skip
     wanted += [f"voice, batch {b} with guidance, {do}" for b in (1, 2) for do in ("prefill", "writing")]
+    wanted += [f"EnCodec {do}, batch 1, bfloat16" for do in ("encode", "decode")]
     assert set(wanted) < set(names) and len(names) == len(wanted) + 2
     assert {entry["group"] for entry in result["entries"]} == {"codec", "lm", "train"}
     assert result["machine"]["threads"] == 1 and result["machine"]["bandwidth"] > 0 and result["machine"]["processor"]
@@ -55,6 +56,8 @@ def test_same_weights_gave_the_same_result(result: dict) -> None:
     for batch in (1, 2):
         assert checks[f"EnCodec encode, batch {batch}"]["codes equal"] is True
         assert checks[f"EnCodec decode, batch {batch}"]["largest difference"] < 1e-4
+    assert checks["EnCodec encode, batch 1, bfloat16"]["codes of level 0 equal"] > 0.5
+    assert checks["EnCodec decode, batch 1, bfloat16"]["dB above the difference"] > 20
 
 
 def test_a_slowed_function_shows_as_slower() -> None:
