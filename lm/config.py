@@ -71,7 +71,8 @@ class LMConfig:
     ``cfg_drop``: share of training rows whose text is replaced by the learned null prefix (for guidance, and for
     continuing audio without text). ``audio_drop``: share of audio inputs hidden while training, so that the model
     must look at the text instead of only repeating the sound before. ``code_noise``: share of input codes replaced
-    by random ones while training, so that the model recovers from its own mistakes.
+    by random ones while training, so that the model recovers from its own mistakes. ``guide_prompt``: a training row
+    whose text is hidden loses its prompt with it, so that guidance strengthens the prompt's voice as well as the text.
     """
 
     text_vocab_size: int
@@ -83,6 +84,7 @@ class LMConfig:
     cfg_drop: float = 0.1
     audio_drop: float = 0.0
     code_noise: float = 0.0
+    guide_prompt: bool = False
     frames_around_text: float = 0.0
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
 

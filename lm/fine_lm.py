@@ -49,10 +49,11 @@ class FineLM(nn.Module):
         level: int | None = None,
         generator: torch.Generator | None = None,
         earlier: Earlier | None = None,
+        given: Tensor | None = None,
     ) -> LMOutput:
         """Score one level of codes [B, >= level, T] from the levels below: logits [B, 1, T, codebook_size].
 
-        ``earlier``: what of each row is an utterance before.
+        ``earlier``: what of each row is an utterance before; ``given`` is not used here, a fine model keeps its prompt.
         Without ``level``, one of 1 … K-1 is drawn (``generator``: else the global one): a training step a level.
         """
         B, _, T = codes.shape

@@ -81,21 +81,24 @@ class StepLM(nn.Module):
         lengths: Tensor,
         generator: torch.Generator | None = None,
         earlier: Earlier | None = None,
+        given: Tensor | None = None,
     ) -> LMOutput:
         """Score codes long [B, K, T] given text_ids long [B, L]: logits [B, levels, T + 1, outputs], aligned.
 
-        ``earlier``: what of each row is an utterance before.
+        ``earlier``: what of each row is an utterance before. ``given`` long [B]: frames of it that are a prompt.
         Position t scores frame t; position ``length`` of level 0 scores END, other levels are not scored there.
         While training, the config's drops are drawn from ``generator`` or the global one.
         """
         B, _, T = codes.shape
         inputs = self.step_inputs(codes[:, : self.levels], lengths)
         steps = inputs.shape[2]
-        text, text_lengths = self.prefix(
-            text_ids, text_lengths, self._drawn(self.config.cfg_drop, (B,), generator, codes)
-        )
+        drop = self._drawn(self.config.cfg_drop, (B,), generator, codes)
+        text, text_lengths = self.prefix(text_ids, text_lengths, drop)
+        lost = None
+        if self.config.guide_prompt and drop is not None and given is not None:
+            lost = self.prompt_steps(given, 0, steps) & drop[:, None]
         L = text.shape[1]
-        x = torch.cat([text, self._embed_training(inputs, generator)], dim=1)
+        x = torch.cat([text, self._embed_training(inputs, generator, lost)], dim=1)
         mask = causal_mask(text_lengths, L, steps)
         hidden = self.transformer(x, positions(self.config, L, steps, x.device, earlier), mask)[:, L:]
         # Level k's frame t is scored by step t + k. Lining up the hidden states costs less than lining up logits.
@@ -127,15 +130,25 @@ class StepLM(nn.Module):
         rows = (inputs.transpose(1, 2) + offsets).reshape(B * S, K)
         return F.embedding_bag(rows, self.code_embedding, mode="sum").view(B, S, -1) + self.prefix.audio_type
 
-    def _embed_training(self, inputs: Tensor, generator: torch.Generator | None) -> Tensor:
+    def prompt_steps(self, frames: Tensor, first: int, end: int) -> Tensor:
+        """Which of the steps ``first`` … ``end`` - 1 read some of the first ``frames`` [B]: bool [B, end - first]."""
+        steps = torch.arange(first, end, device=frames.device)
+        return (steps < frames[:, None] + self.levels) & (frames[:, None] > 0)
+
+    def _hide(self, x: Tensor, hidden: Tensor | None) -> Tensor:
+        """Put the vector of hidden audio in the place of x [B, S, D] where ``hidden`` [B, S]."""
+        if hidden is None:
+            return x
+        return torch.where(hidden[..., None], self.hidden_audio + self.prefix.audio_type, x)
+
+    def _embed_training(self, inputs: Tensor, generator: torch.Generator | None, lost: Tensor | None = None) -> Tensor:
         B, K, S = inputs.shape
         noisy = self._drawn(self.config.code_noise, (B, K, S), generator, inputs)
         if noisy is not None:
             random = torch.randint(self.config.codebook_size, (B, K, S), generator=generator).to(inputs.device)
             inputs = torch.where(noisy & (inputs < self.config.codebook_size), random, inputs)
         x = self.embed(inputs)
-        hidden = self._drawn(self.config.audio_drop, (B, S, 1), generator, inputs)
-        return x if hidden is None else torch.where(hidden, self.hidden_audio + self.prefix.audio_type, x)
+        return self._hide(self._hide(x, self._drawn(self.config.audio_drop, (B, S), generator, inputs)), lost)
 
     def _drawn(
         self, probability: float, shape: tuple[int, ...], generator: torch.Generator | None, like: Tensor
@@ -167,8 +180,11 @@ class StepLM(nn.Module):
         writer.transformer(text, cos[..., :L, :, :], sin[..., :L, :, :], among_text, cache)
         return StepState(writer, (cos, sin), mask, cache, L)
 
-    def advance(self, state: StepState, inputs: Tensor) -> Tensor:
-        """Take the next n steps with input ids [B, levels, n]: scores [B, levels, outputs] of the last of them."""
+    def advance(self, state: StepState, inputs: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """Take the next n steps with input ids [B, levels, n]: scores [B, levels, outputs] of the last of them.
+
+        ``hidden`` bool [B, n]: steps whose inputs the model shall not know.
+        """
         B, n = inputs.shape[0], inputs.shape[2]
         first = state.text_length + state.step
         end = first + n
@@ -178,10 +194,10 @@ class StepLM(nn.Module):
             later = torch.ones(n, end, dtype=torch.bool, device=inputs.device).triu(first + 1)
             causal = additive_mask(~later, cos.dtype)[None, None]
             mask = causal if mask is None else mask + causal
-        x = self.embed(inputs, state.writer.offsets)
-        hidden = state.writer.transformer(x, cos, sin, mask, state.cache)[:, -1]
+        x = self._hide(self.embed(inputs, state.writer.offsets), hidden)
+        last = state.writer.transformer(x, cos, sin, mask, state.cache)[:, -1]
         state.step += n
-        return state.writer.heads(hidden).view(B, self.levels, -1)
+        return state.writer.heads(last).view(B, self.levels, -1)
 
     @property
     def decoder(self) -> StepLM:

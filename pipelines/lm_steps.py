@@ -120,7 +120,8 @@ def _batch_loss(
         own_frames -= int(batch.unscored.sum())
     batch = batch.to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        output = model(batch.text_ids, batch.text_lengths, batch.codes, batch.lengths, earlier=batch.earlier)
+        texts = (batch.text_ids, batch.text_lengths)
+        output = model(*texts, batch.codes, batch.lengths, earlier=batch.earlier, given=batch.unscored)
     first, scored = output.first_level, output.logits.shape[1]
     # `lm_loss` takes this batch's mean per level. Weighing a level by its share of the step's codes turns that mean
     # into this batch's part of the step's mean, exactly, though level 0 scores more (END too) than the others.

@@ -252,6 +252,27 @@ def test_guard_tries_again_a_bounded_number_of_times() -> None:
     assert len({retry_seed(s, a) for s in range(50) for a in range(1, 4)}) == 150
 
 
+@pytest.mark.parametrize("guide", [True, False])
+def test_guidance_hides_the_prompt_from_rows_without_text(guide: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = delay_lm(guide_prompt=guide)
+    told: list[torch.Tensor | None] = []
+    advance = model.advance
+    monkeypatch.setattr(
+        model, "advance", lambda state, inputs, *more: told.append(*more or [None]) or advance(state, inputs, *more)
+    )
+    text, prompt = torch.randint(0, TEXT, (2, 6)), torch.randint(0, CODES, (2, LEVELS, 4))
+    lengths = torch.tensor([4, 2])
+    config = GenerateConfig(guidance=2.0, max_frames=9, min_frames=9)
+    first = generate(model, text, None, prompt, lengths, config=config)
+    hidden = torch.cat([step for step in told if step is not None], 1) if guide else None
+    if hidden is None:
+        assert told and all(step is None for step in told)
+    else:
+        assert hidden.sum(1).tolist() == [0, 0, 4 + LEVELS, 2 + LEVELS]
+    alone = [generate(model, text[b : b + 1], None, prompt[b : b + 1], lengths[b : b + 1], [b], config) for b in (0, 1)]
+    assert all(torch.equal(alone[b].row(0), first.row(b)) for b in (0, 1))
+
+
 def test_a_guarded_row_does_not_depend_on_its_neighbours() -> None:
     model = delay_lm()
     text = torch.randint(0, TEXT, (4, 6), generator=torch.Generator().manual_seed(0))

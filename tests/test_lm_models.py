@@ -161,6 +161,43 @@ def test_without_text_the_null_prefix_stands() -> None:
 
 
 @torch.no_grad()
+def test_a_row_without_text_loses_its_prompt_too() -> None:
+    model = delay_lm(cfg_drop=0.999999, guide_prompt=True)
+    text, text_lengths, codes, lengths = batch()
+    other = codes.clone()
+    other[:, :, :2] = (other[:, :, :2] + 1) % CODES
+    prompt = torch.tensor([0, 2, 2, 2])
+    for training in (True, False):
+        model.train(training)
+        first, second = (model(text, text_lengths, c, lengths, given=prompt).logits for c in (codes, other))
+        same = [torch.equal(a[:, 2:], b[:, 2:]) for a, b in zip(first, second, strict=True)]
+        assert same == [False, *[training] * 3]
+    plain = delay_lm(cfg_drop=0.999999).train()
+    first, second = (plain(text, text_lengths, c, lengths, given=prompt).logits for c in (codes, other))
+    assert not torch.equal(first[1], second[1])  # only where the config says so
+
+
+@torch.no_grad()
+def test_hidden_steps_are_those_that_read_the_prompt() -> None:
+    model = delay_lm(guide_prompt=True)
+    text, text_lengths, codes, lengths = batch()
+    scores = []
+    for change in (0, 1):
+        changed = codes.clone()
+        changed[1, :, :3] = (changed[1, :, :3] + change) % CODES
+        state = model.start(text, text_lengths, 9)
+        frames = torch.tensor([0, 3, 0, 0])
+        scores.append(
+            model.advance(state, model.step_inputs(changed, lengths)[:, :, :9], model.prompt_steps(frames, 0, 9))
+        )
+    assert model.prompt_steps(frames, 4, 8).tolist()[1] == [s < 3 + LEVELS for s in range(4, 8)]
+    assert torch.equal(*scores)
+    with pytest.raises(AssertionError):
+        state = model.start(text, text_lengths, 9)
+        torch.testing.assert_close(model.advance(state, model.step_inputs(codes, lengths)[:, :, :9]), scores[0])
+
+
+@torch.no_grad()
 def test_steps_equal_the_whole() -> None:
     model = delay_lm()
     text, text_lengths, codes, lengths = batch()
