@@ -73,6 +73,8 @@ class LMConfig:
     must look at the text instead of only repeating the sound before. ``code_noise``: share of input codes replaced
     by random ones while training, so that the model recovers from its own mistakes. ``guide_prompt``: a training row
     whose text is hidden loses its prompt with it, so that guidance strengthens the prompt's voice as well as the text.
+    ``span_drop``: share of training rows with 0.2 to 1.2 s of audio inputs hidden in one piece; after a prompt they are
+    the first, so that nothing but the prompt tells the voice (a few frames on, the row's own past gives it away).
     """
 
     text_vocab_size: int
@@ -85,6 +87,7 @@ class LMConfig:
     audio_drop: float = 0.0
     code_noise: float = 0.0
     guide_prompt: bool = False
+    span_drop: float = 0.0
     frames_around_text: float = 0.0
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
 
@@ -98,7 +101,7 @@ class LMConfig:
                 raise SoundloomError(f"{name} is {value}; it must be a positive number")
         if not (math.isfinite(self.frames_around_text) and self.frames_around_text >= 0):
             raise SoundloomError(f"frames_around_text is {self.frames_around_text}; it must be a number of at least 0")
-        for name in ("cfg_drop", "audio_drop", "code_noise"):
+        for name in ("cfg_drop", "audio_drop", "code_noise", "span_drop"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise SoundloomError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
 

@@ -94,9 +94,10 @@ class StepLM(nn.Module):
         steps = inputs.shape[2]
         drop = self._drawn(self.config.cfg_drop, (B,), generator, codes)
         text, text_lengths = self.prefix(text_ids, text_lengths, drop)
-        lost = None
+        lost = self._lost_span(B, steps, given, generator, codes)
         if self.config.guide_prompt and drop is not None and given is not None:
-            lost = self.prompt_steps(given, 0, steps) & drop[:, None]
+            prompt = self.prompt_steps(given, 0, steps) & drop[:, None]
+            lost = prompt if lost is None else lost | prompt
         L = text.shape[1]
         x = torch.cat([text, self._embed_training(inputs, generator, lost)], dim=1)
         mask = causal_mask(text_lengths, L, steps)
@@ -149,6 +150,21 @@ class StepLM(nn.Module):
             inputs = torch.where(noisy & (inputs < self.config.codebook_size), random, inputs)
         x = self.embed(inputs)
         return self._hide(self._hide(x, self._drawn(self.config.audio_drop, (B, S), generator, inputs)), lost)
+
+    def _lost_span(
+        self, B: int, steps: int, given: Tensor | None, generator: torch.Generator | None, like: Tensor
+    ) -> Tensor | None:
+        """Steps of a hidden piece of some rows, bool [B, steps]: anywhere, or from a prompt's end on."""
+        chosen = self._drawn(self.config.span_drop, (B,), generator, like)
+        if chosen is None:
+            return None
+        place, length = torch.rand(2, B, generator=generator).to(like.device)
+        first = (place * steps).long()
+        if given is not None:
+            first = torch.where(given > 0, given + self.levels, first)
+        last = first + ((0.2 + length) * self.config.frame_rate).long()
+        index = torch.arange(steps, device=like.device)
+        return (index >= first[:, None]) & (index < last[:, None]) & chosen[:, None]
 
     def _drawn(
         self, probability: float, shape: tuple[int, ...], generator: torch.Generator | None, like: Tensor

@@ -41,6 +41,7 @@ class ModelSettings:
         cfg_drop: share of rows whose text is hidden while training.
         audio_drop: share of audio inputs hidden while training (delay and coarse).
         code_noise: share of input codes replaced by random ones while training.
+        span_drop: share of rows with up to 1.2 s of audio inputs hidden in one piece while training.
         guide_prompt: rows whose text is hidden lose their prompt too, so that guidance strengthens its voice as well.
     """
 
@@ -57,6 +58,7 @@ class ModelSettings:
     cfg_drop: float = 0.1
     audio_drop: float = 0.0
     code_noise: float = 0.0
+    span_drop: float = 0.0
     guide_prompt: bool = False
 
 
@@ -265,6 +267,7 @@ def make_model(
             cfg_drop=settings.cfg_drop,
             audio_drop=settings.audio_drop,
             code_noise=settings.code_noise,
+            span_drop=settings.span_drop,
             guide_prompt=settings.guide_prompt,
             transformer=transformer_shape(settings, start),
         )

@@ -178,6 +178,23 @@ def test_a_row_without_text_loses_its_prompt_too() -> None:
 
 
 @torch.no_grad()
+def test_a_hidden_span_begins_where_the_prompt_ends() -> None:
+    model = delay_lm(span_drop=0.999999).train()
+    given, generator = torch.tensor([0, 3, 5, 0]), torch.Generator().manual_seed(0)
+    spans = [model._lost_span(4, 60, given, generator, given) for _ in range(50)]
+    lost = torch.stack([span for span in spans if span is not None])  # [50, 4, 60]
+    assert len(lost) == 50 and lost.any(2).all()
+    least, most = (int(seconds * model.config.frame_rate) for seconds in (0.2, 1.2))
+    for row in (1, 2):
+        first = int(given[row]) + LEVELS
+        assert not lost[:, row, :first].any() and lost[:, row, first : first + least].all()
+    sizes = lost.sum(2)
+    assert least <= int(sizes[:, 1].min()) < int(sizes[:, 1].max()) <= most and int(sizes.max()) <= most
+    assert len(lost[:, 0].int().argmax(1).unique()) > 10  # anywhere, where there is no prompt
+    assert model.eval()._lost_span(4, 60, given, generator, given) is None
+
+
+@torch.no_grad()
 def test_hidden_steps_are_those_that_read_the_prompt() -> None:
     model = delay_lm(guide_prompt=True)
     text, text_lengths, codes, lengths = batch()
