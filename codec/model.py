@@ -192,17 +192,21 @@ class Codec(nn.Module):
     def _sound(self, codes: Tensor, state: Any, last: bool) -> Tensor:
         return self.decoder(self.quantizer.decode(codes).to(self.dtype), state, last).float()
 
-    def save_pretrained(self, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
+    def save_pretrained(
+        self, folder: str | os.PathLike[str], dtype: torch.dtype | None = None, keep_codes: bool = False
+    ) -> None:
         """Write config.json and model.safetensors, weight norm folded away.
 
-        `dtype` (float16, say) halves the networks, not the codebooks.
+        `dtype` (float16, say) halves the networks, not the codebooks. A rounded encoder gives a few other codes
+        and has another fingerprint; with `keep_codes` only the decoder is rounded.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: value.detach().cpu().contiguous() for name, value in folded_state(self).items()}
         if dtype is not None:
+            rounded = ("decoder.",) if keep_codes else ("decoder.", "encoder.")
             tensors = {
-                name: value.to(dtype) if value.is_floating_point() and not name.startswith("quantizer.") else value
+                name: value.to(dtype) if value.is_floating_point() and name.startswith(rounded) else value
                 for name, value in tensors.items()
             }
         save_file(tensors, folder / "model.safetensors")

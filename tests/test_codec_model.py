@@ -164,6 +164,18 @@ def test_half_precision_on_disk_has_a_fingerprint_of_its_own_that_lasts(tmp_path
     assert Codec.from_pretrained(tmp_path / "b").fingerprint == once.fingerprint
 
 
+def test_a_rounded_decoder_keeps_the_codes(tmp_path):
+    codec = make()
+    codec.save_pretrained(tmp_path / "a", torch.float16, keep_codes=True)
+    codec.save_pretrained(tmp_path / "b", torch.float16)
+    kept, other = Codec.from_pretrained(tmp_path / "a"), Codec.from_pretrained(tmp_path / "b")
+    assert kept.fingerprint == codec.fingerprint != other.fingerprint
+    wave = torch.randn(1, 1, 960)
+    assert torch.equal(kept.encode(wave), codec.encode(wave))
+    sound = codec.decode(codec.encode(wave))
+    assert 0 < (kept.decode(kept.encode(wave)) - sound).abs().max() < 1e-2 * sound.abs().max()
+
+
 @pytest.mark.parametrize(
     "codes, told",
     [
