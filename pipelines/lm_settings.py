@@ -224,8 +224,7 @@ def fit_to_store(found: LoadedLM, reader: StoreReader, settings: TrainLMSettings
     Errors: `SoundloomError` where it writes other levels, or other codes and nothing tells which.
     """
     name = settings.model.start_from
-    if isinstance(found.model, DelayLM) and found.model.config.num_levels > reader.num_levels:
-        found.model = found.model.first_levels(reader.num_levels)
+    cut_levels(found, reader)
     for field_name in ("num_levels", "codebook_size", "frame_rate"):
         ours, theirs = getattr(found.model.config, field_name), getattr(reader, field_name)
         if ours != theirs:
@@ -241,6 +240,12 @@ def fit_to_store(found: LoadedLM, reader: StoreReader, settings: TrainLMSettings
     if found.codec_fingerprint != old.codec_fingerprint:
         raise SoundloomError(f"start_grids: {old.path} is not by the codec of {name}")
     recode(found.model, count_pairs(old, reader))
+
+
+def cut_levels(found: LoadedLM, reader: StoreReader) -> None:
+    """Leave a delay model with more levels than the store shows with the first ones."""
+    if isinstance(found.model, DelayLM) and found.model.config.num_levels > reader.num_levels:
+        found.model = found.model.first_levels(reader.num_levels)
 
 
 def make_model(
@@ -273,6 +278,7 @@ def make_model(
         )
     )
     if start is not None:
+        cut_levels(start, reader)  # a resumed run has not fitted it to the store
         model.load_state_dict(start.model.state_dict())
     elif settings.start_from is not None:
         start_from(model, settings.start_from)

@@ -81,6 +81,8 @@ def test_a_delay_model_begins_with_the_first_levels_of_another(place: Path, tmp_
     assert cut.config.num_levels == 1 < whole.config.num_levels
     for name, value in cut.state_dict().items():
         assert torch.equal(value, whole.state_dict()[name][: len(value)]), name
+    assert train_lm.main(words(place, tmp_path, "", *start(place, "--levels", "1", "--steps", "2"))) == 0  # and resumes
+    assert load_lm(tmp_path / "best").model.config.num_levels == 1
     with pytest.raises(SoundloomError, match=r"0 levels wanted; the model has levels 1 to"):
         whole.first_levels(0)
 
