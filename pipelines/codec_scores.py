@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from codec.audio import encode_audio, read_audio, resample
 from codec.errors import SoundloomError
@@ -107,7 +109,7 @@ def use_of_codes(
     items = sorted(source.utterances(), key=lambda item: stable_seed(0, "use", item.id))
     counts: dict[str, Tensor] = {}
     seconds = 0.0
-    for item in items:
+    for item in tqdm(items, unit="file", desc="use of codes", disable=not sys.stderr.isatty()):
         if seconds >= 60 * minutes:
             break
         length = min(60.0, item.duration or 60.0)
