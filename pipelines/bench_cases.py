@@ -117,7 +117,7 @@ def _bfloat16_cases(ours: Codec, peer: Any, size: Size) -> Iterator[Entry]:
     times = take_turns(
         {"ours": lambda: half.decode(codes), "peer": lambda: peer.decode(theirs, [None])}, size.repeats, settle=1
     )
-    label, checks = "EnCodec decode, batch 1, bfloat16", {"dB above the difference": float(ratio)}
+    label, checks = "EnCodec decode, batch 1, bfloat16", {"dB above the difference": round(float(ratio), 1)}
     yield Entry("codec", label, "s of sound", size.seconds, times, "transformers, float32", checks=checks)
 
 
