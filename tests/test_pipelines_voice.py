@@ -77,6 +77,12 @@ def test_side_by_side_equals_alone(voice: Voice, prompted: bool) -> None:
         voice.speak_batch(texts, batch_size=0)
 
 
+def test_words_that_just_stop_are_spoken_as_a_sentence(voice: Voice) -> None:
+    assert torch.equal(voice.speak("Hello world", seed=3).codes, voice.speak("Hello world.", seed=3).codes)
+    assert not torch.equal(voice.speak("Hello world?", seed=3).codes, voice.speak("Hello world.", seed=3).codes)
+    assert voice.speak("Hello world", seed=3).text == "Hello world"
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("prompted", [False, True])
 def test_streamed_equals_whole(voice: Voice, seed: int, prompted: bool) -> None:
