@@ -81,8 +81,9 @@ class Codec(nn.Module):
     def compute_in(self, dtype: torch.dtype) -> Codec:
         """Let the networks compute in ``dtype``, to which their weights are rounded; returns the codec itself.
 
-        Codebooks, the search in them, and waves stay float32. bfloat16 about doubles the speed of a SEANet on CPUs that
-        multiply it in hardware; a few codes differ, and so does the fingerprint, which keeps the two apart.
+        Codebooks, the search in them, and waves stay float32. bfloat16 makes a SEANet half as fast again on CPUs that
+        multiply it in hardware (docs/bench.md); a few codes differ, and so does the fingerprint, which keeps the two
+        apart.
         Raises: `SoundloomError` for other types, and for a spectral network, whose transforms need float32.
         """
         if dtype not in (torch.float32, torch.bfloat16):

@@ -108,7 +108,8 @@ class _Run:
         self.loop_limit = torch.maximum(self.periods * 3, torch.tensor(config.loop_seconds * self.settings.frame_rate))
         # The prompt's inputs are known: the first advance takes all steps up to the shortest prompt's end at once.
         self.step = int(request.prompt_lengths.min())
-        self.prompt_end = int(request.prompt_lengths.max()) + K if bool(request.prompt_lengths.any()) else 0
+        hides = model.config.guide_prompt and config.guidance != 1.0
+        self.hidden_until = int(request.prompt_lengths.max()) + K if hides else 0
         text = guided_text(request.text_ids, request.text_lengths, config.guidance)
         earlier = request.earlier
         if earlier is not None and config.guidance != 1.0:
@@ -125,21 +126,17 @@ class _Run:
         """Take the next step: score, draw, write the drawn codes as the next step's inputs."""
         config, s = self.request.config, self.step
         new = self.inputs[:, :, self.taken : s + 1]
-        hidden = self._hidden(self.taken, s + 1) if config.guidance != 1.0 else ()
         new = torch.cat([new, new]) if config.guidance != 1.0 else new
-        logits = guided(self.decoder.advance(self.state, new, *hidden), config.guidance).float()
+        hidden = None
+        if self.taken < self.hidden_until:  # the rows without text shall not know the prompt either
+            lost = self.decoder.prompt_steps(self.request.prompt_lengths, self.taken, s + 1)
+            hidden = torch.cat([torch.zeros_like(lost), lost])
+        logits = guided(self.decoder.advance(self.state, new, hidden), config.guidance).float()
         self.taken = s + 1
         rows = ((s >= self.request.prompt_lengths) & ~self.done).nonzero()[:, 0]
         if len(rows):
             self._write(rows, logits[rows].clone(), s)
         self.step = s + 1
-
-    def _hidden(self, first: int, end: int) -> tuple[Tensor, ...]:
-        """Steps whose inputs the rows without text shall not know, [2B, steps]; nothing where they know all."""
-        if not self.settings.guide_prompt or first >= self.prompt_end:
-            return ()
-        lost = self.decoder.prompt_steps(self.request.prompt_lengths, first, end)
-        return (torch.cat([torch.zeros_like(lost), lost]),)
 
     def _write(self, rows: Tensor, logits: Tensor, s: int) -> None:
         end = self.settings.end_id

@@ -17,6 +17,7 @@ from codec.store import StoreReader
 from lm.batch_plan import BatchPlan
 from lm.checkpoint import KINDS, LoadedLM, save_lm
 from lm.data import GridDataset
+from lm.llama import start_from
 from lm.text import TextTokenizer
 from lm.transformer import Block
 from pipelines.checkpoints import (
@@ -146,6 +147,10 @@ def prepare_state(
     model = make_model(settings.model, data.reader, data.tokenizer, pace, start).to(accelerator.device)
     if checkpoint is not None:
         load_module(model, checkpoint.tensors, "model")
+    elif start is not None:
+        model.load_state_dict(start.model.state_dict())
+    elif settings.model.start_from is not None:
+        start_from(model, settings.model.start_from)
     if settings.activation_checkpointing:
         recompute_activations(model, (Block,))
     if settings.compile:

@@ -14,7 +14,7 @@ from lm.config import TransformerConfig
 from lm.data import GridDataset
 from lm.delay_lm import DelayLM
 from lm.fine_lm import CoarseFineLM, FineLM
-from lm.llama import find_text_model, read_shape, start_from
+from lm.llama import find_text_model, read_shape
 from lm.recode import count_pairs, recode
 from lm.text import TextTokenizer
 from pipelines.training import OptimizerSettings
@@ -224,7 +224,8 @@ def fit_to_store(found: LoadedLM, reader: StoreReader, settings: TrainLMSettings
     Errors: `SoundloomError` where it writes other levels, or other codes and nothing tells which.
     """
     name = settings.model.start_from
-    cut_levels(found, reader)
+    if isinstance(found.model, DelayLM) and found.model.config.num_levels > reader.num_levels:
+        found.model = found.model.first_levels(reader.num_levels)
     for field_name in ("num_levels", "codebook_size", "frame_rate"):
         ours, theirs = getattr(found.model.config, field_name), getattr(reader, field_name)
         if ours != theirs:
@@ -242,12 +243,6 @@ def fit_to_store(found: LoadedLM, reader: StoreReader, settings: TrainLMSettings
     recode(found.model, count_pairs(old, reader))
 
 
-def cut_levels(found: LoadedLM, reader: StoreReader) -> None:
-    """Leave a delay model with more levels than the store shows with the first ones."""
-    if isinstance(found.model, DelayLM) and found.model.config.num_levels > reader.num_levels:
-        found.model = found.model.first_levels(reader.num_levels)
-
-
 def make_model(
     settings: ModelSettings,
     reader: StoreReader,
@@ -255,12 +250,9 @@ def make_model(
     pace: tuple[float, float],
     start: LoadedLM | None = None,
 ) -> DelayLM | CoarseLM | FineLM:
-    """Build the model; levels, codebook size and rates come from the store.
-
-    Weights are fresh, or those of ``start``, or with a text model in ``start_from`` that one's.
-    """
+    """Build the model with fresh weights; levels, codebook size and rates come from the store."""
     model_class, config_class = KINDS[settings.kind]
-    model = model_class(
+    return model_class(
         config_class(
             text_vocab_size=tokenizer.vocab_size,
             num_levels=reader.num_levels,
@@ -277,12 +269,6 @@ def make_model(
             transformer=transformer_shape(settings, start),
         )
     )
-    if start is not None:
-        cut_levels(start, reader)  # a resumed run has not fitted it to the store
-        model.load_state_dict(start.model.state_dict())
-    elif settings.start_from is not None:
-        start_from(model, settings.start_from)
-    return model
 
 
 def transformer_shape(settings: ModelSettings, start: LoadedLM | None = None) -> TransformerConfig:

@@ -269,7 +269,7 @@ def alignment(voice: Voice, speech: Speech) -> tuple[Tensor, str] | None:
     if not hasattr(model, "attention_maps") or speech.codes.shape[0] < model.levels:
         return None
     sentence = speech.sentences[0]
-    ids = torch.tensor(voice.lm.tokenizer.encode(sentence.text))
+    ids = torch.tensor(voice.text_ids(sentence.text))
     maps = model.attention_maps(ids, sentence.codes).flatten(0, 1)  # [layers * heads, T, L]
     place = (maps * torch.arange(maps.shape[2])).sum(-1) / maps.sum(-1).clamp(min=1e-9)  # [heads, T]
     clock = torch.arange(maps.shape[1], dtype=torch.float32)

@@ -192,8 +192,8 @@ class Voice:
         if prompt_text is not None and text is None:
             raise SoundloomError("prompt_text without text: give the text that shall follow it")
         wave = self._prompt_wave(prompt)
-        said = self.lm.tokenizer.encode(prompt_text) if prompt_text is not None and prompt_text.strip() else []
-        ids = said + ([] if text is None else self.lm.tokenizer.encode(text))
+        said = self.text_ids(prompt_text) if prompt_text is not None and prompt_text.strip() else []
+        ids = said + ([] if text is None else self.text_ids(text))
         heard = math.ceil(CONTEXT_SECONDS * self.frame_rate) * self.codec.hop_length
         context = wave if prompt_text is not None else wave[:, -heard:]
         if context.shape[1] > MAX_PROMPT_SECONDS * self.sample_rate:
@@ -229,9 +229,17 @@ class Voice:
             raise SoundloomError(f"retries is {retries}; wanted 0 to 20")
         return config, levels, retries
 
+    def text_ids(self, text: str) -> list[int]:
+        """The tokens that the model gets for a text. Raises: SoundloomError where nothing in it can be spoken.
+
+        A text that just stops gets a full stop: of 8 seeds one misread "hello world", none "hello world.".
+        """
+        text = text.rstrip()
+        return self.lm.tokenizer.encode(f"{text}." if text[-1:].isalnum() else text)
+
     def expected_seconds(self, text: str) -> float:
         """How long such a text takes on average. Raises: SoundloomError where nothing in it can be spoken."""
-        return self._seconds(len(self.lm.tokenizer.encode(text)))
+        return self._seconds(len(self.text_ids(text)))
 
     def _seconds(self, units: int) -> float:
         return self.lm.model.config.expected_frames(units) / self.frame_rate
@@ -239,7 +247,7 @@ class Voice:
     def _pieces(self, text: str) -> list[Piece]:
         def speakable(part: str) -> bool:
             try:
-                return bool(self.lm.tokenizer.encode(part))
+                return bool(self.text_ids(part))
             except SoundloomError:
                 return False
 
@@ -260,7 +268,7 @@ class Voice:
             return None
         if prompt_text is None or not prompt_text.strip():
             raise SoundloomError("a prompt needs its text: give prompt_text, the words that the recording says")
-        self.lm.tokenizer.encode(prompt_text)  # nothing in it to speak: an error
+        self.text_ids(prompt_text)  # nothing in it to speak: an error
         wave = self._prompt_wave(prompt)
         if wave.shape[1] > MAX_PROMPT_SECONDS * self.sample_rate:
             raise SoundloomError(
@@ -290,10 +298,8 @@ class Voice:
     def _job(
         self, piece: Piece, start: tuple[Tensor, str] | None, seed: int, config: GenerateConfig, levels: int
     ) -> Job:
-        said = [] if start is None else self.lm.tokenizer.encode(start[1])
-        # Words that just stop are misread more often: "hello world" 1 time in 8, "hello world." never.
-        text = f"{piece.text}." if piece.text[-1:].isalnum() else piece.text
-        ids = torch.tensor(said + self.lm.tokenizer.encode(text), dtype=torch.long)
+        said = [] if start is None else self.text_ids(start[1])
+        ids = torch.tensor(said + self.text_ids(piece.text), dtype=torch.long)
         expected = self.expected_seconds(piece.text)
         return Job(piece, ids, None if start is None else start[0], len(said), seed, config, levels, expected)
 

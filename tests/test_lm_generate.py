@@ -39,7 +39,7 @@ class Rigged:
     ) -> SimpleNamespace:
         return SimpleNamespace(step=0, limit=max_steps)
 
-    def advance(self, state: SimpleNamespace, inputs: Tensor) -> Tensor:
+    def advance(self, state: SimpleNamespace, inputs: Tensor, hidden: Tensor | None = None) -> Tensor:
         state.step += inputs.shape[2]
         assert state.step <= state.limit
         logits = torch.zeros(inputs.shape[0], self.levels, CODES + 1)
@@ -236,7 +236,7 @@ class Moody(Rigged):
         self.tries += 1
         return super().start(text_ids, text_lengths, max_steps)
 
-    def advance(self, state: SimpleNamespace, inputs: Tensor) -> Tensor:
+    def advance(self, state: SimpleNamespace, inputs: Tensor, hidden: Tensor | None = None) -> Tensor:
         ends = self.tries >= 3
         self.script = lambda t: CODES if ends and t >= 9 else (t * t) % 10
         return super().advance(state, inputs)

@@ -58,20 +58,8 @@ def test_the_whole_report(folder: Path, tmp_path: Path, monkeypatch: pytest.Monk
         write_audio(tmp_path / row["audio"], 0.1 * torch.randn(1, 24_000), 24_000)
     manifest.write_text("".join(json.dumps(row) + "\n" for row in [{"split": "train"}, *rows]))
     arguments = [str(folder), "-o", str(tmp_path / "report"), "--reference", str(manifest), "--split", "test"]
-    arguments += [
-        "--seeds",
-        "0,1",
-        "--first-sound",
-        "2",
-        "--cold",
-        "1",
-        "--listen",
-        "1",
-        "--threads",
-        "1",
-        "--levels",
-        "2",
-    ]
+    arguments += ["--seeds", "0,1", "--first-sound", "2", "--cold", "1", "--listen", "1", "--threads", "1"]
+    arguments += ["--levels", "2"]
     assert evaluate_tts.main(arguments) == 0
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     tables = {table["title"]: {row[next(iter(row))]: row for row in table["rows"]} for table in report["tables"]}
