@@ -137,6 +137,13 @@ class Codec(nn.Module):
             )
         return codes
 
+    def _checked_latent(self, latent: Tensor) -> Tensor:
+        if latent.dim() != 3 or latent.shape[1] != self.quantizer.dim:
+            raise SoundloomError(
+                f"latent has shape {list(latent.shape)}; this codec's decoder takes [B, {self.quantizer.dim}, T]"
+            )
+        return latent
+
     @torch.inference_mode()
     def encode(self, wave: Tensor) -> Tensor:
         """wave float [B, C, N] at `sample_rate` -> codes long [B, K, T]; the end is padded to a whole frame."""
@@ -151,9 +158,14 @@ class Codec(nn.Module):
         """codes long [B, n, T] of any first n levels -> wave float [B, C, T * hop_length]."""
 
         def step(piece: Tensor, state: Any = None, last: bool = False) -> Tensor:
-            return self._sound(piece, state, last)
+            return self._sound(self.quantizer.decode(piece), state, last)
 
         return self._by_pieces(step, self.decoder, self._checked_codes(codes), 1)
+
+    @torch.inference_mode()
+    def decode_latent(self, latent: Tensor) -> Tensor:
+        """latent float [B, D, T], such as sums of codebook vectors, -> wave float [B, C, T * hop_length]."""
+        return self._by_pieces(self._sound, self.decoder, self._checked_latent(latent), 1)
 
     def _by_pieces(self, step: Callable[..., Tensor], network: Any, signal: Tensor, unit: int) -> Tensor:
         """``step`` over the whole [B, ..., n] or, on a CPU, over one piece of time after another; ``unit`` is a frame.
@@ -185,13 +197,18 @@ class Codec(nn.Module):
 
         What still waits for a later frame comes with `last=True`, for which t may be 0.
         """
-        return self._sound(self._checked_codes(codes), state.decoder, last)
+        return self._sound(self.quantizer.decode(self._checked_codes(codes)), state.decoder, last)
+
+    @torch.inference_mode()
+    def decode_latent_chunk(self, latent: Tensor, state: CodecState, last: bool = False) -> Tensor:
+        """`decode_chunk` for the next latents of a stream [B, D, t]."""
+        return self._sound(self._checked_latent(latent), state.decoder, last)
 
     def _latent(self, wave: Tensor, state: Any, last: bool) -> Tensor:
         return self.encoder(wave.to(self.dtype), state, last).float()
 
-    def _sound(self, codes: Tensor, state: Any, last: bool) -> Tensor:
-        return self.decoder(self.quantizer.decode(codes).to(self.dtype), state, last).float()
+    def _sound(self, latent: Tensor, state: Any = None, last: bool = False) -> Tensor:
+        return self.decoder(latent.to(self.dtype), state, last).float()
 
     def save_pretrained(
         self, folder: str | os.PathLike[str], dtype: torch.dtype | None = None, keep_codes: bool = False

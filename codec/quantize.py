@@ -153,6 +153,7 @@ class ResidualVectorQuantizer(nn.Module):
     def __init__(self, dim: int, config: QuantizerConfig) -> None:
         super().__init__()
         self.config = config
+        self.dim = dim
         self.levels = nn.ModuleList(
             VectorQuantizer(dim, config.codebook_size, config.decay, config.restart_threshold)
             for _ in range(config.num_levels)
@@ -170,6 +171,10 @@ class ResidualVectorQuantizer(nn.Module):
             residual = residual - level.lookup(indices)
             codes.append(indices.view(B, T))
         return torch.stack(codes, 1)
+
+    def vectors(self, levels: int) -> Tensor:
+        """The first n levels' codebooks as one [n, V, D]."""
+        return torch.stack([level.codebook for level in self.levels[:levels]])
 
     def decode(self, codes: Tensor) -> Tensor:
         """codes long [B, n, T] of any first n levels -> latent [B, D, T]."""

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -28,17 +28,26 @@ class Generation:
     """codes long [B, K, T] (prompt included; END id after a row's ``lengths``), and why each row ended.
 
     ``finish_reasons``: "end" (the model said so), "cap" (longest allowed), "loop" (it repeated itself).
-    ``attempts``: how often each row was tried.
+    ``attempts``: how often each row was tried. ``latents`` float [B, D, T]: what a codec's decoder gets, where it was
+    asked for (zero in the prompt and after the end).
     """
 
     codes: Tensor
     lengths: Tensor
     finish_reasons: list[str]
     attempts: list[int]
+    latents: Tensor | None = None
 
     def row(self, index: int) -> Tensor:
         """One request's codes [K, T], without padding."""
         return self.codes[index, :, : int(self.lengths[index])]
+
+
+class Frame(NamedTuple):
+    """A frame as it comes: codes long [K], and its latent [D] where that was asked for."""
+
+    codes: Tensor
+    latent: Tensor | None
 
 
 class StepDecoder(Protocol):
@@ -116,6 +125,8 @@ class _Run:
             earlier = earlier.repeated(2)
         self.state = self.decoder.start(*text, max_steps=steps, earlier=earlier)
         self.taken = 0
+        if request.vectors is not None:
+            self.latents = request.vectors.new_zeros(B, steps, request.vectors.shape[2])
 
     @property
     def done(self) -> Tensor:
@@ -131,14 +142,30 @@ class _Run:
         if self.taken < self.hidden_until:  # the rows without text shall not know the prompt either
             lost = self.decoder.prompt_steps(self.request.prompt_lengths, self.taken, s + 1)
             hidden = torch.cat([torch.zeros_like(lost), lost])
-        logits = guided(self.decoder.advance(self.state, new, hidden), config.guidance).float()
+        scores = self.decoder.advance(self.state, new, hidden)
+        logits = guided(scores, config.guidance).float()
         self.taken = s + 1
         rows = ((s >= self.request.prompt_lengths) & ~self.done).nonzero()[:, 0]
         if len(rows):
-            self._write(rows, logits[rows].clone(), s)
+            codes = self._write(rows, logits[rows].clone(), s)
+            if self.request.vectors is not None:
+                # The rows with text stand first. Guidance sharpens what is drawn; a mean wants the plain probabilities.
+                self._add_latents(rows, scores[rows].float(), codes, s, self.request.vectors)
         self.step = s + 1
 
-    def _write(self, rows: Tensor, logits: Tensor, s: int) -> None:
+    def _add_latents(self, rows: Tensor, scores: Tensor, codes: Tensor, s: int, vectors: Tensor) -> None:
+        """Add what step s tells of the latents: scores [rows, K, outputs] and the codes [rows, K] that were written."""
+        n, V, _ = vectors.shape
+        levels, drawn = self.levels[:n], min(n, self.request.config.drawn_levels or n)
+        chosen = vectors[levels[:drawn], codes[:, :drawn].clamp(max=V - 1)]
+        shares = scores[:, drawn:n, :V].softmax(-1).transpose(0, 1)
+        means = torch.bmm(shares, vectors[drawn:]).transpose(0, 1)
+        frames = s - levels
+        new = (frames >= self.request.prompt_lengths[rows, None]) & (frames < self.lengths[rows, None])
+        heard = torch.cat([chosen, means], dim=1) * new[..., None]
+        self.latents.index_put_((rows[:, None], frames.clamp(min=0)[None]), heard, accumulate=True)
+
+    def _write(self, rows: Tensor, logits: Tensor, s: int) -> Tensor:
         end = self.settings.end_id
         logits[:, 1:, end] = float("-inf")
         logits[:, 0, end].masked_fill_(s < self.least[rows], float("-inf"))
@@ -158,6 +185,7 @@ class _Run:
         for reason, which in (("cap", capped), ("end", ended), ("loop", looped)):
             for row in rows[which].tolist():
                 self.reasons[row] = reason
+        return codes
 
     def _loops(self, rows: Tensor, s: int) -> Tensor:
         """Rows whose level 0 has now repeated one cycle for long: bool [rows]."""
@@ -186,16 +214,19 @@ def generate(
     seeds: Sequence[int] | None = None,
     config: GenerateConfig | None = None,
     prompt_text_lengths: Tensor | None = None,
+    vectors: Tensor | None = None,
 ) -> Generation:
     """Write codes for text_ids long [B, L] (prompt's text first), after prompt_codes [B, K, P] where given.
 
     ``prompt_text_lengths`` long [B]: how many of a row's text units the prompt says (0: its words are not known); the
     clock of the others then starts where the prompt ends. Without it the text is taken as one from the prompt's start.
+    ``vectors`` float [n, V, D], the codec's codebooks of the first n levels: give latents beside the codes (of a model
+    that writes all levels step by step).
     Each row has its own seed (0, 1, … by default), so its result does not depend on its neighbours, up to draws that
     fall within rounding (about 1e-6) of a border. Errors: `SoundloomError` for ids or sizes that do not fit the model.
     """
     request = make_request(
-        model.config, text_ids, text_lengths, prompt_codes, prompt_lengths, seeds, config, prompt_text_lengths
+        model.config, text_ids, text_lengths, prompt_codes, prompt_lengths, seeds, config, prompt_text_lengths, vectors
     )
     with evaluating(model):
         run = _Run(model, request)
@@ -203,11 +234,12 @@ def generate(
             run.advance()
         request.lengths = run.lengths
         codes = model.complete(run.grid(), request)
-    return Generation(codes, run.lengths, run.reasons, [1] * len(run.reasons))
+    latents = None if vectors is None else run.latents[:, : codes.shape[2]].transpose(1, 2)
+    return Generation(codes, run.lengths, run.reasons, [1] * len(run.reasons), latents)
 
 
-class Stream(Iterator[Tensor]):
-    """One request's new frames, long [K] each, as soon as they are whole; then ``finish_reason`` is set.
+class Stream(Iterator[Frame]):
+    """One request's new frames as soon as they are whole; then ``finish_reason`` is set.
 
     The delay model's frame t is whole after step t + K - 1. A model that refines the grid afterwards
     (coarse and fine) gives its frames all at the end.
@@ -217,11 +249,11 @@ class Stream(Iterator[Tensor]):
         self.finish_reason: str | None = None
         self._frames = self._run(model, request)
 
-    def __next__(self) -> Tensor:
+    def __next__(self) -> Frame:
         with torch.inference_mode():
             return next(self._frames)
 
-    def _run(self, model: GenerativeLM, request: Request) -> Iterator[Tensor]:
+    def _run(self, model: GenerativeLM, request: Request) -> Iterator[Frame]:
         with evaluating(model):
             run = _Run(model, request)
         whole = model.decoder.levels == model.config.num_levels
@@ -230,14 +262,15 @@ class Stream(Iterator[Tensor]):
             with evaluating(model):
                 run.advance()
             if whole and frame + len(run.levels) <= run.step and frame < int(run.lengths[0]):
-                yield run.inputs[0, run.levels, frame + 1 + run.levels]
+                latent = None if request.vectors is None else run.latents[0, frame]
+                yield Frame(run.inputs[0, run.levels, frame + 1 + run.levels], latent)
                 frame += 1
         self.finish_reason = run.reasons[0]
         if not whole:
             request.lengths = run.lengths
             with evaluating(model):
                 codes = model.complete(run.grid(), request)
-            yield from codes[0, :, frame : int(run.lengths[0])].T
+            yield from (Frame(column, None) for column in codes[0, :, frame : int(run.lengths[0])].T)
 
 
 def stream(
@@ -247,11 +280,12 @@ def stream(
     seed: int = 0,
     config: GenerateConfig | None = None,
     prompt_text_length: int | None = None,
+    vectors: Tensor | None = None,
 ) -> Stream:
     """Like `generate` for one request (text_ids [L], prompt_codes [K, P]), frame by frame, the same codes."""
     prompt = None if prompt_codes is None else prompt_codes[None]
     said = None if prompt_text_length is None else torch.tensor([prompt_text_length])
-    return Stream(model, make_request(model.config, text_ids[None], None, prompt, None, [seed], config, said))
+    return Stream(model, make_request(model.config, text_ids[None], None, prompt, None, [seed], config, said, vectors))
 
 
 def generate_guarded(

@@ -22,6 +22,8 @@ class GenerateConfig:
     (classifier-free). ``max_frames`` and ``min_frames`` count the prompt; without them they follow from the text:
     cap_factor * expected frames + cap_seconds, and floor_factor * expected frames.
     A cycle of level-0 codes that repeats for ``loop_seconds`` ends the request as "loop" (0: no guard).
+    ``drawn_levels``: so many levels sound like their codes (None: all). Of the levels above, the mean of all codes'
+    vectors by the model's probabilities is heard: what is drawn of a level that cannot be guessed is mostly noise.
     """
 
     temperature: float = 0.9
@@ -36,6 +38,7 @@ class GenerateConfig:
     floor_factor: float = 0.35
     loop_seconds: float = 1.6
     loop_period: int = 24
+    drawn_levels: int | None = None
 
     def __post_init__(self) -> None:
         limits = {
@@ -48,6 +51,7 @@ class GenerateConfig:
             "min_frames": self.min_frames is None or self.min_frames >= 0,
             "loop_seconds": self.loop_seconds >= 0,
             "loop_period": self.loop_period >= 1,
+            "drawn_levels": self.drawn_levels is None or self.drawn_levels >= 1,
         }
         for name, good in limits.items():
             value = getattr(self, name)
@@ -65,6 +69,8 @@ class Request:
     """A checked batch of requests, ready to run; ``lengths`` is filled when the decoder is done.
 
     ``earlier``: what of each row belongs to its prompt; None where the text is that of prompt and new audio as one.
+    ``vectors`` float [n, V, D]: the codebooks of the first n levels, to make latents; None where codes are all that is
+    wanted.
     """
 
     text_ids: Tensor
@@ -75,6 +81,7 @@ class Request:
     config: GenerateConfig
     lengths: Tensor
     earlier: Earlier | None = None
+    vectors: Tensor | None = None
 
 
 def make_request(
@@ -86,6 +93,7 @@ def make_request(
     seeds: Sequence[int] | None,
     config: GenerateConfig | None,
     prompt_text_lengths: Tensor | None = None,
+    vectors: Tensor | None = None,
 ) -> Request:
     """Check everything against the model's config and fill the defaults."""
     if text_ids.dim() != 2:
@@ -117,8 +125,16 @@ def make_request(
     if bool((used & ((prompt < 0) | (prompt >= c.codebook_size))).any()):
         raise SoundloomError(f"prompt_codes outside 0..{c.codebook_size - 1}: they come from another codec")
     prompt = torch.where(used, prompt, c.end_id)  # padding may hold anything; this embeds
+    if vectors is not None and (
+        vectors.dim() != 3 or len(vectors) > c.num_levels or vectors.shape[1] != c.codebook_size
+    ):
+        raise SoundloomError(
+            f"vectors has shape {list(vectors.shape)}; wanted the codebooks of up to {c.num_levels} levels, "
+            f"[levels, {c.codebook_size}, dimensions]"
+        )
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    return Request(text_ids.long(), lengths, prompt, plengths, generators, config or GenerateConfig(), lengths, earlier)
+    config = config or GenerateConfig()
+    return Request(text_ids.long(), lengths, prompt, plengths, generators, config, lengths, earlier, vectors)
 
 
 def frame_limits(request: Request, model: LMConfig) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from typing import Any
 
 from codec.errors import SoundloomError
 from pipelines.cli import run
+from pipelines.speaking import SETTINGS
 
 
 def codec_reference(name: str) -> tuple[str, str]:
@@ -71,7 +72,7 @@ def make_voice(options: argparse.Namespace) -> Path:
     if reference == "codec" and not hasattr(codec, "save_pretrained"):
         raise SoundloomError(f"{options.codec}: only codecs of soundloom can be copied; give this one by its hub name")
     lm = open_lm(options.lm, codec) if options.lm else open_pair(options.coarse, options.fine, codec)
-    given = {name: getattr(options, name) for name in ("temperature", "fine_temperature", "top_k", "top_p", "guidance")}
+    given = {name: getattr(options, name) for name in SETTINGS}
     generation = from_dict(GenerateConfig, {name: value for name, value in given.items() if value is not None})
     config = VoiceConfig(
         options.name or Path(options.output).name,
@@ -113,9 +114,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--language", default="en")
     parser.add_argument("--dtype", default="float32", help="of the weights on disk: float32, bfloat16 or float16")
     parser.add_argument("--replace", action="store_true", help="replace a voice that is there")
-    for name in ("temperature", "fine-temperature", "top-p", "guidance"):
-        parser.add_argument(f"--{name}", type=float, help="default of the voice when it speaks")
-    parser.add_argument("--top-k", type=int, help="default of the voice when it speaks")
+    for name, kind in SETTINGS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="default of the voice when it speaks")
     parser.add_argument("--levels", type=int, help="decode the first n levels unless asked for others (default: all)")
     parser.add_argument("--retries", type=int, default=2, help="tries more for a sentence that ends badly (default: 2)")
     parser.add_argument("--pause", type=float, default=0.15, help="seconds between sentences (default: 0.15)")

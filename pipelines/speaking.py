@@ -16,7 +16,14 @@ if TYPE_CHECKING:
     from pipelines.voice import Voice
 
 PICTURES = (".png", ".svg", ".pdf")
-SETTINGS = {"temperature": float, "fine_temperature": float, "top_k": int, "top_p": float, "guidance": float}
+SETTINGS = {
+    "temperature": float,
+    "fine_temperature": float,
+    "top_k": int,
+    "top_p": float,
+    "guidance": float,
+    "drawn_levels": int,
+}
 
 
 def add_voice_options(parser: argparse.ArgumentParser) -> None:

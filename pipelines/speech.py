@@ -27,7 +27,10 @@ _LONGEST_HOLE = 1.5  # seconds of quiet inside of a sentence
 
 @dataclass(frozen=True)
 class Sentence:
-    """One spoken piece of a text: ``codes`` long [K, T]; ``start`` and ``num_samples`` place it in the waveform."""
+    """One spoken piece of a text: ``codes`` long [K, T]; ``start`` and ``num_samples`` place it in the waveform.
+
+    ``latents`` float [D, T]: what the decoder got where that is not the codes' own vectors (`drawn_levels`), else None.
+    """
 
     text: str
     codes: Tensor
@@ -36,6 +39,7 @@ class Sentence:
     attempts: int
     start: int
     num_samples: int
+    latents: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,10 @@ from torch import Tensor
 
 from codec.audio import read_audio
 from codec.errors import SoundloomError
+from codec.model import Codec
 from lm.checkpoint import LoadedLM
 from lm.config import from_dict
+from lm.delay_lm import DelayLM
 from lm.generate import stream as stream_codes
 from lm.request import GenerateConfig
 from pipelines.speech import Piece, Sentence, Speech, cut_text, verdict
@@ -203,11 +205,12 @@ class Voice:
         config = replace(config, max_frames=frames, min_frames=frames if text is None else config.min_frames)
         piece = Piece(text or "", 0.0)
         text_ids = torch.tensor(ids, dtype=torch.long)
-        job = Job(piece, text_ids, codes, len(said), checked_seed(seed), config, levels, 0.0)
+        vectors = self._vectors(config, levels)
+        job = Job(piece, text_ids, codes, len(said), checked_seed(seed), config, levels, 0.0, vectors)
         ((sentence, new),) = say(self.lm, self.codec, [job], retries, exact=True)
         sentence = replace(sentence, codes=sentence.codes[:levels].clone())
         if not only_new:
-            new, begin = joined(self.codec, job, wave, sentence.codes)
+            new, begin = joined(self.codec, job, wave, sentence)
             sentence = replace(sentence, start=begin, num_samples=new.shape[-1] - begin)
         return Speech.of(new, self.sample_rate, [sentence])
 
@@ -301,7 +304,19 @@ class Voice:
         said = [] if start is None else self.text_ids(start[1])
         ids = torch.tensor(said + self.text_ids(piece.text), dtype=torch.long)
         expected = self.expected_seconds(piece.text)
-        return Job(piece, ids, None if start is None else start[0], len(said), seed, config, levels, expected)
+        prompt, vectors = None if start is None else start[0], self._vectors(config, levels)
+        return Job(piece, ids, prompt, len(said), seed, config, levels, expected, vectors)
+
+    def _vectors(self, config: GenerateConfig, levels: int) -> Tensor | None:
+        """The codebooks of the levels, where not all of them sound as they were drawn."""
+        if config.drawn_levels is None or config.drawn_levels >= levels:
+            return None
+        if not isinstance(self.codec, Codec) or not isinstance(self.lm.model, DelayLM):
+            raise SoundloomError(
+                f"drawn_levels is {config.drawn_levels}, but means of levels need a codec of soundloom and a delay "
+                f"model; the voice {self.name} has a {type(self.codec).__name__} and a {type(self.lm.model).__name__}"
+            )
+        return self.codec.quantizer.vectors(levels)
 
     def _carry(self, start: tuple[Tensor, str] | None, sentence: Sentence, piece: Piece) -> tuple[Tensor, str] | None:
         """The prompt of the next sentence: where the voice wants it, the first that ended well."""
@@ -320,7 +335,9 @@ class Voice:
         at = 0
         for index, piece in enumerate(pieces):
             job = self._job(piece, start, sentence_seed(seed, index), config, levels)
-            written = stream_codes(self.lm.model, job.text_ids, job.prompt, job.seed, config, job.prompt_units)
+            written = stream_codes(
+                self.lm.model, job.text_ids, job.prompt, job.seed, config, job.prompt_units, job.vectors
+            )
             decoder = ChunkDecoder(self.codec, job)
             heard: list[Tensor] = []
             for wave in decoder.run(written):
@@ -328,7 +345,8 @@ class Voice:
                 yield wave
             wave = torch.cat(heard, dim=-1)
             reason = verdict(written.finish_reason or "end", wave, self.sample_rate, job.expected_seconds)
-            sentence = Sentence(piece.text, decoder.codes(), job.seed, reason, 1, at, wave.shape[-1])
+            made = decoder.codes(), decoder.latents()
+            sentence = Sentence(piece.text, made[0], job.seed, reason, 1, at, wave.shape[-1], made[1])
             start = self._carry(start, sentence, piece)
             yield replace(sentence, codes=sentence.codes[:levels])
             pause = self._pause(piece, index == len(pieces) - 1)

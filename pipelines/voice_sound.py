@@ -11,7 +11,7 @@ from torch import Tensor
 
 from codec.errors import SoundloomError
 from lm.checkpoint import LoadedLM
-from lm.generate import Generation, generate, retry_seed
+from lm.generate import Frame, Generation, generate, retry_seed
 from lm.request import GenerateConfig
 from pipelines.speech import FINISH_REASONS, Edges, Piece, Sentence, Speech, verdict
 
@@ -24,7 +24,8 @@ _CROSSFADE = 0.02  # seconds in which a recording becomes its continuation
 class Job:
     """One piece to speak: text_ids [L], prompt codes [K, P] or None, and what its sound is made with.
 
-    Of the text the first ``prompt_units`` are the prompt's.
+    Of the text the first ``prompt_units`` are the prompt's. ``vectors`` [levels, V, D]: the codec's codebooks where
+    latents are decoded (`GenerateConfig.drawn_levels`), else None.
     """
 
     piece: Piece
@@ -35,6 +36,7 @@ class Job:
     config: GenerateConfig
     levels: int
     expected_seconds: float
+    vectors: Tensor | None = None
 
 
 def say(
@@ -53,9 +55,11 @@ def say(
         again = []
         for row, (i, seed) in enumerate(zip(waiting, seeds, strict=True)):
             job = jobs[i]
-            codes = written.row(row)[:, 0 if job.prompt is None else job.prompt.shape[1] :].clone()
+            first, end = 0 if job.prompt is None else job.prompt.shape[1], int(written.lengths[row])
+            codes = written.codes[row, :, first:end].clone()
+            latents = None if written.latents is None else written.latents[row, :, first:end].clone()
             edges = Edges(codec.sample_rate)
-            wave = torch.cat([edges.push(decode(codec, job, codes)), edges.finish()], dim=-1)
+            wave = torch.cat([edges.push(decode(codec, job, codes, latents)), edges.finish()], dim=-1)
             reason = written.finish_reasons[row]
             if not exact:
                 reason = verdict(reason, wave, codec.sample_rate, job.expected_seconds)
@@ -63,7 +67,7 @@ def say(
                 reason = "end"
             before = best[i]
             if before is None or FINISH_REASONS.index(reason) < FINISH_REASONS.index(before[0].finish_reason):
-                before = Sentence(job.piece.text, codes, seed, reason, attempt + 1, 0, wave.shape[-1]), wave
+                before = Sentence(job.piece.text, codes, seed, reason, attempt + 1, 0, wave.shape[-1], latents), wave
             best[i] = replace(before[0], attempts=attempt + 1), before[1]
             if reason != "end":
                 again.append(i)
@@ -84,33 +88,43 @@ def _write(lm: LoadedLM, jobs: Sequence[Job], seeds: Sequence[int]) -> Generatio
         text_ids[row, : len(job.text_ids)] = job.text_ids
         prompt_codes[row, :, : prompt.shape[1]] = prompt
     said = torch.tensor([job.prompt_units for job in jobs])
-    return generate(lm.model, text_ids, text_lengths, prompt_codes, prompt_lengths, seeds, jobs[0].config, said)
+    config, vectors = jobs[0].config, jobs[0].vectors
+    return generate(lm.model, text_ids, text_lengths, prompt_codes, prompt_lengths, seeds, config, said, vectors)
 
 
 def warm_up(codec: Any, job: Job) -> Tensor:
-    """The end of the prompt's codes [levels, p], which the decoder hears before the new ones."""
-    if job.prompt is None:
-        return torch.zeros(job.levels, 0, dtype=torch.long)
-    return job.prompt[: job.levels, -round(WARM_UP_SECONDS * codec.frame_rate) :]
+    """The end of the prompt as frames, which the decoder hears before the new ones.
+
+    Frames are codes long [levels, T] or, where the job has vectors, latents float [D, T].
+    """
+    prompt = torch.zeros(job.levels, 0, dtype=torch.long) if job.prompt is None else job.prompt[: job.levels]
+    codes = prompt[:, max(0, prompt.shape[1] - round(WARM_UP_SECONDS * codec.frame_rate)) :]
+    return codes if job.vectors is None else codec.quantizer.decode(codes[None])[0]
 
 
-def decode(codec: Any, job: Job, codes: Tensor) -> Tensor:
-    """New codes [K, T] -> wave [C, T * hop_length]."""
+def _decoded(codec: Any, job: Job, codes: Tensor, latents: Tensor | None) -> tuple[Tensor, int]:
+    """Wave [C, n] of the prompt's end and the new frames, and where the new begin; see `decode`."""
     before = warm_up(codec, job)
-    wave = codec.decode(torch.cat([before, codes[: job.levels]], dim=1)[None])[0]
-    return wave[:, before.shape[1] * codec.hop_length :].clone()
+    new = codes[: job.levels] if latents is None else latents
+    frames = torch.cat([before, new], dim=1)[None]
+    wave = codec.decode(frames) if latents is None else codec.decode_latent(frames)
+    return wave[0], before.shape[1] * codec.hop_length
 
 
-def joined(codec: Any, job: Job, wave: Tensor, codes: Tensor) -> tuple[Tensor, int]:
+def decode(codec: Any, job: Job, codes: Tensor, latents: Tensor | None) -> Tensor:
+    """New codes [K, T], or their latents [D, T] where there are, -> wave [C, T * hop_length]."""
+    wave, begin = _decoded(codec, job, codes, latents)
+    return wave[:, begin:].clone()
+
+
+def joined(codec: Any, job: Job, wave: Tensor, sentence: Sentence) -> tuple[Tensor, int]:
     """The prompt's recording [C, N] and its continuation, and where that begins.
 
     Within the recording's last 20 ms the one becomes the other, so that there is no step.
     """
-    before = warm_up(codec, job)
-    decoded = codec.decode(torch.cat([before, codes[: job.levels]], dim=1)[None])[0]
+    decoded, seam = _decoded(codec, job, sentence.codes, sentence.latents)
     edges = Edges(codec.sample_rate, rise=False)
     decoded = torch.cat([edges.push(decoded), edges.finish()], dim=-1)
-    seam = before.shape[1] * codec.hop_length
     n = min(round(_CROSSFADE * codec.sample_rate), seam)
     weight = torch.linspace(0, 1, n)
     mixed = wave[:, wave.shape[1] - n :] * (1 - weight) + decoded[:, seam - n : seam] * weight
@@ -139,11 +153,11 @@ class SpeechStream(Iterator[Tensor]):
 
 
 class ChunkDecoder:
-    """Frames [K] as they come -> chunks of sound with a sentence's edges; no empty ones."""
+    """Frames as they come -> chunks of sound with a sentence's edges; no empty ones."""
 
     def __init__(self, codec: Any, job: Job) -> None:
         self.codec, self.job = codec, job
-        self.frames: list[Tensor] = []
+        self.frames: list[Frame] = []
         self.edges = Edges(codec.sample_rate)
         before = warm_up(codec, job)
         self.skip = before.shape[1] * codec.hop_length
@@ -151,35 +165,45 @@ class ChunkDecoder:
             self.state = codec.init_state(1)
         except (AttributeError, SoundloomError):
             self.state = None  # a codec that decodes only the whole: the sentence comes in one chunk
+        self.nothing = before[:, :0]
         self.waiting: list[Tensor] = list(before.unbind(1)) if self.state is not None else []
 
     def codes(self) -> Tensor:
-        """All frames so far, [K, T]."""
-        return torch.stack(self.frames, dim=1)
+        """The codes of all frames so far, [K, T]."""
+        return torch.stack([frame.codes for frame in self.frames], dim=1)
 
-    def run(self, frames: Iterator[Tensor]) -> Iterator[Tensor]:
+    def latents(self) -> Tensor | None:
+        """Their latents [D, T], where there are."""
+        found = [frame.latent for frame in self.frames if frame.latent is not None]
+        return torch.stack(found, dim=1) if found else None
+
+    def run(self, frames: Iterator[Frame]) -> Iterator[Tensor]:
         rate = self.codec.frame_rate
         size, largest = max(1, round(FIRST_CHUNK * rate)), max(1, round(LARGEST_CHUNK * rate))
         fresh = 0
         for frame in frames:
-            self.frames.append(frame.clone())
-            self.waiting.append(frame[: self.job.levels])
+            # What comes is a view of the grid, and the grid is shared with what is still written.
+            self.frames.append(Frame(frame.codes.clone(), None if frame.latent is None else frame.latent.clone()))
+            self.waiting.append(frame.codes[: self.job.levels] if frame.latent is None else frame.latent)
             fresh += 1
             if self.state is not None and fresh >= size:
                 wave = self.edges.push(self._decode(last=False))
                 size, fresh = min(2 * size, largest), 0
                 if wave.shape[-1]:
                     yield wave
-        wave = decode(self.codec, self.job, self.codes()) if self.state is None else self._decode(last=True)
+        if self.state is None:
+            wave = decode(self.codec, self.job, self.codes(), self.latents())
+        else:
+            wave = self._decode(last=True)
         wave = torch.cat([self.edges.push(wave), self.edges.finish()], dim=-1)
         if wave.shape[-1]:
             yield wave
 
     def _decode(self, last: bool) -> Tensor:
-        empty = torch.zeros(self.job.levels, 0, dtype=torch.long)
-        codes = torch.stack(self.waiting, dim=1) if self.waiting else empty
+        frames = torch.stack(self.waiting, dim=1) if self.waiting else self.nothing
         self.waiting = []
-        wave = self.codec.decode_chunk(codes[None], self.state, last=last)[0]
+        play = self.codec.decode_chunk if self.job.vectors is None else self.codec.decode_latent_chunk
+        wave = play(frames[None], self.state, last=last)[0]
         skipped = min(self.skip, wave.shape[-1])
         self.skip -= skipped
         return wave[:, skipped:].clone()

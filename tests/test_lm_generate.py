@@ -54,7 +54,7 @@ def write(script: Callable[[int], int], levels: int = LEVELS, units: int = 5, **
     model = Rigged(script, levels)
     whole = generate(model, torch.zeros(1, units, dtype=torch.long), config=config)
     parts = stream(model, torch.zeros(units, dtype=torch.long), config=config)
-    frames = list(parts)
+    frames = [frame.codes for frame in parts]
     assert torch.equal(torch.stack(frames, 1), whole.row(0)) and parts.finish_reason == whole.finish_reasons[0]
     return whole
 
@@ -109,10 +109,49 @@ def test_the_text_after_a_prompt_is_the_same_alone_in_a_batch_and_streamed(kind:
         own_text, own_prompt = text[b, : text_lengths[b]], prompt[b, :, : prompt_lengths[b]]
         alone = generate(model, own_text[None], None, own_prompt[None], None, [seeds[b]], config, said[b : b + 1])
         assert torch.equal(alone.row(0), together.row(b))
-        frames = torch.stack(list(stream(model, own_text, own_prompt, seeds[b], config, int(said[b]))), 1)
+        parts = stream(model, own_text, own_prompt, seeds[b], config, int(said[b]))
+        frames = torch.stack([frame.codes for frame in parts], 1)
         assert torch.equal(frames, alone.row(0)[:, prompt_lengths[b] :])
     other = generate(model, text, text_lengths, prompt, prompt_lengths, seeds, config)
     assert torch.equal(other.row(0), together.row(0)) and not torch.equal(other.row(2), together.row(2))
+
+
+@pytest.mark.parametrize("drawn", [1, 2, None])
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+def test_latents_are_means_by_the_probabilities_that_training_would_give(guidance: float, drawn: int | None) -> None:
+    model = delay_lm()
+    g = torch.Generator().manual_seed(8)
+    text, text_lengths = torch.randint(0, TEXT, (2, 7), generator=g), torch.tensor([7, 4])
+    prompt, prompt_lengths = torch.randint(0, CODES, (2, LEVELS, 5), generator=g), torch.tensor([5, 2])
+    said, books = torch.tensor([2, 1]), torch.randn(LEVELS, CODES, 6, generator=g)
+    config = GenerateConfig(temperature=1.0, max_frames=25, guidance=guidance, drawn_levels=drawn)
+    both = generate(model, text, text_lengths, prompt, prompt_lengths, [1, 2], config, said, books)
+    assert both.latents is not None and both.latents.shape == (2, 6, both.codes.shape[2])
+    for b, P in enumerate(prompt_lengths.tolist()):
+        codes, end = both.row(b), int(both.lengths[b])
+        earlier = Earlier(said[b : b + 1], prompt_lengths[b : b + 1])
+        own_text, length = text[b, : text_lengths[b]], torch.tensor([end])
+        with torch.no_grad():
+            logits = model(own_text[None], text_lengths[b : b + 1], codes[None], length, earlier=earlier).logits[0]
+        shares = logits[:, P:end, :CODES].softmax(-1)
+        for level in range(drawn or LEVELS):
+            shares[level] = torch.eye(CODES)[codes[level, P:]]
+        expected = torch.einsum("ktv,kvd->dt", shares, books)
+        torch.testing.assert_close(both.latents[b, :, P:end], expected, rtol=0, atol=1e-5)
+        assert not both.latents[b, :, :P].any() and not both.latents[b, :, end:].any()
+        parts = stream(model, own_text, prompt[b, :, :P], b + 1, config, int(said[b]), books)
+        heard = [frame.latent for frame in parts if frame.latent is not None]
+        torch.testing.assert_close(torch.stack(heard, 1), expected, rtol=0, atol=1e-5)
+    plain = generate(model, text, text_lengths, prompt, prompt_lengths, [1, 2], config, said)
+    assert plain.latents is None and torch.equal(plain.codes, both.codes)  # what is heard does not change what is said
+    first = generate(model, text, text_lengths, prompt, prompt_lengths, [1, 2], config, said, books[:1]).latents
+    assert first is not None and torch.equal(first[0, :, 5:9], books[0, both.codes[0, 0, 5:9]].T)
+
+
+def test_codebooks_that_are_not_the_models_are_refused() -> None:
+    for shape in ((LEVELS + 1, CODES, 4), (LEVELS, CODES + 1, 4), (CODES, 4)):
+        with pytest.raises(SoundloomError, match="vectors has shape"):
+            generate(delay_lm(), torch.arange(6)[None], vectors=torch.zeros(shape))
 
 
 def test_after_a_prompt_greedy_codes_are_what_training_scores_highest() -> None:
@@ -161,7 +200,7 @@ def test_alone_in_a_batch_and_streamed_are_the_same(kind: str, guidance: float) 
         assert (alone.row(0) >= 0).all() and (alone.row(0) < CODES).all()
         assert (together.codes[b, :, together.lengths[b] :] == model.config.end_id).all()
         parts = stream(model, own_text, own_prompt, seeds[b], config)
-        frames = torch.stack(list(parts), 1)
+        frames = torch.stack([frame.codes for frame in parts], 1)
         assert torch.equal(frames, alone.row(0)[:, prompt_lengths[b] :])
         assert parts.finish_reason == alone.finish_reasons[0]
 

@@ -61,9 +61,24 @@ def test_the_same_request_gives_the_same_speech_and_codes_that_decode_to_it(voic
     assert torch.equal(voice.codec.decode(speech.codes[None])[0][:, middle], speech.waveform[:, middle])
 
 
+def test_of_levels_that_are_not_drawn_the_mean_is_heard(voice: Voice) -> None:
+    drawn, mean = voice.speak(TWO, seed=2), voice.speak(TWO, seed=2, drawn_levels=1)
+    assert torch.equal(drawn.codes, mean.codes) and not torch.allclose(drawn.waveform, mean.waveform, atol=1e-3)
+    sentence = mean.sentences[1]
+    assert sentence.latents is not None and drawn.sentences[1].latents is None
+    wave = mean.waveform[:, sentence.start : sentence.start + sentence.num_samples]
+    middle = slice(240, -240)  # the edges rise and fall
+    assert torch.equal(voice.codec.decode_latent(sentence.latents[None])[0][:, middle], wave[:, middle])
+    assert torch.equal(voice.speak(TWO, seed=2, drawn_levels=LEVELS).waveform, drawn.waveform)
+    with pytest.raises(SoundloomError, match="drawn_levels is 0"):
+        voice.speak(TWO, drawn_levels=0)
+
+
+@pytest.mark.parametrize("drawn", [None, 1])
 @pytest.mark.parametrize("prompted", [False, True])
-def test_side_by_side_equals_alone(voice: Voice, prompted: bool) -> None:
+def test_side_by_side_equals_alone(voice: Voice, prompted: bool, drawn: int | None) -> None:
     prompt: dict[str, Any] = {"prompt": prompt_wave(), "prompt_text": "how"} if prompted else {}
+    prompt["drawn_levels"] = drawn
     texts = ["Hello world", TWO, "you", "Hello, how are you? World, hello."]
     seeds = [5, 6, 7, 8]
     together = voice.speak_batch(texts, seeds=seeds, batch_size=3, retries=1, **prompt)
@@ -85,8 +100,10 @@ def test_words_that_just_stop_are_spoken_as_a_sentence(voice: Voice) -> None:
 
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("prompted", [False, True])
-def test_streamed_equals_whole(voice: Voice, seed: int, prompted: bool) -> None:
+@pytest.mark.parametrize("drawn", [None, 1])
+def test_streamed_equals_whole(voice: Voice, seed: int, prompted: bool, drawn: int | None) -> None:
     prompt: dict[str, Any] = {"prompt": prompt_wave(), "prompt_text": "how"} if prompted else {}
+    prompt["drawn_levels"] = drawn
     whole = voice.speak(TWO, seed=seed, retries=0, levels=2, **prompt)
     stream = voice.stream(TWO, seed=seed, levels=2, **prompt)
     chunks = list(stream)
@@ -94,6 +111,9 @@ def test_streamed_equals_whole(voice: Voice, seed: int, prompted: bool) -> None:
     assert torch.allclose(torch.cat(chunks, dim=1), whole.waveform, atol=1e-5)
     assert stream.speech is not None and torch.equal(stream.speech.codes, whole.codes)
     assert whole.codes.shape[0] == 2 and stream.speech.finish_reason == whole.finish_reason
+    for ours, theirs in zip(stream.speech.sentences, whole.sentences, strict=True):
+        assert (ours.latents is None) == (theirs.latents is None) == (drawn is None)
+        assert ours.latents is None or torch.allclose(ours.latents, theirs.latents, atol=1e-5)
     assert [(s.start, s.num_samples) for s in stream.speech.sentences] == [
         (s.start, s.num_samples) for s in whole.sentences
     ]
@@ -275,6 +295,8 @@ def test_the_pair_speaks_and_streams(parts: dict[str, Path], tmp_path: Path) -> 
     voice = load_voice(out)
     whole, stream = voice.speak(TWO, seed=1, retries=0), voice.stream(TWO, seed=1)
     assert torch.allclose(torch.cat(list(stream), dim=1), whole.waveform, atol=1e-5)
+    with pytest.raises(SoundloomError, match="need a codec of soundloom and a delay model"):
+        voice.speak(TWO, drawn_levels=1)
     with pytest.raises(SoundloomError, match="exists already"):
         make(parts, out, *arguments)
     assert make(parts, out, *arguments, "--replace") == 0
