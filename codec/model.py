@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -93,6 +94,23 @@ class Codec(nn.Module):
         self.encoder.to(dtype)
         self.decoder.to(dtype)
         return self
+
+    def with_decoder(self, weights: Mapping[str, Tensor]) -> Codec:
+        """This codec with other weights in (parts of) its decoder; encoder and codebooks are shared, codes the same.
+
+        ``weights``: tensors by their names in the decoder; what is not named stays. Raises: `SoundloomError` for names
+        or shapes that the decoder does not have.
+        """
+        other = copy.copy(self)
+        other._modules = dict(self._modules)
+        other.decoder = copy.deepcopy(self.decoder)
+        own = other.decoder.state_dict()
+        for name, value in weights.items():
+            if name not in own or own[name].shape != value.shape:
+                has = f"has shape {list(own[name].shape)}" if name in own else "is none of its tensors"
+                raise SoundloomError(f"decoder: {name} {list(value.shape)} does not fit this codec, where it {has}")
+        other.decoder.load_state_dict(own | {name: value.to(own[name].dtype) for name, value in weights.items()})
+        return other
 
     def bitrate(self, levels: int | None = None) -> float:
         """Bits a second that the codes of the first `levels` levels (default: all) carry."""

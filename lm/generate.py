@@ -16,6 +16,7 @@ from torch import Tensor
 
 from codec.errors import SoundloomError
 from lm.config import LMConfig
+from lm.latents import level_vectors
 from lm.prefix import Earlier
 from lm.request import GenerateConfig, Request, frame_limits, make_request
 from lm.sampling import sample
@@ -150,19 +151,14 @@ class _Run:
             codes = self._write(rows, logits[rows].clone(), s)
             if self.request.vectors is not None:
                 # The rows with text stand first. Guidance sharpens what is drawn; a mean wants the plain probabilities.
-                self._add_latents(rows, scores[rows].float(), codes, s, self.request.vectors)
+                self._add_latents(rows, scores[rows], codes, s, self.request.vectors)
         self.step = s + 1
 
     def _add_latents(self, rows: Tensor, scores: Tensor, codes: Tensor, s: int, vectors: Tensor) -> None:
         """Add what step s tells of the latents: scores [rows, K, outputs] and the codes [rows, K] that were written."""
-        n, V, _ = vectors.shape
-        levels, drawn = self.levels[:n], min(n, self.request.config.drawn_levels or n)
-        chosen = vectors[levels[:drawn], codes[:, :drawn].clamp(max=V - 1)]
-        shares = scores[:, drawn:n, :V].softmax(-1).transpose(0, 1)
-        means = torch.bmm(shares, vectors[drawn:]).transpose(0, 1)
-        frames = s - levels
+        frames = s - self.levels[: len(vectors)]
         new = (frames >= self.request.prompt_lengths[rows, None]) & (frames < self.lengths[rows, None])
-        heard = torch.cat([chosen, means], dim=1) * new[..., None]
+        heard = level_vectors(codes, scores, vectors, self.request.config.drawn_levels) * new[..., None]
         self.latents.index_put_((rows[:, None], frames.clamp(min=0)[None]), heard, accumulate=True)
 
     def _write(self, rows: Tensor, logits: Tensor, s: int) -> Tensor:

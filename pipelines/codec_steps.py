@@ -174,10 +174,7 @@ class CodecLosses(nn.Module):
         with torch.autocast(device, torch.bfloat16, enabled=bf16):
             out = _in_parts(codec.decoder, quantized.latent, parts)
         out = out.float()[..., : wave.shape[-1]]
-        judged = out.detach()
-        heard = self._part(wave.shape[-1], generator) if adversarial else None
-        log: dict[str, float | list[float]] = {}
-        gradient = self.balancer.gradient_of_parts(self._judge(judged, wave, heard, bf16, parts, log), parts)
+        judged, gradient, log = self._weigh(out, wave, adversarial, bf16, generator, parts)
         if frozen:
             out.backward(gradient)
             return judged, log
@@ -187,6 +184,32 @@ class CodecLosses(nn.Module):
         log |= {"commitment": float(quantized.commitment.detach()), "whitening": float(whitening.detach())}
         log["residual"] = [round(value, 4) for value in quantized.residual_energy.tolist()]
         return judged, log
+
+    def decoder_step(
+        self,
+        decoder: nn.Module,
+        latent: Tensor,
+        wave: Tensor,
+        adversarial: bool,
+        bf16: bool,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, dict[str, float | list[float]]]:
+        """`generator_step` of a decoder alone, for latent [B, D, T] whose last N samples are the wave [B, C, N]."""
+        with torch.autocast(wave.device.type, torch.bfloat16, enabled=bf16):
+            out = decoder(latent)
+        out = out.float()[..., -wave.shape[-1] :]
+        judged, gradient, log = self._weigh(out, wave, adversarial, bf16, generator, 1)
+        out.backward(gradient)
+        return judged, log
+
+    def _weigh(
+        self, out: Tensor, wave: Tensor, adversarial: bool, bf16: bool, generator: torch.Generator | None, parts: int
+    ) -> tuple[Tensor, Tensor, dict[str, float | list[float]]]:
+        """The output detached, the balanced losses' gradient at it, and what to log."""
+        judged = out.detach()
+        heard = self._part(wave.shape[-1], generator) if adversarial else None
+        log: dict[str, float | list[float]] = {}
+        return judged, self.balancer.gradient_of_parts(self._judge(judged, wave, heard, bf16, parts, log), parts), log
 
     def _judge(
         self, out: Tensor, wave: Tensor, heard: slice | None, bf16: bool, parts: int, log: dict[str, Any]

@@ -65,7 +65,7 @@ def make_voice(options: argparse.Namespace) -> Path:
     from lm.config import from_dict
     from lm.request import GenerateConfig
     from pipelines.voice import Voice
-    from pipelines.voice_folder import VoiceConfig, open_lm, open_pair
+    from pipelines.voice_folder import VoiceConfig, open_lm, open_pair, read_decoder
 
     reference, place = codec_reference(options.codec)
     codec = load_codec(place)
@@ -89,7 +89,8 @@ def make_voice(options: argparse.Namespace) -> Path:
     )
     facts = {name: getattr(options, name) for name in ("licence", "data", "cost", "note")}
     card = make_card(facts, config, codec, lm, _text_file(options.figures))
-    return Voice(config, codec, lm, card).save(options.output, options.dtype, options.replace)
+    decoder = read_decoder(Path(options.decoder)) if options.decoder else None
+    return Voice(config, codec, lm, card, decoder).save(options.output, options.dtype, options.replace)
 
 
 def _text_file(path: str | None) -> str:
@@ -110,6 +111,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--lm", help="folder of a model that writes all levels (delay, or coarse+fine in one)")
     parser.add_argument("--coarse", help="folder of a coarse model, with --fine")
     parser.add_argument("--fine", help="folder of a fine model, with --coarse")
+    parser.add_argument(
+        "--decoder", help="decoder.safetensors of pipelines/tune_decoder.py, for latents (--drawn-levels)"
+    )
     parser.add_argument("--name", help="the voice's name (default: the folder's)")
     parser.add_argument("--language", default="en")
     parser.add_argument("--dtype", default="float32", help="of the weights on disk: float32, bfloat16 or float16")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,15 @@ from lm.delay_lm import DelayLM
 from lm.generate import stream as stream_codes
 from lm.request import GenerateConfig
 from pipelines.speech import Piece, Sentence, Speech, cut_text, verdict
-from pipelines.voice_folder import CARD_FILE, VoiceConfig, find_voice, read_voice, write_voice
+from pipelines.voice_folder import (
+    CARD_FILE,
+    DECODER_FILE,
+    VoiceConfig,
+    find_voice,
+    read_decoder,
+    read_voice,
+    write_voice,
+)
 from pipelines.voice_sound import ChunkDecoder, Job, SpeechStream, joined, say
 
 MAX_PROMPT_SECONDS = 20.0
@@ -46,7 +54,9 @@ def load_voice(name_or_folder: str | os.PathLike[str] | None = None) -> Voice:
     folder = find_voice(name_or_folder)
     config, codec, lm = read_voice(folder)
     card = folder / CARD_FILE
-    return Voice(config, codec, lm, card.read_text(encoding="utf-8", errors="replace") if card.is_file() else "")
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    own = folder / DECODER_FILE
+    return Voice(config, codec, lm, text, read_decoder(own) if own.is_file() else None)
 
 
 @dataclass
@@ -65,14 +75,29 @@ class _Spoken:
 
 
 class Voice:
-    """A codec and a language model that fit, with default settings; `load_voice` opens one."""
+    """A codec and a language model that fit, with default settings; `load_voice` opens one.
 
-    def __init__(self, config: VoiceConfig, codec: Any, lm: LoadedLM, card: str = "") -> None:
+    ``decoder``: tensors of the codec's decoder that the voice has of its own. `player`, the codec with them, is what
+    latents sound through (`GenerateConfig.drawn_levels`); codes sound through the codec itself.
+    """
+
+    def __init__(
+        self,
+        config: VoiceConfig,
+        codec: Any,
+        lm: LoadedLM,
+        card: str = "",
+        decoder: Mapping[str, Tensor] | None = None,
+    ) -> None:
         lm.require_codec(codec)
+        if decoder and not isinstance(codec, Codec):
+            raise SoundloomError(f"voice {config.name}: layers of a decoder of its own need a codec of soundloom")
         self.config = config
         self.codec = codec
         self.lm = lm
         self.card = card
+        self.decoder = decoder
+        self.player = codec.with_decoder(decoder) if decoder else codec
         self.name = config.name
         self.sample_rate: int = codec.sample_rate
         self.num_levels: int = lm.codec_facts.num_levels
@@ -138,7 +163,9 @@ class Voice:
                     self._job(one.pieces[index], one.start, sentence_seed(one.seed, index), config, levels)
                     for one in group
                 ]
-                for one, (sentence, wave) in zip(group, say(self.lm, self.codec, jobs, retries), strict=True):
+                for one, (sentence, wave) in zip(
+                    group, say(self.lm, self._player(jobs[0]), jobs, retries), strict=True
+                ):
                     one.sentences.append(replace(sentence, start=sum(part.shape[-1] for part in one.parts)))
                     one.parts += [wave, self._pause(one.pieces[index], index == len(one.pieces) - 1)]
                     one.start = self._carry(one.start, sentence, one.pieces[index])
@@ -207,16 +234,16 @@ class Voice:
         text_ids = torch.tensor(ids, dtype=torch.long)
         vectors = self._vectors(config, levels)
         job = Job(piece, text_ids, codes, len(said), checked_seed(seed), config, levels, 0.0, vectors)
-        ((sentence, new),) = say(self.lm, self.codec, [job], retries, exact=True)
+        ((sentence, new),) = say(self.lm, self._player(job), [job], retries, exact=True)
         sentence = replace(sentence, codes=sentence.codes[:levels].clone())
         if not only_new:
-            new, begin = joined(self.codec, job, wave, sentence)
+            new, begin = joined(self._player(job), job, wave, sentence)
             sentence = replace(sentence, start=begin, num_samples=new.shape[-1] - begin)
         return Speech.of(new, self.sample_rate, [sentence])
 
     def save(self, folder: str | os.PathLike[str], dtype: str = "float32", replace_voice: bool = False) -> Path:
         """Write the voice as a folder that `load_voice` opens; ``dtype`` is that of the language model on disk."""
-        return write_voice(folder, self.config, self.codec, self.lm, self.card, dtype, replace_voice)
+        return write_voice(folder, self.config, self.codec, self.lm, self.card, dtype, replace_voice, self.decoder)
 
     # --- what is asked for ----------------------------------------------------------------------------------------
 
@@ -318,6 +345,9 @@ class Voice:
             )
         return self.codec.quantizer.vectors(levels)
 
+    def _player(self, job: Job) -> Any:
+        return self.codec if job.vectors is None else self.player
+
     def _carry(self, start: tuple[Tensor, str] | None, sentence: Sentence, piece: Piece) -> tuple[Tensor, str] | None:
         """The prompt of the next sentence: where the voice wants it, the first that ended well."""
         if start is None and self.config.carry and sentence.finish_reason == "end":
@@ -338,7 +368,7 @@ class Voice:
             written = stream_codes(
                 self.lm.model, job.text_ids, job.prompt, job.seed, config, job.prompt_units, job.vectors
             )
-            decoder = ChunkDecoder(self.codec, job)
+            decoder = ChunkDecoder(self._player(job), job)
             heard: list[Tensor] = []
             for wave in decoder.run(written):
                 heard.append(wave)

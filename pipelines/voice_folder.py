@@ -7,6 +7,7 @@
                       "codec_fingerprint", "generation": {... GenerateConfig ...}, "retries", ...}
     lm/              the delay model;  or  coarse/ and fine/, the pair
     codec/           only where "codec" says so
+    decoder.safetensors   layers of the codec's decoder that are the voice's own (`pipelines/tune_decoder.py`), if any
     README.md        the card
 """
 
@@ -17,16 +18,20 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from codec.errors import SoundloomError
 from codec.files import write_text
 from codec.pretrained import SHIPPED as SHIPPED_CODEC
 from codec.pretrained import load_codec
-from lm.checkpoint import LoadedLM, load_lm, save_lm
+from lm.checkpoint import DTYPES, LoadedLM, load_lm, save_lm
 from lm.config import from_dict
 from lm.fine_lm import CoarseFineLM, FineLM
 from lm.request import GenerateConfig
@@ -34,7 +39,7 @@ from lm.step_lm import StepLM
 from lm.text import MODEL_FILE
 
 FORMAT, VERSION = "soundloom-voice", 1
-VOICE_FILE, CARD_FILE, OWN_CODEC = "voice.json", "README.md", "codec"
+VOICE_FILE, CARD_FILE, OWN_CODEC, DECODER_FILE = "voice.json", "README.md", "codec", "decoder.safetensors"
 SHIPPED_VOICES = Path(__file__).parent / "voices"
 DEFAULT_VOICE = "heart"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -160,6 +165,14 @@ def open_pair(coarse_folder: str | Path, fine_folder: str | Path, codec: Any) ->
     return LoadedLM(CoarseFineLM(coarse.model, fine.model), coarse.tokenizer, coarse.codec_facts)  # type: ignore[arg-type]
 
 
+def read_decoder(path: Path) -> dict[str, Tensor]:
+    """A voice's own layers of its codec's decoder, float32 by name. Raises: SoundloomError."""
+    try:
+        return {name: value.float() for name, value in load_file(path).items()}
+    except (OSError, SafetensorError) as error:
+        raise SoundloomError(f"{path}: does not hold tensors in the safetensors format ({error})") from error
+
+
 def write_voice(
     folder: str | os.PathLike[str],
     config: VoiceConfig,
@@ -168,10 +181,12 @@ def write_voice(
     card: str,
     dtype: str = "float32",
     replace: bool = False,
+    decoder: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write a voice folder; it appears whole or not at all. Returns the folder.
 
-    ``dtype`` is the weights' type on disk. A codec of ours goes along where ``config.codec`` is "codec".
+    ``dtype`` is the weights' type on disk. A codec of ours goes along where ``config.codec`` is "codec", and
+    ``decoder``, the voice's own layers of its codec's decoder.
     Raises: SoundloomError where ``folder`` exists (unless ``replace``, for a voice), or cannot be written.
     """
     folder = Path(folder)
@@ -189,6 +204,9 @@ def write_voice(
                 save_lm(place / part, model, lm.tokenizer, lm.codec_facts, dtype)
         else:
             save_lm(place / "lm", lm.model, lm.tokenizer, lm.codec_facts, dtype)
+        if decoder:
+            tensors = {name: value.to(DTYPES[dtype]).contiguous() for name, value in decoder.items()}
+            save_file(tensors, place / DECODER_FILE)
         write_text(place / CARD_FILE, card)
         record = {"format": FORMAT, "version": VERSION, **asdict(config)}
         write_text(place / VOICE_FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")

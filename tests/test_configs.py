@@ -11,6 +11,8 @@ import torch
 import pipelines.train_codec as program
 from codec.audio import write_audio
 from codec.model import Codec
+from pipelines import train_lm, tune_decoder
+from pipelines.lm_settings import TrainLMSettings
 from pipelines.settings import parse_settings
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -24,6 +26,17 @@ TRAININGS = sorted(path for path in CONFIGS.glob("*codec*.yaml") if not path.nam
 def test_a_codec_configuration_parses_and_its_head_has_the_command(path: Path) -> None:
     parse_settings(program.TrainCodecSettings, ["--config", str(path)])
     assert f"pipelines/train_codec.py --config configs/{path.name}" in path.read_text(encoding="utf-8")
+
+
+def test_the_other_configurations_parse_and_their_heads_have_the_commands() -> None:
+    programs = {"lm_": (train_lm, TrainLMSettings), "decoder_": (tune_decoder, tune_decoder.TuneDecoderSettings)}
+    for start, (module, settings) in programs.items():
+        found = sorted(CONFIGS.glob(f"{start}*.yaml"))
+        assert found
+        for path in found:
+            parse_settings(settings, ["--config", str(path)])
+            script = Path(str(module.__file__)).name
+            assert f"pipelines/{script} --config configs/{path.name}" in path.read_text(encoding="utf-8"), path.name
 
 
 def test_the_large_one_is_of_encodecs_size() -> None:

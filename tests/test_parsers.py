@@ -44,7 +44,7 @@ from pipelines.corpus_input import open_corpus
 from pipelines.lm_settings import TextSettings
 from pipelines.settings import parse_settings
 from pipelines.training_log import JsonlLog
-from pipelines.voice_folder import read_voice, write_voice
+from pipelines.voice_folder import read_decoder, read_voice, write_voice
 
 EXAMPLES = int(os.environ.get("SOUNDLOOM_EXAMPLES", "1000"))
 MANY = int(os.environ.get("SOUNDLOOM_EXAMPLES", "20000"))
@@ -151,7 +151,8 @@ def models() -> Path:
     codec = tiny_codec()
     save_lms(path, codec)
     voice = tiny_voice(path / "text")
-    write_voice(path / "voice", voice.config, codec, load_lm(path / "delay"), "# tiny\n")
+    own = {"input.weight": codec.decoder.input.weight.detach(), "input.bias": codec.decoder.input.bias.detach()}
+    write_voice(path / "voice", voice.config, codec, load_lm(path / "delay"), "# tiny\n", decoder=own)
     return path / "voice"
 
 
@@ -171,6 +172,7 @@ def model_target(name: str) -> Target:
         "codec": lambda: Codec.from_pretrained(models() / "codec"),
         "lm": lambda: load_lm(models() / "lm"),
         "voice.json": lambda: read_voice(models()),
+        "decoder.safetensors": lambda: tiny_codec().with_decoder(read_decoder(models() / "decoder.safetensors")),
     }
     seal = reseal_lm if name == "lm/model.safetensors" else None
     return Target(models() / name, readers[name.partition("/")[0]], seal)
@@ -293,6 +295,7 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "text tokenizer: text.json": lambda: text_target("text.json"),
     "text tokenizer: text.model": lambda: text_target("text.model", reseal_lm),
     "voice: voice.json": lambda: model_target("voice.json"),
+    "voice: decoder.safetensors": lambda: model_target("decoder.safetensors"),
     "lexicon: TSV": lambda: lexicon_target("x.tsv"),
     "lexicon: gzipped TSV": lambda: lexicon_target("x.tsv.gz"),
     "manifest: JSONL": lambda: corpus_target("jsonl", JSONL),
