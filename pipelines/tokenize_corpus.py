@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from codec.errors import SoundloomError
 from pipelines.cli import run
+from pipelines.early_workers import EarlyWorkers
 
 if TYPE_CHECKING:
     from codec.store_plan import Plan
@@ -107,6 +108,14 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _tokenize(arguments: argparse.Namespace, load_codec: Callable[[str | None], Any] | None) -> int:
+    count = 0 if arguments.workers == 1 or arguments.engine or arguments.plan_only else arguments.workers
+    with EarlyWorkers(count) as workers:  # before anything else: they take as long to begin as this process
+        return _tokenize_with(workers if count else None, arguments, load_codec)
+
+
+def _tokenize_with(
+    workers: EarlyWorkers | None, arguments: argparse.Namespace, load_codec: Callable[[str | None], Any] | None
+) -> int:
     # Imported here: torch takes seconds, and --help must not.
     from codec.store import StoreFacts
     from codec.store_plan import Settings
@@ -115,11 +124,11 @@ def _tokenize(arguments: argparse.Namespace, load_codec: Callable[[str | None], 
     from pipelines.tokenize_workers import (
         Bar,
         Job,
+        do_shards,
         free_bytes,
         launcher_share,
         make_forecast,
         prepare_codec,
-        run_shards,
     )
 
     if load_codec is None:
@@ -150,7 +159,10 @@ def _tokenize(arguments: argparse.Namespace, load_codec: Callable[[str | None], 
             return _finish(plan, arguments.max_reject_rate)
         job = Job(plan, corpus.settings, arguments.codec, arguments.device, load_codec)
         with Bar(forecast.audio_seconds) as bar:
-            run_shards(job, shards, arguments.workers, bar.add)
+            if workers is None:
+                do_shards(job, shards, bar.add)
+            else:
+                workers.run(job, shards, bar.add)
     return _finish(plan, arguments.max_reject_rate)
 
 

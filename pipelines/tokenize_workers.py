@@ -1,15 +1,13 @@
-"""Who tokenizes which shard: this process, workers of its own, or the processes of a launcher; and the forecast."""
+"""What tokenizing a shard takes, which shards a launcher's process has, how far it all is, and the forecast."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import torch
@@ -67,69 +65,12 @@ def launcher_rank() -> tuple[int, int]:
     return rank, size
 
 
-def run_shards(job: Job, shards: Sequence[int], workers: int, progress: Progress) -> None:
-    """Tokenize shards here or in ``workers`` processes; ``progress`` hears of every utterance.
-
-    Errors: `SoundloomError` of the first worker that fails; the others end with it.
-    """
-    if workers > 1 and len(shards) > 1:
-        _run_processes(job, shards, min(workers, len(shards)), progress)
-    else:
-        do_shards(job, shards, progress)
-
-
 def do_shards(job: Job, shards: Sequence[int], progress: Progress) -> None:
     """Tokenize shards in this process, one after another."""
     codec = prepare_codec(job.load_codec, job.codec_name, job.device)
     corpus = open_corpus(job.settings)
     for index in shards:
         tokenize_shard(job.plan, index, codec, corpus.fetch, lambda item, reason: progress(item.seconds, reason))
-
-
-def _run_processes(job: Job, shards: Sequence[int], workers: int, progress: Progress) -> None:
-    # Spawned, not forked: a forked process inherits torch's threads and locks in whatever state they are.
-    context = multiprocessing.get_context("spawn")
-    processes, pipes = [], []
-    for number in range(workers):
-        receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(job, list(shards[number::workers]), sender), daemon=True)
-        process.start()
-        sender.close()
-        processes.append(process)
-        pipes.append(receiver)
-    waiting = dict(zip(pipes, processes, strict=True))
-    try:
-        while waiting:
-            for pipe in wait(list(waiting)):
-                try:
-                    message = pipe.recv()  # from our own child, over a pipe that nobody else has
-                except EOFError:
-                    process = waiting.pop(pipe)
-                    process.join()
-                    if process.exitcode:
-                        raise SoundloomError(
-                            f"a worker ended with code {process.exitcode}; finished shards are kept, "
-                            "run the same command again to go on"
-                        ) from None
-                    continue
-                if isinstance(message, str):
-                    raise SoundloomError(message)
-                progress(*message)
-    finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.join()
-
-
-def _work(job: Job, shards: list[int], pipe: Connection) -> None:
-    try:
-        # Where the parent was killed, this send fails and ends the worker: nobody is left behind.
-        do_shards(job, shards, lambda seconds, reason: pipe.send((seconds, reason)))
-    except SoundloomError as error:
-        pipe.send(str(error))
-    except (BrokenPipeError, KeyboardInterrupt):
-        return
 
 
 class Bar:
