@@ -262,7 +262,7 @@ def make_crops(
     settings: TuneDecoderSettings, voice: Voice, store: str, audio: dict[str, Path], rank: int = 0, world: int = 1
 ) -> VoiceCrops:
     """What to learn or validate from. Raises: SoundloomError where the store is not of the voice's codec."""
-    reader = open_store(store, voice.num_levels)
+    reader = open_store(store, 0)  # all levels: a prompt's own latents are made of all
     reader.require_codec(voice.codec)
     dataset = GridDataset(
         reader,

@@ -25,8 +25,10 @@ from codec.errors import SoundloomError
 from codec.model import Codec
 from lm.checkpoint import LoadedLM
 from lm.config import from_dict
+from lm.data import Example, collate
 from lm.delay_lm import DelayLM
 from lm.generate import stream as stream_codes
+from lm.latents import LatentFit, fit_latents, known_latents
 from lm.request import GenerateConfig
 from pipelines.speech import Piece, Sentence, Speech, cut_text, verdict
 from pipelines.voice_folder import (
@@ -59,13 +61,22 @@ def load_voice(name_or_folder: str | os.PathLike[str] | None = None) -> Voice:
     return Voice(config, codec, lm, text, read_decoder(own) if own.is_file() else None)
 
 
+@dataclass(frozen=True)
+class _Start:
+    """What a sentence goes on from: codes [K, P], their text, and how latents are moved to who speaks there."""
+
+    codes: Tensor
+    text: str
+    fit: LatentFit | None = None
+
+
 @dataclass
 class _Spoken:
     """How far a text has come: its pieces, the prompt of the next, and what was said so far."""
 
     pieces: list[Piece]
     seed: int
-    start: tuple[Tensor, str] | None
+    start: _Start | None
     parts: list[Tensor] = field(default_factory=list)
     sentences: list[Sentence] = field(default_factory=list)
 
@@ -151,7 +162,7 @@ class Voice:
         if batch_size < 1:
             raise SoundloomError(f"batch_size is {batch_size}; wanted 1 or more")
         seeds = [0] * len(texts) if seeds is None else seeds
-        first = self._start(prompt, prompt_text)
+        first = self._start(prompt, prompt_text, config, levels)
         spoken = [_Spoken(self._pieces(text), seed, first) for text, seed in zip(texts, seeds, strict=True)]
         # A text's next sentence may need the one before; of different texts, those of about one length go together.
         for index in range(max((len(one.pieces) for one in spoken), default=0)):
@@ -192,7 +203,7 @@ class Voice:
         1e-6). The pair of coarse and fine model gives a sentence at a time. Arguments and errors: see `speak`.
         """
         config, levels, _ = self._settings(levels, 0, overrides)
-        start = self._start(prompt, prompt_text)
+        start = self._start(prompt, prompt_text, config, levels)
         pieces = self._pieces(text)
         sentence_seed(seed, 0)  # so that a bad seed is told now, not at the first chunk
         return SpeechStream(self.sample_rate, self._stream(pieces, start, seed, config, levels))
@@ -227,13 +238,14 @@ class Voice:
         context = wave if prompt_text is not None else wave[:, -heard:]
         if context.shape[1] > MAX_PROMPT_SECONDS * self.sample_rate:
             raise SoundloomError(f"the prompt is longer than {MAX_PROMPT_SECONDS:g} s; cut it, and prompt_text with it")
-        codes = self._encode(context)
+        all_codes = self.codec.encode(context[None])[0].clone()
+        codes = all_codes[: self.num_levels]
         frames = codes.shape[1] + math.ceil(seconds * self.frame_rate)
         config = replace(config, max_frames=frames, min_frames=frames if text is None else config.min_frames)
         piece = Piece(text or "", 0.0)
         text_ids = torch.tensor(ids, dtype=torch.long)
-        vectors = self._vectors(config, levels)
-        job = Job(piece, text_ids, codes, len(said), checked_seed(seed), config, levels, 0.0, vectors)
+        parts = self._vectors(config, levels), self._fit(all_codes, said, config, levels)
+        job = Job(piece, text_ids, codes, len(said), checked_seed(seed), config, levels, 0.0, *parts)
         ((sentence, new),) = say(self.lm, self._player(job), [job], retries, exact=True)
         sentence = replace(sentence, codes=sentence.codes[:levels].clone())
         if not only_new:
@@ -290,21 +302,33 @@ class Voice:
                 raise SoundloomError(f"one word takes too long to speak: {piece.text[:40]!r}…; put spaces into it")
         return pieces
 
-    def _start(self, prompt: Prompt | None, prompt_text: str | None) -> tuple[Tensor, str] | None:
-        """Codes [K, P] and text of the prompt, or None without one."""
+    def _start(
+        self, prompt: Prompt | None, prompt_text: str | None, config: GenerateConfig, levels: int
+    ) -> _Start | None:
+        """What the first sentence goes on from, or None without a prompt."""
         if prompt is None:
             if prompt_text is not None:
                 raise SoundloomError("prompt_text without a prompt: give the recording that says it")
             return None
         if prompt_text is None or not prompt_text.strip():
             raise SoundloomError("a prompt needs its text: give prompt_text, the words that the recording says")
-        self.text_ids(prompt_text)  # nothing in it to speak: an error
+        said = self.text_ids(prompt_text)  # nothing in it to speak: an error
         wave = self._prompt_wave(prompt)
         if wave.shape[1] > MAX_PROMPT_SECONDS * self.sample_rate:
             raise SoundloomError(
                 f"the prompt is {wave.shape[1] / self.sample_rate:.1f} s long; wanted at most {MAX_PROMPT_SECONDS:g} s"
             )
-        return self._encode(wave), prompt_text.strip()
+        codes = self.codec.encode(wave[None])[0].clone()
+        return _Start(codes[: self.num_levels], prompt_text.strip(), self._fit(codes, said, config, levels))
+
+    def _fit(self, codes: Tensor, said: list[int], config: GenerateConfig, levels: int) -> LatentFit | None:
+        """How latents are moved to the speaker of a recording: its codes of all levels [K, P], and its text."""
+        vectors = self._vectors(config, levels)
+        if vectors is None:
+            return None
+        batch = collate([Example("prompt", said, codes[: self.num_levels])], self.lm.tokenizer.pad_id)
+        known = known_latents(self.lm.model, batch, vectors, config.drawn_levels)[0]
+        return fit_latents(known, self.codec.quantizer.decode(codes[None])[0])
 
     def _prompt_wave(self, prompt: Prompt) -> Tensor:
         """A recording [C, N] at the codec's rate, cut to whole frames."""
@@ -322,17 +346,12 @@ class Voice:
             raise SoundloomError("the prompt is shorter than 0.1 s; three seconds are good")
         return wave
 
-    def _encode(self, wave: Tensor) -> Tensor:
-        return self.codec.encode(wave[None])[0, : self.num_levels].clone()
-
-    def _job(
-        self, piece: Piece, start: tuple[Tensor, str] | None, seed: int, config: GenerateConfig, levels: int
-    ) -> Job:
-        said = [] if start is None else self.text_ids(start[1])
+    def _job(self, piece: Piece, start: _Start | None, seed: int, config: GenerateConfig, levels: int) -> Job:
+        said = [] if start is None else self.text_ids(start.text)
         ids = torch.tensor(said + self.text_ids(piece.text), dtype=torch.long)
         expected = self.expected_seconds(piece.text)
-        prompt, vectors = None if start is None else start[0], self._vectors(config, levels)
-        return Job(piece, ids, prompt, len(said), seed, config, levels, expected, vectors)
+        prompt, fit = (None, None) if start is None else (start.codes, start.fit)
+        return Job(piece, ids, prompt, len(said), seed, config, levels, expected, self._vectors(config, levels), fit)
 
     def _vectors(self, config: GenerateConfig, levels: int) -> Tensor | None:
         """The codebooks of the levels, where not all of them sound as they were drawn."""
@@ -348,10 +367,10 @@ class Voice:
     def _player(self, job: Job) -> Any:
         return self.codec if job.vectors is None else self.player
 
-    def _carry(self, start: tuple[Tensor, str] | None, sentence: Sentence, piece: Piece) -> tuple[Tensor, str] | None:
+    def _carry(self, start: _Start | None, sentence: Sentence, piece: Piece) -> _Start | None:
         """The prompt of the next sentence: where the voice wants it, the first that ended well."""
         if start is None and self.config.carry and sentence.finish_reason == "end":
-            return sentence.codes, piece.text
+            return _Start(sentence.codes, piece.text)
         return start
 
     def _pause(self, piece: Piece, last: bool) -> Tensor:
@@ -359,7 +378,7 @@ class Voice:
         return torch.zeros(self.codec.channels, round(seconds * self.sample_rate))
 
     def _stream(
-        self, pieces: list[Piece], start: tuple[Tensor, str] | None, seed: int, config: GenerateConfig, levels: int
+        self, pieces: list[Piece], start: _Start | None, seed: int, config: GenerateConfig, levels: int
     ) -> Iterator[Tensor | Sentence]:
         """Chunks [C, n], and each sentence when it is done."""
         at = 0

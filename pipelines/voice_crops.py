@@ -15,7 +15,7 @@ from torch import Tensor
 from codec.audio import read_audio
 from codec.errors import SoundloomError
 from lm.data import Example, GridDataset, collate
-from lm.latents import known_latents
+from lm.latents import fit_latents, known_latents
 from pipelines.training import stable_seed
 from pipelines.voice import Voice
 
@@ -41,8 +41,9 @@ class VoiceCrops:
     """Latents that a voice's model makes of true codes, and the recordings' sound.
 
     An utterance counts where its recording is known and it is long enough. Those that follow a prompt in the dataset
-    are heard after it, without it. ``codes_share`` of the crops are the codes' own vectors instead: so sounds a prompt,
-    whose end the decoder hears before the voice begins.
+    are heard after it, without it, and where the prompt is given their latents are fitted to it as the voice does.
+    ``codes_share`` of the crops are the codes' own vectors instead: so sounds a prompt, whose end the decoder hears
+    before the voice begins.
     """
 
     def __init__(
@@ -111,7 +112,14 @@ class VoiceCrops:
         codes = batch.codes[:, : self.voice.num_levels]
         batch = type(batch)(batch.text_ids, batch.text_lengths, codes, batch.lengths, batch.ids, batch.earlier)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            return known_latents(self.voice.lm.model, batch, self.vectors, self.drawn).float()
+            latents = known_latents(self.voice.lm.model, batch, self.vectors, self.drawn).float()
+        for row, example in enumerate(examples):
+            prompt = example.codes[None, :, : example.earlier_frames].long()
+            if example.given:
+                true = self.voice.codec.quantizer.decode(prompt)[0]
+                fit = fit_latents(latents[row, :, : example.earlier_frames], true)
+                latents[row] = latents[row] if fit is None else fit(latents[row])
+        return latents
 
     def _sound(self, identity: str, frame: int, frames: int, whole: bool) -> Tensor:
         """Samples [C, n] of some frames of a recording, without the context unless ``whole``."""

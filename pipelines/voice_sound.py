@@ -12,6 +12,7 @@ from torch import Tensor
 from codec.errors import SoundloomError
 from lm.checkpoint import LoadedLM
 from lm.generate import Frame, Generation, generate, retry_seed
+from lm.latents import LatentFit
 from lm.request import GenerateConfig
 from pipelines.speech import FINISH_REASONS, Edges, Piece, Sentence, Speech, verdict
 
@@ -25,7 +26,7 @@ class Job:
     """One piece to speak: text_ids [L], prompt codes [K, P] or None, and what its sound is made with.
 
     Of the text the first ``prompt_units`` are the prompt's. ``vectors`` [levels, V, D]: the codec's codebooks where
-    latents are decoded (`GenerateConfig.drawn_levels`), else None.
+    latents are decoded (`GenerateConfig.drawn_levels`), else None; ``fit`` moves those to a recorded prompt's speaker.
     """
 
     piece: Piece
@@ -37,6 +38,11 @@ class Job:
     levels: int
     expected_seconds: float
     vectors: Tensor | None = None
+    fit: LatentFit | None = None
+
+    def fitted(self, latents: Tensor) -> Tensor:
+        """Latents [D, T] of the model as they are heard."""
+        return latents if self.fit is None else self.fit(latents)
 
 
 def say(
@@ -57,7 +63,7 @@ def say(
             job = jobs[i]
             first, end = 0 if job.prompt is None else job.prompt.shape[1], int(written.lengths[row])
             codes = written.codes[row, :, first:end].clone()
-            latents = None if written.latents is None else written.latents[row, :, first:end].clone()
+            latents = None if written.latents is None else job.fitted(written.latents[row, :, first:end].clone())
             edges = Edges(codec.sample_rate)
             wave = torch.cat([edges.push(decode(codec, job, codes, latents)), edges.finish()], dim=-1)
             reason = written.finish_reasons[row]
@@ -183,8 +189,9 @@ class ChunkDecoder:
         fresh = 0
         for frame in frames:
             # What comes is a view of the grid, and the grid is shared with what is still written.
-            self.frames.append(Frame(frame.codes.clone(), None if frame.latent is None else frame.latent.clone()))
-            self.waiting.append(frame.codes[: self.job.levels] if frame.latent is None else frame.latent)
+            latent = None if frame.latent is None else self.job.fitted(frame.latent[:, None].clone())[:, 0]
+            self.frames.append(Frame(frame.codes.clone(), latent))
+            self.waiting.append(frame.codes[: self.job.levels] if latent is None else latent)
             fresh += 1
             if self.state is not None and fresh >= size:
                 wave = self.edges.push(self._decode(last=False))
