@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lm.data import Batch
 
 SKIPPED = 10  # frames at a recording's start, where a model does not know yet who speaks
-_TRUST = 10  # frames of which half of what they tell is believed
+_TRUST = 3  # frames of which half of what they tell is believed
 
 
 def level_vectors(codes: Tensor, scores: Tensor, vectors: Tensor, drawn: int | None) -> Tensor:
@@ -61,7 +61,7 @@ def fit_latents(known: Tensor, true: Tensor) -> LatentFit | None:
     """
     known, true = known[:, SKIPPED:], true[:, SKIPPED:]
     T = known.shape[1]
-    if T < _TRUST:
+    if T < SKIPPED:
         return None
     trust = T / (T + _TRUST)
     centre = known.mean(1, keepdim=True)

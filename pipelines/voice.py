@@ -63,10 +63,14 @@ def load_voice(name_or_folder: str | os.PathLike[str] | None = None) -> Voice:
 
 @dataclass(frozen=True)
 class _Start:
-    """What a sentence goes on from: codes [K, P], their text, and how latents are moved to who speaks there."""
+    """What a sentence goes on from: codes [K, P] and their text.
+
+    Of a recording also the codes of all the codec's levels, and how latents are moved to who speaks there.
+    """
 
     codes: Tensor
     text: str
+    heard: Tensor | None = None
     fit: LatentFit | None = None
 
 
@@ -244,7 +248,7 @@ class Voice:
         config = replace(config, max_frames=frames, min_frames=frames if text is None else config.min_frames)
         piece = Piece(text or "", 0.0)
         text_ids = torch.tensor(ids, dtype=torch.long)
-        parts = self._vectors(config, levels), self._fit(all_codes, said, config, levels)
+        parts = self._vectors(config, levels), all_codes, self._fit(all_codes, said, config, levels)
         job = Job(piece, text_ids, codes, len(said), checked_seed(seed), config, levels, 0.0, *parts)
         ((sentence, new),) = say(self.lm, self._player(job), [job], retries, exact=True)
         sentence = replace(sentence, codes=sentence.codes[:levels].clone())
@@ -319,7 +323,7 @@ class Voice:
                 f"the prompt is {wave.shape[1] / self.sample_rate:.1f} s long; wanted at most {MAX_PROMPT_SECONDS:g} s"
             )
         codes = self.codec.encode(wave[None])[0].clone()
-        return _Start(codes[: self.num_levels], prompt_text.strip(), self._fit(codes, said, config, levels))
+        return _Start(codes[: self.num_levels], prompt_text.strip(), codes, self._fit(codes, said, config, levels))
 
     def _fit(self, codes: Tensor, said: list[int], config: GenerateConfig, levels: int) -> LatentFit | None:
         """How latents are moved to the speaker of a recording: its codes of all levels [K, P], and its text."""
@@ -350,8 +354,8 @@ class Voice:
         said = [] if start is None else self.text_ids(start.text)
         ids = torch.tensor(said + self.text_ids(piece.text), dtype=torch.long)
         expected = self.expected_seconds(piece.text)
-        prompt, fit = (None, None) if start is None else (start.codes, start.fit)
-        return Job(piece, ids, prompt, len(said), seed, config, levels, expected, self._vectors(config, levels), fit)
+        job = Job(piece, ids, None, len(said), seed, config, levels, expected, self._vectors(config, levels))
+        return job if start is None else replace(job, prompt=start.codes, heard=start.heard, fit=start.fit)
 
     def _vectors(self, config: GenerateConfig, levels: int) -> Tensor | None:
         """The codebooks of the levels, where not all of them sound as they were drawn."""

@@ -26,7 +26,8 @@ class Job:
     """One piece to speak: text_ids [L], prompt codes [K, P] or None, and what its sound is made with.
 
     Of the text the first ``prompt_units`` are the prompt's. ``vectors`` [levels, V, D]: the codec's codebooks where
-    latents are decoded (`GenerateConfig.drawn_levels`), else None; ``fit`` moves those to a recorded prompt's speaker.
+    latents are decoded (`GenerateConfig.drawn_levels`), else None. Of a recorded prompt ``heard`` [levels, P] are the
+    codes of all the codec's levels, and ``fit`` moves latents to its speaker.
     """
 
     piece: Piece
@@ -38,6 +39,7 @@ class Job:
     levels: int
     expected_seconds: float
     vectors: Tensor | None = None
+    heard: Tensor | None = None
     fit: LatentFit | None = None
 
     def fitted(self, latents: Tensor) -> Tensor:
@@ -104,6 +106,8 @@ def warm_up(codec: Any, job: Job) -> Tensor:
     Frames are codes long [levels, T] or, where the job has vectors, latents float [D, T].
     """
     prompt = torch.zeros(job.levels, 0, dtype=torch.long) if job.prompt is None else job.prompt[: job.levels]
+    if job.vectors is not None and job.heard is not None:
+        prompt = job.heard
     codes = prompt[:, max(0, prompt.shape[1] - round(WARM_UP_SECONDS * codec.frame_rate)) :]
     return codes if job.vectors is None else codec.quantizer.decode(codes[None])[0]
 
