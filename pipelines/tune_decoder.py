@@ -73,7 +73,8 @@ class TuneDecoderSettings:
     Args:
         voice: folder or name of the voice whose model speaks.
         store: token store by the voice's codec, with texts.
-        audio: manifests (manifest.jsonl) of the corpora that the store was made from.
+        audio: manifests (manifest.jsonl) of the corpora that the store was made from; ``PREFIX=FILE`` where
+            tokenize_corpus.py put PREFIX before their ids (--id-prefix).
         output: folder of the run.
         dev_store: token store for validation; its recordings stand in the same manifests. null = none.
         layers: the decoder's parts that learn, by the beginnings of their names; empty = all of it.

@@ -24,14 +24,18 @@ _STARTS = 0.1  # share of batches that begin where utterances begin, without any
 
 
 def audio_by_id(manifests: Sequence[str]) -> dict[str, Path]:
-    """Where each utterance of some corpora lies: manifest.jsonl files -> path by id. Raises: SoundloomError."""
+    """Where each utterance of some corpora lies: manifest.jsonl files -> path by id. Raises: SoundloomError.
+
+    ``PREFIX=FILE`` puts PREFIX before a manifest's ids, as tokenize_corpus.py's --id-prefix does.
+    """
     found: dict[str, Path] = {}
     for name in manifests:
-        path = Path(name)
+        before, sign, after = name.partition("=")
+        prefix, path = (before, Path(after)) if sign else ("", Path(name))
         try:
             for line in path.read_text(encoding="utf-8").splitlines():
                 row = json.loads(line)
-                found.setdefault(row["id"], path.parent / row["audio"])
+                found.setdefault(prefix + row["id"], path.parent / row["audio"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise SoundloomError(f"{path}: is no manifest that can be read ({error!r})") from error
     return found

@@ -105,6 +105,8 @@ def test_a_crop_is_the_sound_of_its_latents(place: Path) -> None:
     audio = audio_by_id([str(place / "manifest.jsonl")])
     options = {"levels": 3, "drawn": 1, "seconds": 0.2, "rows": 4, "codes_share": 1.0}
     crops = VoiceCrops(voice, dataset, audio, **options)  # type: ignore[arg-type]
+    prefixed = audio_by_id([f"new-={place / 'manifest.jsonl'}"])
+    assert prefixed == {f"new-{name}": path for name, path in audio.items()}
     lengths = set()
     for step in range(12):
         latents, wave, names = crops.batch(step)
