@@ -127,6 +127,10 @@ class _Run:
         self.state = self.decoder.start(*text, max_steps=steps, earlier=earlier)
         self.taken = 0
         if request.vectors is not None:
+            if len(request.vectors) > K:
+                raise SoundloomError(
+                    f"latents of {len(request.vectors)} levels: this model writes {K} step by step, others afterwards"
+                )
             self.latents = request.vectors.new_zeros(B, steps, request.vectors.shape[2])
 
     @property

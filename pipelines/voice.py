@@ -27,6 +27,7 @@ from lm.checkpoint import LoadedLM
 from lm.config import from_dict
 from lm.data import Example, collate
 from lm.delay_lm import DelayLM
+from lm.generate import evaluating
 from lm.generate import stream as stream_codes
 from lm.latents import LatentFit, fit_latents, known_latents
 from lm.request import GenerateConfig
@@ -331,7 +332,8 @@ class Voice:
         if vectors is None:
             return None
         batch = collate([Example("prompt", said, codes[: self.num_levels])], self.lm.tokenizer.pad_id)
-        known = known_latents(self.lm.model, batch, vectors, config.drawn_levels)[0]
+        with evaluating(self.lm.model):
+            known = known_latents(self.lm.model, batch, vectors, config.drawn_levels)[0]
         return fit_latents(known, self.codec.quantizer.decode(codes[None])[0])
 
     def _prompt_wave(self, prompt: Prompt) -> Tensor:

@@ -152,6 +152,8 @@ def test_codebooks_that_are_not_the_models_are_refused() -> None:
     for shape in ((LEVELS + 1, CODES, 4), (LEVELS, CODES + 1, 4), (CODES, 4)):
         with pytest.raises(SoundloomError, match="vectors has shape"):
             generate(delay_lm(), torch.arange(6)[None], vectors=torch.zeros(shape))
+    with pytest.raises(SoundloomError, match="writes 1 step by step"):
+        generate(MODELS["pair"](), torch.arange(6)[None], vectors=torch.zeros(LEVELS, CODES, 4))
 
 
 def test_after_a_prompt_greedy_codes_are_what_training_scores_highest() -> None:
