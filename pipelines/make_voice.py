@@ -34,7 +34,7 @@ def codec_reference(name: str) -> tuple[str, str]:
     return ("codec", name) if path.is_dir() else (name, name)
 
 
-def make_card(facts: dict[str, str], config: Any, codec: Any, lm: Any, figures: str) -> str:
+def make_card(facts: dict[str, str], config: Any, codec: Any, lm: Any, decoder: Any, figures: str) -> str:
     """README.md of a voice, with the header that the Hugging Face hub reads. Facts that nobody gave say so."""
     from lm.checkpoint import kind_of
 
@@ -49,6 +49,9 @@ def make_card(facts: dict[str, str], config: Any, codec: Any, lm: Any, figures: 
         "language model": f"{kind_of(lm.model)}, {size:.1f} M parameters, writes {lm.codec_facts.num_levels} levels",
         "codec": f"{codec_name}, {codec.sample_rate} Hz, {codec.frame_rate:g} frames a second, "
         f"{codec.num_levels} levels of {codec.codebook_size} codes, fingerprint {codec.fingerprint[:16]}",
+        "decoder": f"{sum(value.numel() for value in decoder.values()) / 1e6:.1f} M of its parameters are the voice's own"
+        if decoder
+        else "",
         "learned from": facts["data"] or "not told",
         "cost": facts["cost"] or "not told",
         "note": facts["note"],
@@ -88,8 +91,8 @@ def make_voice(options: argparse.Namespace) -> Path:
         options.levels,
     )
     facts = {name: getattr(options, name) for name in ("licence", "data", "cost", "note")}
-    card = make_card(facts, config, codec, lm, _text_file(options.figures))
     decoder = read_decoder(Path(options.decoder)) if options.decoder else None
+    card = make_card(facts, config, codec, lm, decoder, _text_file(options.figures))
     return Voice(config, codec, lm, card, decoder).save(options.output, options.dtype, options.replace)
 
 
