@@ -39,6 +39,7 @@ def make_card(facts: dict[str, str], config: Any, codec: Any, lm: Any, decoder: 
     from lm.checkpoint import kind_of
 
     size = sum(parameter.numel() for parameter in lm.model.parameters()) / 1e6
+    own = sum(value.numel() for value in (decoder or {}).values())
     licence = facts["licence"] or "unknown"
     codec_name = "its own" if config.codec == "codec" else config.codec
     front = ["---", f"language: {config.language}", f"license: {licence.lower()}", "library_name: soundloom"]
@@ -49,9 +50,7 @@ def make_card(facts: dict[str, str], config: Any, codec: Any, lm: Any, decoder: 
         "language model": f"{kind_of(lm.model)}, {size:.1f} M parameters, writes {lm.codec_facts.num_levels} levels",
         "codec": f"{codec_name}, {codec.sample_rate} Hz, {codec.frame_rate:g} frames a second, "
         f"{codec.num_levels} levels of {codec.codebook_size} codes, fingerprint {codec.fingerprint[:16]}",
-        "decoder": f"{sum(value.numel() for value in decoder.values()) / 1e6:.1f} M of its parameters are the voice's own"
-        if decoder
-        else "",
+        "decoder": f"{own / 1e6:.1f} M of its parameters are the voice's own" if decoder else "",
         "learned from": facts["data"] or "not told",
         "cost": facts["cost"] or "not told",
         "note": facts["note"],
