@@ -33,10 +33,6 @@ from pipelines.checkpoints import (
     Checkpoint,
     list_checkpoints,
     load_checkpoint,
-    load_module,
-    load_optimizer,
-    module_tensors,
-    optimizer_tensors,
     save_checkpoint,
 )
 from pipelines.cli import run
@@ -45,28 +41,22 @@ from pipelines.codec_steps import (
     CodecLosses,
     alarm_lines,
     alike_over_processes,
-    average_gradients,
     gather_clips,
     mean_figures,
     validate,
 )
 from pipelines.crops import Crops
+from pipelines.judged import JudgedState
 from pipelines.progress import Progress, plot_curves
 from pipelines.settings import changed_settings, flatten_settings, parse_settings
 from pipelines.sharding import refuse_sharding
 from pipelines.training import (
-    BadSteps,
-    Ema,
-    OptimizerSettings,
     StopFlag,
     agree_to_stop,
-    clip_gradients,
-    make_adamw,
     recompute_activations,
     seed_step,
     set_learning_rate,
     stable_seed,
-    sum_over_processes,
 )
 from pipelines.training_log import JsonlLog, open_tensorboard, record
 
@@ -75,17 +65,16 @@ CURVES = ("mel", "mel_by_levels.8", "discriminator", "residual", "perplexity", "
 
 
 @dataclass
-class State:
+class State(JudgedState):
     """What a training changes while it runs; all of it goes into a checkpoint."""
 
-    codec: Codec
-    losses: CodecLosses
-    optimizer: torch.optim.Optimizer
-    judge_optimizer: torch.optim.Optimizer
-    ema: Ema
-    bad_steps: BadSteps
-    step: int = 0
     seconds: float = 0.0
+
+    @property
+    def codec(self) -> Codec:
+        """The network that learns."""
+        assert isinstance(self.network, Codec)
+        return self.network
 
     def save(self, folder: Path, settings: TrainCodecSettings, is_main: bool) -> None:
         """Commit a checkpoint from the main process; every process must call it, and all must hold the same codec."""
@@ -94,28 +83,12 @@ class State:
                 f"step {self.step}: the processes' codecs differ, so that none was saved; go on from the last "
                 "checkpoint with the same versions and hardware in every process"
             )
-        if not is_main:
-            return
-        tensors = module_tensors(self.codec, "codec") | module_tensors(self.losses, "losses")
-        tensors |= optimizer_tensors(self.optimizer, self.codec)
-        tensors |= optimizer_tensors(self.judge_optimizer, self.losses, prefix="judge_optimizer")
-        facts = {
-            "settings": flatten_settings(settings),
-            "balancer": self.losses.balancer.state(),
-            "bad_steps": self.bad_steps.in_a_row,
-            "seconds": self.seconds,
-        }
-        save_checkpoint(folder, self.step, tensors | self.ema.tensors(), facts)
+        if is_main:
+            facts = self.facts() | {"settings": flatten_settings(settings), "seconds": self.seconds}
+            save_checkpoint(folder, self.step, self.tensors(), facts)
 
     def load(self, checkpoint: Checkpoint) -> None:
-        load_module(self.codec, checkpoint.tensors, "codec")
-        load_module(self.losses, checkpoint.tensors, "losses")
-        load_optimizer(self.optimizer, self.codec, checkpoint.tensors)
-        load_optimizer(self.judge_optimizer, self.losses, checkpoint.tensors, prefix="judge_optimizer")
-        self.ema.load(checkpoint.tensors)
-        self.losses.balancer.load(checkpoint.facts["balancer"])
-        self.bad_steps.in_a_row = checkpoint.facts["bad_steps"]
-        self.step = checkpoint.step
+        super().load(checkpoint)
         self.seconds = checkpoint.facts["seconds"]
 
 
@@ -225,15 +198,8 @@ def make_state(settings: TrainCodecSettings, checkpoint: Checkpoint | None, devi
     losses.to(device)
     if settings.activation_checkpointing:
         recompute_activations(codec, (ConvNeXtBlock, ResidualUnit))
-    judge = OptimizerSettings(lr=settings.discriminator_lr, beta1=0.8, beta2=0.95, weight_decay=0.01)
-    state = State(
-        codec,
-        losses,
-        make_adamw(codec, settings.optimizer),
-        make_adamw(losses, judge),
-        Ema(codec, settings.ema_decay),
-        BadSteps(),
-    )
+    learns = settings.optimizer, settings.discriminator_lr, settings.ema_decay
+    state = State(*State.parts("codec", codec, losses, *learns))
     if checkpoint is not None:
         state.load(checkpoint)
     return state
@@ -255,28 +221,19 @@ def take_step(
     norms = losses.balancer.state()
     parts = settings.gradient_accumulation
     out, figures = losses.generator_step(codec, wave, adversarial, settings.bf16, parts=parts)
-    average_gradients(codec.parameters())
-    norm = clip_gradients(codec.parameters(), settings.optimizer.grad_clip)
-    total = sum(value for value in figures.values() if isinstance(value, float)) + norm
-    finite = sum_over_processes([0.0 if torch.isfinite(torch.tensor(total)) else 1.0], wave.device)[0] == 0
-    if state.bad_steps.ok(finite, step, names):
-        state.optimizer.step()
-        state.ema.update(codec)
-    else:  # the codebooks and the balance moved in the forward pass: put them back
+
+    def undo() -> None:  # the codebooks and the balance moved in the forward pass: put them back
         losses.balancer.load(norms)
         for name, value in codec.named_buffers():
             if name in buffers:
                 value.copy_(buffers[name])
-    state.optimizer.zero_grad()
+
+    finite = state.move(figures, names, settings.optimizer.grad_clip, undo)
     if adversarial and finite and step % settings.discriminator_every == 0:
         for group in state.judge_optimizer.param_groups:
             group["lr"] = settings.discriminator_lr * lr / settings.optimizer.lr
-        figures |= losses.discriminator_step(wave, out, settings.bf16, parts)
-        average_gradients(losses.parameters())
-        if clip_gradients(losses.parameters(), 10.0) < float("inf"):
-            state.judge_optimizer.step()
-        state.judge_optimizer.zero_grad()
-    return figures | {"lr": lr, "grad_norm": norm}
+        figures |= state.move_judges(wave, out, settings.bf16, parts)
+    return figures | {"lr": lr}
 
 
 @torch.no_grad()

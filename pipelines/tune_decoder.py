@@ -24,7 +24,7 @@ from typing import Any, Literal
 import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from codec.discriminators import DiscriminatorConfig
 from codec.errors import SoundloomError
@@ -35,28 +35,20 @@ from pipelines.checkpoints import (
     Checkpoint,
     list_checkpoints,
     load_checkpoint,
-    load_module,
-    load_optimizer,
-    module_tensors,
-    optimizer_tensors,
     save_checkpoint,
 )
 from pipelines.cli import run
-from pipelines.codec_steps import CodecLosses, LossSettings, average_gradients, mean_figures
+from pipelines.codec_steps import CodecLosses, LossSettings, mean_figures
+from pipelines.judged import JudgedState
 from pipelines.lm_settings import open_store
 from pipelines.progress import Progress, plot_curves
 from pipelines.settings import changed_settings, flatten_settings, parse_settings
 from pipelines.training import (
-    BadSteps,
-    Ema,
     OptimizerSettings,
     StopFlag,
     agree_to_stop,
-    clip_gradients,
-    make_adamw,
     seed_step,
     set_learning_rate,
-    sum_over_processes,
 )
 from pipelines.training_log import JsonlLog, record
 from pipelines.voice import Voice, load_voice
@@ -156,40 +148,19 @@ class TuneDecoderSettings:
 
 
 @dataclass
-class State:
+class State(JudgedState):
     """What a tuning changes while it runs; all of it goes into a checkpoint."""
 
-    decoder: nn.Module
-    losses: CodecLosses
-    optimizer: torch.optim.Optimizer
-    judge_optimizer: torch.optim.Optimizer
-    ema: Ema
-    bad_steps: BadSteps
-    step: int = 0
     best: float | None = None
 
     def save(self, folder: Path, settings: TuneDecoderSettings) -> None:
-        tensors = module_tensors(self.decoder, "decoder") | module_tensors(self.losses, "losses")
-        tensors |= optimizer_tensors(self.optimizer, self.decoder)
-        tensors |= optimizer_tensors(self.judge_optimizer, self.losses, prefix="judge_optimizer")
-        facts = {
-            "settings": flatten_settings(settings),
-            "balancer": self.losses.balancer.state(),
-            "bad_steps": self.bad_steps.in_a_row,
-            "best": self.best,
-        }
-        save_checkpoint(folder, self.step, tensors | self.ema.tensors(), facts)
+        """Commit a checkpoint; from the main process only."""
+        facts = self.facts() | {"settings": flatten_settings(settings), "best": self.best}
+        save_checkpoint(folder, self.step, self.tensors(), facts)
 
     def load(self, checkpoint: Checkpoint) -> None:
-        load_module(self.decoder, checkpoint.tensors, "decoder")
-        load_module(self.losses, checkpoint.tensors, "losses")
-        load_optimizer(self.optimizer, self.decoder, checkpoint.tensors)
-        load_optimizer(self.judge_optimizer, self.losses, checkpoint.tensors, prefix="judge_optimizer")
-        self.ema.load(checkpoint.tensors)
-        self.losses.balancer.load(checkpoint.facts["balancer"])
-        self.bad_steps.in_a_row = checkpoint.facts["bad_steps"]
+        super().load(checkpoint)
         self.best = checkpoint.facts["best"]
-        self.step = checkpoint.step
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -217,7 +188,7 @@ def tune(settings: TuneDecoderSettings, stop: StopFlag) -> int:
         log.rewind(state.step)
     reason, began = None, time.monotonic()
     with Progress(settings.steps, state.step, accelerator.is_main_process) as progress:
-        count = sum(p.numel() for p in state.decoder.parameters() if p.requires_grad)
+        count = sum(p.numel() for p in state.network.parameters() if p.requires_grad)
         progress.say(f"{count / 1e6:.1f} M parameters learn, {len(crops.usable)} utterances, from step {state.step}")
         for step, latents, wave, names in crops.prefetched(state.step, settings.steps):
             figures = take_step(settings, state, latents, wave, names)
@@ -306,15 +277,8 @@ def make_state(settings: TuneDecoderSettings, voice: Voice, checkpoint: Checkpoi
     if not any(parameter.requires_grad for parameter in decoder.parameters()):
         raise SoundloomError(f"layers: no part of the decoder has a name that begins with {', '.join(settings.layers)}")
     losses = CodecLosses(voice.sample_rate, settings.losses, settings.discriminators)
-    judge = OptimizerSettings(lr=settings.discriminator_lr, beta1=0.8, beta2=0.95, weight_decay=0.01)
-    state = State(
-        decoder,
-        losses,
-        make_adamw(decoder, settings.optimizer),
-        make_adamw(losses, judge),
-        Ema(decoder, settings.ema_decay),
-        BadSteps(),
-    )
+    learns = settings.optimizer, settings.discriminator_lr, settings.ema_decay
+    state = State(*State.parts("decoder", decoder, losses, *learns))
     if checkpoint is not None:
         state.load(checkpoint)
     return state
@@ -328,24 +292,11 @@ def take_step(
     lr = set_learning_rate(state.optimizer, settings.optimizer, state.step, settings.steps)
     adversarial = state.step >= settings.discriminator_start
     norms = state.losses.balancer.state()
-    out, figures = state.losses.decoder_step(state.decoder, latents, wave, adversarial, settings.bf16)
-    average_gradients(state.decoder.parameters())
-    norm = clip_gradients(state.decoder.parameters(), settings.optimizer.grad_clip)
-    total = sum(value for value in figures.values() if isinstance(value, float)) + norm
-    finite = sum_over_processes([0.0 if torch.isfinite(torch.tensor(total)) else 1.0])[0] == 0
-    if state.bad_steps.ok(finite, state.step, names):
-        state.optimizer.step()
-        state.ema.update(state.decoder)
-    else:
-        state.losses.balancer.load(norms)
-    state.optimizer.zero_grad()
+    out, figures = state.losses.decoder_step(state.network, latents, wave, adversarial, settings.bf16)
+    finite = state.move(figures, names, settings.optimizer.grad_clip, lambda: state.losses.balancer.load(norms))
     if adversarial and finite:
-        figures |= state.losses.discriminator_step(wave, out, settings.bf16)
-        average_gradients(state.losses.parameters())
-        if clip_gradients(state.losses.parameters(), 10.0) < float("inf"):
-            state.judge_optimizer.step()
-        state.judge_optimizer.zero_grad()
-    return figures | {"lr": lr, "grad_norm": norm}
+        figures |= state.move_judges(wave, out, settings.bf16)
+    return figures | {"lr": lr}
 
 
 @torch.no_grad()
@@ -354,18 +305,18 @@ def evaluate(
 ) -> dict[str, Any]:
     """Validate the averaged weights, and keep their tuned layers where they are the best so far."""
     report: dict[str, Any] = {}
-    with state.ema.applied(state.decoder):
+    with state.ema.applied(state.network):
         if dev is not None:
             distances = []
             for number in range(settings.dev_batches):
                 latents, wave, _ = dev.batch(-1 - number)
-                made = state.decoder(latents)[..., -wave.shape[-1] :]
+                made = state.network(latents)[..., -wave.shape[-1] :]
                 distances.append(float(state.losses.mel(made, wave)))
             report["dev_mel"] = sum(distances) / len(distances)
         if dev is None or state.best is None or report["dev_mel"] < state.best:
             state.best = report.get("dev_mel")
-            tuned = {name for name, parameter in state.decoder.named_parameters() if parameter.requires_grad}
-            tensors = {n: t.detach().clone() for n, t in state.decoder.state_dict().items() if n in tuned}
+            tuned = {name for name, parameter in state.network.named_parameters() if parameter.requires_grad}
+            tensors = {n: t.detach().clone() for n, t in state.network.state_dict().items() if n in tuned}
             save_file(tensors, output / "decoder.safetensors")
     progress.say(f"step {state.step}: " + "  ".join(f"{key} {value:.4f}" for key, value in report.items()))
     return report
