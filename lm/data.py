@@ -218,6 +218,12 @@ class GridDataset:
         given = index >= self._first_given
         return Example(identity, text_ids, codes, len(first.text_ids), first.codes.shape[1], given)
 
+    def last_id(self, index: int) -> str:
+        """The id of example ``index``'s utterance, of a pair the second's."""
+        place = index - len(self._alone)
+        row = self._alone[index] if place < 0 else self.pairs[place][1]
+        return self.reader.id(int(self.rows[row]))
+
     def _row(self, index: int, draw: int) -> Example:
         row = int(self.rows[index])
         end, length = int(self._text_ends[index]), int(self._units[index])

@@ -152,6 +152,7 @@ class State(JudgedState):
     """What a tuning changes while it runs; all of it goes into a checkpoint."""
 
     best: float | None = None
+    own: frozenset[str] = frozenset()  # tensors that the voice had of its own before: they stay its own
 
     def save(self, folder: Path, settings: TuneDecoderSettings) -> None:
         """Commit a checkpoint; from the main process only."""
@@ -278,7 +279,7 @@ def make_state(settings: TuneDecoderSettings, voice: Voice, checkpoint: Checkpoi
         raise SoundloomError(f"layers: no part of the decoder has a name that begins with {', '.join(settings.layers)}")
     losses = CodecLosses(voice.sample_rate, settings.losses, settings.discriminators)
     learns = settings.optimizer, settings.discriminator_lr, settings.ema_decay
-    state = State(*State.parts("decoder", decoder, losses, *learns))
+    state = State(*State.parts("decoder", decoder, losses, *learns), own=frozenset(voice.decoder or ()))
     if checkpoint is not None:
         state.load(checkpoint)
     return state
@@ -316,7 +317,7 @@ def evaluate(
         if dev is None or state.best is None or report["dev_mel"] < state.best:
             state.best = report.get("dev_mel")
             tuned = {name for name, parameter in state.network.named_parameters() if parameter.requires_grad}
-            tensors = {n: t.detach().clone() for n, t in state.network.state_dict().items() if n in tuned}
+            tensors = {n: t.detach().clone() for n, t in state.network.state_dict().items() if n in tuned | state.own}
             save_file(tensors, output / "decoder.safetensors")
     progress.say(f"step {state.step}: " + "  ".join(f"{key} {value:.4f}" for key, value in report.items()))
     return report

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def audio_by_id(manifests: Sequence[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for name in manifests:
         before, sign, after = name.partition("=")
-        prefix, path = (before, Path(after)) if sign else ("", Path(name))
+        prefix, path = (before, Path(after)) if sign and not Path(name).is_file() else ("", Path(name))
         try:
             for line in path.read_text(encoding="utf-8").splitlines():
                 row = json.loads(line)
@@ -75,7 +76,7 @@ class VoiceCrops:
         self.context = round(CONTEXT_SECONDS * voice.frame_rate)
         self.vectors = voice.codec.quantizer.vectors(levels)
         usable = [i for i in range(len(dataset)) if dataset.scored[i] >= self.frames + self.context]
-        usable = [i for i in usable if self._id(i) in audio]
+        usable = [i for i in usable if dataset.last_id(i) in audio]
         if len(usable) < rows:
             raise SoundloomError(
                 f"{dataset.reader.path}: of {len(dataset)} utterances {len(usable)} are "
@@ -83,12 +84,6 @@ class VoiceCrops:
             )
         order = np.argsort(dataset.lengths[usable], kind="stable")
         self.usable = np.array(usable)[order]  # by length: neighbours fit into one batch
-
-    def _id(self, index: int) -> str:
-        """The utterance that is heard of an example, the last of joined ones."""
-        place = index - len(self.dataset._alone)
-        row = self.dataset._alone[index] if place < 0 else self.dataset.pairs[place][1]
-        return self.dataset.reader.id(int(self.dataset.rows[row]))
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, list[str]]:
         """latents [B, D, t], wave [B, C, n] (the sound of their end), and what they are made of, for messages."""
@@ -108,13 +103,12 @@ class VoiceCrops:
                 at = begin if from_start else int(rng.integers(begin, end - length + 1))
                 heard = true if rng.random() < self.codes_share else latents[row]
                 pieces.append(heard[:, at : at + length])
-                waves.append(self._sound(self._id(int(index)), at - begin, length, from_start))
+                waves.append(self._sound(self.dataset.last_id(int(index)), at - begin, length, from_start))
         return torch.stack(pieces), torch.stack(waves), [example.id for example in examples]
 
     def _latents(self, examples: list[Example]) -> Tensor:
         batch = collate(examples, self.dataset.tokenizer.pad_id)
-        codes = batch.codes[:, : self.voice.num_levels]
-        batch = type(batch)(batch.text_ids, batch.text_lengths, codes, batch.lengths, batch.ids, batch.earlier)
+        batch = replace(batch, codes=batch.codes[:, : self.voice.num_levels])
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
             latents = known_latents(self.voice.lm.model, batch, self.vectors, self.drawn).float()
         for row, example in enumerate(examples):

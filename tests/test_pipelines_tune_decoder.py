@@ -78,6 +78,10 @@ def test_it_lowers_the_distance_and_changes_what_latents_sound_like_alone(place:
     assert torch.equal(drawn[0].waveform, drawn[1].waveform) and after.codec.fingerprint == before.codec.fingerprint
     chunks = list(after.stream("Hello world", seed=1))
     assert torch.allclose(torch.cat(chunks, dim=1), means[1].waveform, atol=1e-5)
+    words_again = words(place, tmp_path / "more", "--voice", str(tmp_path / "v"), "--layers", "[input]")
+    assert tune_decoder.main(words_again) == 0  # tuned further elsewhere, what it had of its own stays
+    more = load_file(tmp_path / "more" / "decoder.safetensors")
+    assert tuned.keys() < more.keys() and all(torch.equal(more[name], value) for name, value in tuned.items())
     after.save(tmp_path / "again")
     assert torch.equal(load_voice(tmp_path / "again").speak("Hello world", seed=1).waveform, means[1].waveform)
 
