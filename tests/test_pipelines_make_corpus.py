@@ -280,6 +280,14 @@ def test_kokoro_speaks_with_a_mean_of_two_voices() -> None:
     voice = teachers.open_teacher("kokoro", "jf_alpha+jm_kumo")
     wave = voice.speak("Hello.", 0)
     assert 0.3 < len(wave) / voice.sample_rate < 4 and np.isfinite(wave).all() and np.abs(wave).max() > 0.05
+    weighted = teachers.open_teacher("kokoro", "jf_alpha:1+jm_kumo:1.0").speak("Hello.", 0)
+    assert len(weighted) == len(wave) and np.allclose(weighted, wave, atol=1e-3)
+    away = teachers.open_teacher("kokoro", "jf_alpha:1.4+jm_kumo:-0.4").speak("Hello.", 0)
+    assert np.isfinite(away).all() and (len(away) != len(wave) or not np.allclose(away, wave, atol=0.05))
+    with pytest.raises(SoundloomError, match="'much' of jm_kumo is no number"):
+        teachers.open_teacher("kokoro", "jf_alpha:1+jm_kumo:much")
+    with pytest.raises(SoundloomError, match="add up to 0"):
+        teachers.open_teacher("kokoro", "jf_alpha:1+jm_kumo:-1")
     with pytest.raises(SoundloomError, match="no voice"):
         teachers.open_teacher("kokoro", "jf_alpha+nobody")
 

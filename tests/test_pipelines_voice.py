@@ -79,16 +79,16 @@ def test_of_levels_that_are_not_drawn_the_mean_is_heard(voice: Voice) -> None:
 def test_after_a_recording_means_lie_where_its_own_latents_do(voice: Voice, monkeypatch: pytest.MonkeyPatch) -> None:
     prompt: dict[str, Any] = {"prompt": prompt_wave(), "prompt_text": "how", "drawn_levels": 1, "retries": 0}
     fitted = voice.speak(TWO, **prompt).sentences[0].latents
-    monkeypatch.setattr(voice_module, "fit_latents", lambda known, true: None)
+    monkeypatch.setattr(voice_module, "fit_latents", lambda known, true, reach: None)
     plain = voice.speak(TWO, **prompt).sentences[0].latents
     monkeypatch.undo()
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
-    monkeypatch.setattr(voice_module, "fit_latents", lambda known, true: seen.append((known, true)))
+    monkeypatch.setattr(voice_module, "fit_latents", lambda known, true, reach: seen.append((known, true)))
     voice.speak(TWO, **prompt)
     ((known, true),) = seen  # once, whatever is spoken after it
     codes = voice.codec.encode(prompt_wave()[None])
     assert torch.equal(true, voice.codec.quantizer.decode(codes)[0]) and known.shape == true.shape
-    fit = fit_latents(known, true)
+    fit = fit_latents(known, true, voice_module.REACH)
     assert fit is not None and fitted is not None and plain is not None
     assert torch.allclose(fitted, fit(plain), atol=1e-5) and not torch.allclose(fitted, plain, atol=1e-2)
 
@@ -100,6 +100,8 @@ def test_a_fit_carries_mean_and_spread_over() -> None:
     assert fit is not None
     assert torch.allclose(fit(known).mean(1), torch.full((4,), 3.0), atol=0.1)
     assert torch.allclose(fit(known).std(1), torch.full((4,), 2.0), atol=0.1)
+    further = fit_latents(known, 2 * known + 3, reach=1.5)
+    assert further is not None and torch.allclose(further(known).mean(1), torch.full((4,), 4.5), atol=0.1)
     assert fit_latents(known[:, :15], known[:, :15]) is None  # tells nothing
     wild = fit_latents(1e-9 * known, known)
     assert wild is not None and torch.isfinite(wild(known)).all() and float(wild.scale.max()) <= 4.0
