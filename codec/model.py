@@ -112,6 +112,19 @@ class Codec(nn.Module):
         other.decoder.load_state_dict(own | {name: value.to(own[name].dtype) for name, value in weights.items()})
         return other
 
+    def equalized(self, gains: Tensor) -> Codec:
+        """This codec, but of all that it decodes each frequency is e ** gain times as loud; see `with_decoder`.
+
+        ``gains`` [decoder window // 2 + 1]: see `codec.equalize.spectrum_gains`. Raises: `SoundloomError` for a SEANet,
+        which makes no spectra.
+        """
+        if not isinstance(self.decoder, SpectralDecoder):
+            raise SoundloomError("a SEANet makes no spectra that could be equalized; only a spectral network does")
+        bias = self.decoder.magnitude.bias.detach()
+        if gains.shape != bias.shape:
+            raise SoundloomError(f"gains have shape {list(gains.shape)}; this decoder makes {len(bias)} frequencies")
+        return self.with_decoder({"magnitude.bias": bias + gains})
+
     def bitrate(self, levels: int | None = None) -> float:
         """Bits a second that the codes of the first `levels` levels (default: all) carry."""
         return self.frame_rate * (levels or self.num_levels) * math.log2(self.codebook_size)

@@ -52,14 +52,12 @@ class LatentFit:
         return (latents - self.centre) * self.scale + self.shift
 
 
-def fit_latents(known: Tensor, true: Tensor, reach: float = 1.0) -> LatentFit | None:
+def fit_latents(known: Tensor, true: Tensor) -> LatentFit | None:
     """Fit mean and spread of each dimension on a recording: what a model knows of it, and its own latents, [D, T] each.
 
     Means of a model that knows a speaker badly lie near those of all speakers, and closer together; a recording of
     two seconds tells how far (as adaptive instance normalization carries a style over: Huang & Belongie 2017).
-    ``reach``: how much of the mean's way is gone; latents of codes that a model drew itself lie further off than those
-    of a recording's own codes, by which the way is measured. None for a recording of less than 0.4 s at 50 frames a
-    second, which tells nothing.
+    None for a recording of less than 0.4 s at 50 frames a second, which tells nothing.
     """
     known, true = known[:, SKIPPED:], true[:, SKIPPED:]
     T = known.shape[1]
@@ -68,4 +66,4 @@ def fit_latents(known: Tensor, true: Tensor, reach: float = 1.0) -> LatentFit | 
     trust = T / (T + _TRUST)
     centre = known.mean(1, keepdim=True)
     scale = (true.std(1, keepdim=True) / known.std(1, keepdim=True).clamp(min=1e-4)).clamp(0.5, 4.0) ** trust
-    return LatentFit(centre, scale, centre + reach * trust * (true.mean(1, keepdim=True) - centre))
+    return LatentFit(centre, scale, centre + trust * (true.mean(1, keepdim=True) - centre))

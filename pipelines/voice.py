@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from codec.audio import read_audio
+from codec.equalize import spectrum_gains
 from codec.errors import SoundloomError
 from codec.model import Codec
 from lm.checkpoint import LoadedLM
@@ -29,7 +30,7 @@ from lm.data import Example, collate
 from lm.delay_lm import DelayLM
 from lm.generate import evaluating
 from lm.generate import stream as stream_codes
-from lm.latents import LatentFit, fit_latents, known_latents
+from lm.latents import SKIPPED, fit_latents, known_latents
 from lm.request import GenerateConfig
 from pipelines.speech import Piece, Sentence, Speech, cut_text, verdict
 from pipelines.voice_folder import (
@@ -41,10 +42,9 @@ from pipelines.voice_folder import (
     read_voice,
     write_voice,
 )
-from pipelines.voice_sound import ChunkDecoder, Job, SpeechStream, joined, say
+from pipelines.voice_sound import ChunkDecoder, Job, Speaker, SpeechStream, joined, say
 
 MAX_PROMPT_SECONDS = 20.0
-REACH = 1.5  # of `fit_latents` for speech after a recording: docs/lm-probes.md, "What limits the likeness"
 CONTEXT_SECONDS = 10.0  # of a recording that is continued without text, the model hears this much
 
 Prompt = Tensor | str | os.PathLike[str]
@@ -65,15 +65,11 @@ def load_voice(name_or_folder: str | os.PathLike[str] | None = None) -> Voice:
 
 @dataclass(frozen=True)
 class _Start:
-    """What a sentence goes on from: codes [K, P] and their text.
-
-    Of a recording also the codes of all the codec's levels, and how latents are moved to who speaks there.
-    """
+    """What a sentence goes on from: codes [K, P] and their text; of a recording also what it tells of its speaker."""
 
     codes: Tensor
     text: str
-    heard: Tensor | None = None
-    fit: LatentFit | None = None
+    speaker: Speaker | None = None
 
 
 @dataclass
@@ -250,7 +246,7 @@ class Voice:
         config = replace(config, max_frames=frames, min_frames=frames if text is None else config.min_frames)
         piece = Piece(text or "", 0.0)
         text_ids = torch.tensor(ids, dtype=torch.long)
-        parts = self._vectors(config, levels), all_codes, self._fit(all_codes, said, config, levels)
+        parts = self._vectors(config, levels), self._speaker(context, all_codes, said, config, levels)
         job = Job(piece, text_ids, codes, len(said), checked_seed(seed), config, levels, 0.0, *parts)
         ((sentence, new),) = say(self.lm, self._player(job), [job], retries, exact=True)
         sentence = replace(sentence, codes=sentence.codes[:levels].clone())
@@ -325,17 +321,29 @@ class Voice:
                 f"the prompt is {wave.shape[1] / self.sample_rate:.1f} s long; wanted at most {MAX_PROMPT_SECONDS:g} s"
             )
         codes = self.codec.encode(wave[None])[0].clone()
-        return _Start(codes[: self.num_levels], prompt_text.strip(), codes, self._fit(codes, said, config, levels))
+        speaker = self._speaker(wave, codes, said, config, levels)
+        return _Start(codes[: self.num_levels], prompt_text.strip(), speaker)
 
-    def _fit(self, codes: Tensor, said: list[int], config: GenerateConfig, levels: int) -> LatentFit | None:
-        """How latents are moved to the speaker of a recording: its codes of all levels [K, P], and its text."""
+    def _speaker(
+        self, wave: Tensor, codes: Tensor, said: list[int], config: GenerateConfig, levels: int
+    ) -> Speaker | None:
+        """What a recording [C, N] with its codes of all levels [K, P] and its text tells of its speaker."""
         vectors = self._vectors(config, levels)
         if vectors is None:
             return None
         batch = collate([Example("prompt", said, codes[: self.num_levels])], self.lm.tokenizer.pad_id)
         with evaluating(self.lm.model):
             known = known_latents(self.lm.model, batch, vectors, config.drawn_levels)[0]
-        return fit_latents(known, self.codec.quantizer.decode(codes[None])[0], REACH)
+        true = self.codec.quantizer.decode(codes[None])[0]
+        fit = fit_latents(known, true)
+        if fit is None or self.codec.config.network != "spectral":
+            return Speaker(codes, fit)
+        begin = SKIPPED * self.codec.hop_length
+        made = self.player.decode_latent(fit(known)[None])[0]
+        gains = spectrum_gains(
+            made[0, begin:], wave[0, begin:], self.sample_rate, self.codec.config.spectral.decoder_window
+        )
+        return Speaker(codes, fit, self.player.equalized(gains))
 
     def _prompt_wave(self, prompt: Prompt) -> Tensor:
         """A recording [C, N] at the codec's rate, cut to whole frames."""
@@ -358,7 +366,7 @@ class Voice:
         ids = torch.tensor(said + self.text_ids(piece.text), dtype=torch.long)
         expected = self.expected_seconds(piece.text)
         job = Job(piece, ids, None, len(said), seed, config, levels, expected, self._vectors(config, levels))
-        return job if start is None else replace(job, prompt=start.codes, heard=start.heard, fit=start.fit)
+        return job if start is None else replace(job, prompt=start.codes, speaker=start.speaker)
 
     def _vectors(self, config: GenerateConfig, levels: int) -> Tensor | None:
         """The codebooks of the levels, where not all of them sound as they were drawn."""
@@ -372,7 +380,10 @@ class Voice:
         return self.codec.quantizer.vectors(levels)
 
     def _player(self, job: Job) -> Any:
-        return self.codec if job.vectors is None else self.player
+        if job.vectors is None:
+            return self.codec
+        own = None if job.speaker is None else job.speaker.player
+        return self.player if own is None else own
 
     def _carry(self, start: _Start | None, sentence: Sentence, piece: Piece) -> _Start | None:
         """The prompt of the next sentence: where the voice wants it, the first that ended well."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from codec.errors import SoundloomError
+from codec.model import Codec
 from lm.checkpoint import LoadedLM
 from lm.generate import Frame, Generation, generate, retry_seed
 from lm.latents import LatentFit
@@ -21,13 +22,26 @@ FIRST_CHUNK, LARGEST_CHUNK = 0.04, 0.16  # seconds of sound that a stream decode
 _CROSSFADE = 0.02  # seconds in which a recording becomes its continuation
 
 
+@dataclass(frozen=True)
+class Speaker:
+    """What a recording tells of who speaks there, for means of levels: the model's own lie near those of all speakers.
+
+    codes [K, P]: the recording's, of all the codec's levels. fit: moves latents to the speaker. player: the codec that
+    they sound through, with the recording's long-term spectrum. None where a recording or a codec does not tell.
+    """
+
+    codes: Tensor
+    fit: LatentFit | None = None
+    player: Codec | None = None
+
+
 @dataclass
 class Job:
     """One piece to speak: text_ids [L], prompt codes [K, P] or None, and what its sound is made with.
 
     Of the text the first ``prompt_units`` are the prompt's. ``vectors`` [levels, V, D]: the codec's codebooks where
-    latents are decoded (`GenerateConfig.drawn_levels`), else None. Of a recorded prompt ``heard`` [levels, P] are the
-    codes of all the codec's levels, and ``fit`` moves latents to its speaker.
+    latents are decoded (`GenerateConfig.drawn_levels`), else None. ``speaker``: what a recorded prompt tells of who
+    speaks there.
     """
 
     piece: Piece
@@ -39,12 +53,12 @@ class Job:
     levels: int
     expected_seconds: float
     vectors: Tensor | None = None
-    heard: Tensor | None = None
-    fit: LatentFit | None = None
+    speaker: Speaker | None = None
 
     def fitted(self, latents: Tensor) -> Tensor:
         """Latents [D, T] of the model as they are heard."""
-        return latents if self.fit is None else self.fit(latents)
+        fit = None if self.speaker is None else self.speaker.fit
+        return latents if fit is None else fit(latents)
 
 
 def say(
@@ -106,8 +120,8 @@ def warm_up(codec: Any, job: Job) -> Tensor:
     Frames are codes long [levels, T] or, where the job has vectors, latents float [D, T].
     """
     prompt = torch.zeros(job.levels, 0, dtype=torch.long) if job.prompt is None else job.prompt[: job.levels]
-    if job.vectors is not None and job.heard is not None:
-        prompt = job.heard
+    if job.vectors is not None and job.speaker is not None:
+        prompt = job.speaker.codes
     codes = prompt[:, max(0, prompt.shape[1] - round(WARM_UP_SECONDS * codec.frame_rate)) :]
     return codes if job.vectors is None else codec.quantizer.decode(codes[None])[0]
 
