@@ -7,8 +7,9 @@
     ffmpeg -i talk.mp4 -f wav - | python pipelines/continue_audio.py - --seconds 5 -o - | aplay
 
 The recording is converted to one channel at the voice's sample rate; the output holds it and its continuation, or
-with --only-new the latter. Without --text exactly --seconds are added; with it the continuation may end sooner, when
-the text is spoken, and --prompt-text should say what the recording says. Exit code: 0; 2 for bad input.
+with --only-new the latter. Without --text exactly --seconds are added, at temperature 1 unless told otherwise; with it
+the continuation may end sooner, when the text is spoken, and --prompt-text should say what the recording says. Exit
+code: 0; 2 for bad input.
 """
 
 from __future__ import annotations

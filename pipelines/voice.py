@@ -45,6 +45,7 @@ from pipelines.voice_folder import (
 from pipelines.voice_sound import ChunkDecoder, Job, Speaker, SpeechStream, joined, say
 
 MAX_PROMPT_SECONDS = 20.0
+FREE_TEMPERATURE = 1.0  # where no text says what comes: a low one stays in the silence in which a recording ends
 CONTEXT_SECONDS = 10.0  # of a recording that is continued without text, the model hears this much
 
 Prompt = Tensor | str | os.PathLike[str]
@@ -225,9 +226,12 @@ class Voice:
     ) -> Speech:
         """Go on where a recording ends: the recording and its continuation, or with ``only_new`` the latter.
 
-        Without text exactly ``seconds`` are added. With ``text``, at most ``seconds``: it may end when that is spoken;
-        ``prompt_text``, what the recording says, lets the model know where it stands. Raises: SoundloomError.
+        Without text exactly ``seconds`` are added, at temperature 1 unless told otherwise. With ``text``, at most
+        ``seconds``: it may end when that is spoken; ``prompt_text``, what the recording says, lets the model know where
+        it stands. Raises: SoundloomError.
         """
+        if text is None:
+            overrides = {"temperature": FREE_TEMPERATURE} | overrides
         config, levels, retries = self._settings(levels, retries, overrides)
         if not (math.isfinite(seconds) and 0 < seconds <= 600):
             raise SoundloomError(f"seconds is {seconds}; wanted more than 0 and at most 600")

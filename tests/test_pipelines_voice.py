@@ -314,6 +314,21 @@ def test_bad_requests_are_told(voice: Voice, text: str, arguments: dict[str, Any
             voice.stream(text, **arguments)
 
 
+def test_without_a_text_speech_is_drawn_freely(voice: Voice, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[float] = []
+    say = voice_module.say
+
+    def spy(lm: Any, codec: Any, jobs: Any, *rest: Any, **more: Any) -> Any:
+        used.append(jobs[0].config.temperature)
+        return say(lm, codec, jobs, *rest, **more)
+
+    monkeypatch.setattr(voice_module, "say", spy)
+    voice.continue_audio(prompt_wave(), 0.2)
+    voice.continue_audio(prompt_wave(), 0.2, temperature=0.4)
+    voice.continue_audio(prompt_wave(), 0.2, text="Hello world", prompt_text="how")
+    assert used == [voice_module.FREE_TEMPERATURE, 0.4, voice.config.generation.temperature]
+
+
 def test_bad_continuations_are_told(voice: Voice) -> None:
     for seconds in (0.0, -1.0, float("nan"), 1e9):
         with pytest.raises(SoundloomError, match="seconds"):
