@@ -8,6 +8,10 @@ steps that it gives on the whole, whatever the chunks' sizes:
     chunked   pad | x0 x1 x2      history | x3 x4 x5 x6      history | x7
 
 `Conv1d` keeps the inputs that later outputs need; `ConvTranspose1d` keeps the unfinished tail of its overlap-add.
+
+On a CPU, where no gradient is recorded, activations [B, C, T] lie steps first in memory, as [B, T, C]: in that order
+the library's convolutions run near the machine's peak (190 GFLOP/s of 200), in the other at half of it, because each
+one copies its input into an order of its own and its output back. See `steps_first`.
 """
 
 from __future__ import annotations
@@ -32,8 +36,8 @@ PadMode = Literal["constant", "reflect"]
 class ConvState:
     """What a `Conv1d` still needs of its past.
 
-    Fields: ``history`` ``[B, C, n]``, inputs that later outputs read; ``started``, whether the left padding is in it
-    (reflection needs ``padding + 1`` inputs before it can be made, and until then nothing comes out).
+    Fields: ``history`` ``[B, C, n]``, inputs that later outputs read, and from when on it is ``started`` with the left
+    padding in it and the ELU done (a reflection needs ``padding + 1`` inputs; until then nothing comes out).
     """
 
     history: Tensor
@@ -47,33 +51,83 @@ class ConvTransposeState:
     tail: Tensor
 
 
-def pad1d(x: Tensor, left: int, right: int, mode: PadMode) -> Tensor:
+def pad1d(x: Tensor, left: int, right: int, mode: PadMode, elu: bool = False) -> Tensor:
     """Pad the last axis with zeros, or by reflection, also where the input is too short to reflect.
 
-    Shapes: ``[B, C, N] -> [B, C, left + N + right]``. A short input is first lengthened with zeros, reflected, and
-    shortened again: EnCodec's rule, on which its codes of very short sounds depend.
+    Shapes: ``[B, C, N] -> [B, C, left + N + right]``; ``elu``: of the input's ELU. A short input is first lengthened
+    with zeros, reflected, and shortened again: EnCodec's rule, on which its codes of very short sounds depend.
     """
-    if left == 0 and right == 0:
-        return x
     if mode == "constant":
-        return F.pad(x, (left, right))
+        return join([_zeros(x, left), x, _zeros(x, right)], [elu] * 3)
     missing = max(0, max(left, right) - x.shape[-1] + 1)
-    padded = _reflect(F.pad(x, (0, missing)) if missing else x, left, right)
+    padded = _reflect(join([x, _zeros(x, missing)]), left, right, elu)
     return padded[..., : padded.shape[-1] - missing]
 
 
-def _reflect(x: Tensor, left: int, right: int) -> Tensor:
+def _zeros(x: Tensor, steps: int) -> Tensor:
+    return x.new_zeros(x.shape[0], x.shape[1], steps)
+
+
+def _reflect(x: Tensor, left: int, right: int, elu: bool) -> Tensor:
     # F.pad's reflection goes element by element; joining mirrored ends copies whole rows, several times faster.
     end = x.shape[-1] - 1
-    ends = [x[..., 1 : left + 1].flip(-1), x, x[..., end - right : end].flip(-1)]
-    return torch.cat([part for part in ends if part.shape[-1]], dim=-1)
+    return join([x[..., 1 : left + 1].flip(-1), x, x[..., end - right : end].flip(-1)], [elu] * 3)
+
+
+def steps_first(x: Tensor) -> bool:
+    """Whether layers here keep ``x`` steps first in memory: on a CPU, with no gradient recorded, without autocast."""
+    return x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+
+
+def join(parts: Sequence[Tensor], elu: Sequence[bool] = ()) -> Tensor:
+    """Parts [B, C, n_i] one after the other in time: [B, C, sum of n_i]; ``elu`` tells of which their ELU is meant.
+
+    A single part that is not empty is not copied.
+    """
+    flags = list(elu) or [False] * len(parts)
+    filled = [(part, flag) for part, flag in zip(parts, flags, strict=True) if part.shape[-1]]
+    if len(filled) < 2 or not steps_first(parts[0]):
+        activated = [F.elu(part) if flag else part for part, flag in filled] or [parts[0]]
+        return activated[0] if len(activated) == 1 else torch.cat(activated, dim=-1)
+    # Each part straight to its place: an ELU beside what came before takes one pass over the memory, not two.
+    B, C, _ = parts[0].shape
+    joined = parts[0].new_empty(B, sum(part.shape[-1] for part, _ in filled), C).transpose(1, 2)
+    begin = 0
+    for part, flag in filled:
+        place = joined[..., begin : begin + part.shape[-1]]
+        begin += part.shape[-1]
+        if flag:
+            torch.ops.aten.elu.out(part, out=place)
+        else:
+            place.copy_(part)
+    return joined
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1, dilation: int = 1) -> Tensor:
+    """`torch.nn.functional.conv1d`, but steps first in and out where `steps_first`."""
+    if not steps_first(x):
+        return F.conv1d(x, weight, bias, stride, dilation=dilation)
+    x = x.transpose(1, 2).contiguous().transpose(1, 2)  # no copy where steps are first already
+    if _few(x, stride) and dilation == 1:
+        windows = x.unfold(-1, weight.shape[-1], stride).transpose(1, 2)  # [B, T, C, k]
+        return F.linear(windows.flatten(2), weight.flatten(1), bias).transpose(1, 2)
+    # Torch knows this order of memory for four axes only.
+    image = F.conv2d(x.unsqueeze(2), weight.unsqueeze(2), bias, (1, stride), dilation=(1, dilation))
+    return image.squeeze(2)
+
+
+def _few(x: Tensor, stride: int = 1) -> bool:
+    # The library copies the weights into an order of its own at each call, which for so few steps takes longer than
+    # a product that reads them as they lie.
+    return x.shape[0] * x.shape[-1] < 4 * stride * x.shape[1]
 
 
 class Conv1d(nn.Module):
     """Strided convolution that gives ``ceil(n / stride)`` steps for n; causal unless told otherwise.
 
     Causal, output t reads inputs up to ``(t + 1) * stride - 1`` (with ``pad_mode="reflect"`` the first outputs also
-    read the ``padding`` inputs after the first, of which the padding is the mirror image).
+    read the ``padding`` inputs after the first, of which the padding is the mirror image). With ``elu`` it is the ELU
+    of the input that is convolved.
     """
 
     def __init__(
@@ -85,6 +139,7 @@ class Conv1d(nn.Module):
         dilation: int = 1,
         causal: bool = True,
         pad_mode: PadMode = "constant",
+        elu: bool = False,
     ) -> None:
         super().__init__()
         span = (kernel_size - 1) * dilation + 1
@@ -95,6 +150,7 @@ class Conv1d(nn.Module):
             )
         self.causal = causal
         self.pad_mode: PadMode = pad_mode
+        self.elu = elu
         self.stride = stride
         self.padding = span - stride
         self.conv = nn.Conv1d(in_channels, out_channels, kernel_size, stride, dilation=dilation)
@@ -116,43 +172,55 @@ class Conv1d(nn.Module):
         if state is None:
             return self._whole(x)
         if self.padding == 0 and self.stride == 1:
-            return self.conv(x)
-        x = torch.cat([state.history, x], dim=-1)
+            return self._whole(x)
         if not state.started:
+            x = join([state.history, x])
             if last:
                 state.history, state.started = x[..., :0], True
                 return self._whole(x)
             if x.shape[-1] <= self.padding:
                 state.history = x
                 return x.new_zeros(x.shape[0], self.conv.out_channels, 0)
-            x = _reflect(x, self.padding, 0)
+            x = _reflect(x, self.padding, 0, self.elu)
             state.started = True
+        else:
+            x = join([state.history, x], [False, self.elu])
         available = x.shape[-1] - self.padding
         if last and available > 0:
             x = pad1d(x, 0, -available % self.stride, self.pad_mode)
             available = x.shape[-1] - self.padding
         steps = max(0, available // self.stride)
-        state.history = x[..., steps * self.stride :]
+        state.history = x[..., steps * self.stride :].clone()  # or the view would keep the whole chunk in memory
         if steps == 0:
             return x.new_zeros(x.shape[0], self.conv.out_channels, 0)
-        return self.conv(x[..., : steps * self.stride + self.padding])
+        return self._convolve(x[..., : steps * self.stride + self.padding])
 
     def _whole(self, x: Tensor) -> Tensor:
         if x.shape[-1] == 0:
             return x.new_zeros(x.shape[0], self.conv.out_channels, 0)
         extra = -x.shape[-1] % self.stride
         right = 0 if self.causal else self.padding // 2
-        return self.conv(pad1d(x, self.padding - right, right + extra, self.pad_mode))
+        return self._convolve(pad1d(x, self.padding - right, right + extra, self.pad_mode, self.elu))
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        return _convolve(x, self.conv.weight, self.conv.bias, self.stride, self.conv.dilation[0])
 
 
 class ConvTranspose1d(nn.Module):
     """Transposed convolution that gives ``n * stride`` steps for n; causal unless told otherwise.
 
-    Causal, output t reads inputs up to ``t // stride``: the overlap past the end is cut off.
+    Causal, output t reads inputs up to ``t // stride``: the overlap past the end is cut off. With ``elu`` it is the
+    ELU of the input that is convolved.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, causal: bool = True
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        causal: bool = True,
+        elu: bool = False,
     ) -> None:
         super().__init__()
         if kernel_size < stride:
@@ -161,6 +229,7 @@ class ConvTranspose1d(nn.Module):
                 "the kernel must be at least as long"
             )
         self.causal = causal
+        self.elu = elu
         self.stride = stride
         self.overlap = kernel_size - stride
         self.conv = nn.ConvTranspose1d(in_channels, out_channels, kernel_size, stride)
@@ -177,57 +246,33 @@ class ConvTranspose1d(nn.Module):
             return x.new_zeros(x.shape[0], self.conv.out_channels, 0)
         if state is None:
             left = 0 if self.causal else self.overlap - self.overlap // 2
-            y = self._spread(x, self.conv.bias) if self._as_products(x) else self.conv(x)
-            return y[..., left : left + length]
+            return self._spread(x, self.conv.bias)[..., left : left + length]
         # Without the bias, or steps in the overlap of two chunks would get it twice.
-        weight = self.conv.weight
-        y = self._spread(x, None) if self._as_products(x) else F.conv_transpose1d(x, weight, None, self.stride)
+        y = self._spread(x, None)
         y[..., : self.overlap] += state.tail
-        state.tail = y[..., length:].clone()  # or the view would keep the whole chunk in memory
+        state.tail = y[..., length:].clone()
         y = y[..., :length]
-        return y if self.conv.bias is None else y + self.conv.bias[:, None]
-
-    def _as_products(self, x: Tensor) -> bool:
-        return by_products(x) and self.overlap == self.stride
+        return y if self.conv.bias is None else y.add_(self.conv.bias[:, None])
 
     def _spread(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """The transposed convolution of kernel 2 * stride as two products: [B, C, T] -> [B, D, (T + 1) * stride].
-
-        Step t gives ``stride`` outputs to its own place and as many to the next; the library's kernel takes two to
-        four times as long where there are few channels.
-        """
-        B, C, T = x.shape
-        D = self.conv.out_channels
-        weight = self.conv.weight.permute(0, 2, 1).reshape(C, 2, self.stride * D)
-        begin = x.new_zeros(1) if bias is None else bias.repeat(self.stride)
-        out = x.new_empty(B, D, (T + 1) * self.stride)
-        for row in range(B):
-            blocks = x.new_empty(T + 1, self.stride * D)
-            torch.addmm(begin, x[row].t(), weight[:, 0], out=blocks[:-1])
-            blocks[-1] = begin
-            blocks[1:].addmm_(x[row].t(), weight[:, 1])
-            out[row] = blocks.view(-1, D).t()
-        return out
-
-
-def by_products(x: Tensor) -> bool:
-    """Whether layers compute on ``x`` by matrix products in place: on a CPU, in float32, with no gradient recorded."""
-    plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    return plain and not torch.is_grad_enabled()
-
-
-def mix_channels(parts: Sequence[tuple[Tensor, Tensor]], bias: Tensor) -> Tensor:
-    """Sum of one-tap convolutions, each a weight [D, C_i] and its input [B, C_i, N] -> [B, D, N], and a bias [D].
-
-    The products add into one output: no pass, and no memory, for each of them and for their sum.
-    """
-    x = parts[0][1]
-    out = x.new_empty(x.shape[0], len(bias), x.shape[-1])
-    for row in range(x.shape[0]):
-        torch.addmm(bias[:, None], parts[0][0], x[row], out=out[row])
-        for weight, other in parts[1:]:
-            out[row].addmm_(weight, other[row])
-    return out
+        """Every output that ``x`` has a part in: [B, C, T] -> [B, D, T * stride + overlap]."""
+        weight = self.conv.weight  # [C, D, kernel]
+        if self.overlap != self.stride or not steps_first(x):
+            return F.conv_transpose1d(F.elu(x) if self.elu else x, weight, bias, self.stride)
+        # Step t gives `stride` outputs to its own place and as many to the next, which is a convolution of two taps
+        # whose channels are the outputs of one place. The library's transposed kernel takes two to four times as long.
+        (B, C, T), D = x.shape, weight.shape[1]
+        if _few(x):
+            x = (F.elu(x) if self.elu else x).transpose(1, 2)
+            own, following = (x @ weight.flatten(1)).view(B, T, D, 2, self.stride).transpose(2, 4).unbind(3)
+            blocks = (x.new_zeros(D) if bias is None else bias).repeat(B, T + 1, self.stride, 1)
+            blocks[:, :-1] += own
+            blocks[:, 1:] += following
+        else:
+            taps = weight.view(C, D, 2, self.stride).permute(3, 1, 0, 2).reshape(self.stride * D, C, 2).flip(-1)
+            padded = pad1d(x, 1, 1, "constant", self.elu)
+            blocks = _convolve(padded, taps, None if bias is None else bias.repeat(self.stride)).transpose(1, 2)
+        return blocks.reshape(B, -1, D).transpose(1, 2)
 
 
 def apply_weight_norm(module: nn.Module) -> None:

@@ -201,8 +201,7 @@ class Codec(nn.Module):
     def _by_pieces(self, step: Callable[..., Tensor], network: Any, signal: Tensor, unit: int) -> Tensor:
         """``step`` over the whole [B, ..., n] or, on a CPU, over one piece of time after another; ``unit`` is a frame.
 
-        SEANet's first layers make 31 MB of every 10 s; more than 32 MB come as fresh pages from the system, which took
-        a third of the time of a sound taken whole.
+        So the memory does not grow with the sound, and what a layer makes lies near when the next one reads it.
         """
         frames = max(1, round(_PIECE_SECONDS[self.config.network] * self.frame_rate / max(1, len(signal))))
         pieces = signal.split(frames * unit, -1) if signal.device.type == "cpu" else (signal,)

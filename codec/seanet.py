@@ -25,11 +25,13 @@ from codec.conv import (
     ConvTransposeState,
     PadMode,
     apply_weight_norm,
-    by_products,
     frames_before_start,
-    mix_channels,
+    join,
+    steps_first,
 )
 from codec.errors import SoundloomError
+
+_PIECE_BYTES = 12_000_000  # of an activation at the rate of the wave, in float32: 4 s of EnCodec's
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,8 @@ class ResidualUnit(nn.Module):
         super().__init__()
         hidden = dim // config.compress
         pad = {"causal": config.causal, "pad_mode": config.pad_mode}
-        dilated = Conv1d(dim, hidden, config.residual_kernel_size, dilation=dilation, **pad)
-        # ELUs stand in the list so that the names are EnCodec's: block.1 and block.3.
+        dilated = Conv1d(dim, hidden, config.residual_kernel_size, dilation=dilation, elu=True, **pad)
+        # ELUs stand in the lists so that names are EnCodec's, here block.1 and block.3; the layer after applies them.
         self.block = nn.ModuleList([nn.ELU(), dilated, nn.ELU(), Conv1d(hidden, dim, 1, **pad)])
         self.shortcut = Conv1d(dim, dim, 1, **pad) if config.conv_shortcut else nn.Identity()
 
@@ -123,17 +125,13 @@ class ResidualUnit(nn.Module):
 
     def forward(self, x: Tensor, state: ResidualState | None = None, last: bool = False) -> Tensor:
         """Run on the whole or, with ``state``, on the next chunk."""
-        hidden = self.block[1](F.elu(x), state.conv if state is not None else None, last)
+        hidden = self.block[1](x, state.conv if state is not None else None, last)
         if state is not None:
-            x = torch.cat([state.waiting, x], dim=-1)
+            x = join([state.waiting, x])
             steps = hidden.shape[-1]
             x, state.waiting = x[..., :steps], x[..., steps:]
-        last_conv = self.block[3].conv
-        if not by_products(x) or isinstance(self.shortcut, nn.Identity):
-            return self.block[3](_elu_(hidden)) + self.shortcut(x)
-        across = self.shortcut.conv
-        parts = [(across.weight[..., 0], x), (last_conv.weight[..., 0], _elu_(hidden))]
-        return mix_channels(parts, last_conv.bias + across.bias)
+        # In place where nobody needs the input again: at 24 kHz the activations, not the weights, fill the memory.
+        return self.block[3](F.elu(hidden, inplace=not torch.is_grad_enabled())).add_(self.shortcut(x))
 
 
 class SkipLSTM(nn.Module):
@@ -171,11 +169,11 @@ class SEANetEncoder(nn.Module):
         layers: list[nn.Module] = [Conv1d(config.channels, dim, config.kernel_size, **pad)]
         for ratio in reversed(config.ratios):
             layers += [ResidualUnit(config, dim, config.dilation_growth**j) for j in range(config.residual_layers)]
-            layers += [nn.ELU(), Conv1d(dim, dim * 2, 2 * ratio, ratio, **pad)]
+            layers += [nn.ELU(), Conv1d(dim, dim * 2, 2 * ratio, ratio, elu=True, **pad)]
             dim *= 2
         if config.lstm_layers:
             layers.append(SkipLSTM(dim, config.lstm_layers))
-        layers += [nn.ELU(), Conv1d(dim, config.latent_dim, config.last_kernel_size, **pad)]
+        layers += [nn.ELU(), Conv1d(dim, config.latent_dim, config.last_kernel_size, elu=True, **pad)]
         self.layers = nn.ModuleList(layers)
         if config.weight_norm:
             apply_weight_norm(self)
@@ -218,7 +216,9 @@ class SEANetEncoder(nn.Module):
             # Zeros at the input rather than in every layer: a sound then has the same codes alone, at the end of a
             # stream, and padded to a neighbour's length in a batch.
             wave = F.pad(wave, (0, -taken % self.hop_length))
-        return _run(self.layers, wave, state, last)
+        inner = len(self.layers) - (3 if self.config.lstm_layers else 2)
+        hidden = _run_in_pieces(self.layers, range(inner), wave, state, last, self.config, self.hop_length)
+        return _run(self.layers, range(inner, len(self.layers)), hidden, state, last)
 
     def flush(self, state: SEANetState) -> Tensor:
         """End a stream: the frames that still wait, ``[B, D, T >= 0]``."""
@@ -237,10 +237,10 @@ class SEANetDecoder(nn.Module):
         if config.lstm_layers:
             layers.append(SkipLSTM(dim, config.lstm_layers))
         for ratio in config.ratios:
-            layers += [nn.ELU(), ConvTranspose1d(dim, dim // 2, 2 * ratio, ratio, causal=config.causal)]
+            layers += [nn.ELU(), ConvTranspose1d(dim, dim // 2, 2 * ratio, ratio, config.causal, elu=True)]
             dim //= 2
             layers += [ResidualUnit(config, dim, config.dilation_growth**j) for j in range(config.residual_layers)]
-        layers += [nn.ELU(), Conv1d(dim, config.channels, config.last_kernel_size, **pad)]
+        layers += [nn.ELU(), Conv1d(dim, config.channels, config.last_kernel_size, elu=True, **pad)]
         self.layers = nn.ModuleList(layers)
         if config.weight_norm:
             apply_weight_norm(self)
@@ -277,31 +277,51 @@ class SEANetDecoder(nn.Module):
             )
         if state is not None:
             state.steps += latent.shape[-1]
-        return _run(self.layers, latent, state, last)
+        inner = 2 if self.config.lstm_layers else 1
+        hidden = _run(self.layers, range(inner), latent, state, last)
+        return _run_in_pieces(self.layers, range(inner, len(self.layers)), hidden, state, last, self.config, 1)
 
     def flush(self, state: SEANetState) -> Tensor:
         """End a stream: the samples that still wait, ``[B, C, N >= 0]``."""
         return self.forward(_nothing(self.layers[0], state), state, last=True)
 
 
-def _elu_(x: Tensor) -> Tensor:
-    # In place where nobody needs the input again: at 24 kHz the activations, not the weights, fill the memory.
-    return F.elu(x, inplace=not torch.is_grad_enabled())
-
-
 def _init_state(layers: nn.ModuleList, batch: int) -> SEANetState:
     return SEANetState([None if isinstance(layer, nn.ELU) else layer.init_state(batch) for layer in layers])
 
 
-def _run(layers: nn.ModuleList, x: Tensor, state: SEANetState | None, last: bool) -> Tensor:
-    for i, layer in enumerate(layers):
+def _run(layers: nn.ModuleList, which: range, x: Tensor, state: SEANetState | None, last: bool) -> Tensor:
+    for i in which:
+        layer = layers[i]
         if isinstance(layer, nn.ELU):
-            x = _elu_(x)
-        elif isinstance(layer, ConvTranspose1d):
-            x = layer(x, state.layers[i] if state is not None else None)
-        else:
-            x = layer(x, state.layers[i] if state is not None else None, last)
+            continue  # the convolution after it applies it
+        own = state.layers[i] if state is not None else None
+        x = layer(x, own) if isinstance(layer, ConvTranspose1d) else layer(x, own, last)
     return x
+
+
+def _run_in_pieces(
+    layers: nn.ModuleList,
+    which: range,
+    x: Tensor,
+    state: SEANetState | None,
+    last: bool,
+    config: SEANetConfig,
+    steps_per_frame: int,
+) -> Tensor:
+    """The layers between the frames and the wave, on a CPU over one piece of time after another.
+
+    At the wave's rate they make 31 MB of every 10 s. Tensors of some megabytes the system leaves to the process once it
+    has them; larger ones come as fresh pages again and again, which took a fourth of the time. The layers at the rate
+    of frames want long pieces instead: at each call their 30 MB of weights are copied into the library's order.
+    """
+    frames = max(1, _PIECE_BYTES // (4 * len(x) * config.filters * config.hop_length))
+    if not steps_first(x) or not config.causal or x.shape[-1] <= frames * steps_per_frame:
+        return _run(layers, which, x, state, last)
+    pieces = x.split(frames * steps_per_frame, -1)
+    ends = last or state is None
+    state = state or _init_state(layers, len(x))
+    return join([_run(layers, which, piece, state, ends and i == len(pieces) - 1) for i, piece in enumerate(pieces)])
 
 
 def _nothing(first: Conv1d, state: SEANetState) -> Tensor:

@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,7 @@ from codec.conv import (
     fold_weight_norm,
     folded_state,
     has_weight_norm,
+    join,
     pad1d,
 )
 
@@ -41,11 +44,13 @@ chunk_sizes = st.lists(st.integers(0, 9), max_size=6)
     stride=st.sampled_from([1, 2, 5]),
     dilation=st.sampled_from([1, 3]),
     mode=st.sampled_from(["constant", "reflect"]),
+    elu=st.booleans(),
 )
 @torch.no_grad()
-def test_conv_in_any_chunks_equals_the_whole(length, sizes, stride, dilation, mode):
+def test_conv_in_any_chunks_equals_the_whole(length, sizes, stride, dilation, mode, elu):
     torch.manual_seed(0)
-    layer = Conv1d(2, 3, 2 * stride if stride > 1 else 7, stride, dilation if stride == 1 else 1, pad_mode=mode)
+    kernel, dilation = (2 * stride, 1) if stride > 1 else (7, dilation)
+    layer = Conv1d(2, 3, kernel, stride, dilation, pad_mode=mode, elu=elu)
     x = torch.randn(2, 2, length + sum(sizes))
     whole = layer(x)
     assert whole.shape == (2, 3, -(-x.shape[-1] // stride))
@@ -54,12 +59,16 @@ def test_conv_in_any_chunks_equals_the_whole(length, sizes, stride, dilation, mo
 
 @settings(max_examples=40, deadline=None)
 @given(
-    length=st.integers(1, 12), sizes=chunk_sizes, stride=st.sampled_from([1, 2, 5]), factor=st.sampled_from([1, 2, 3])
+    length=st.integers(1, 12),
+    sizes=chunk_sizes,
+    stride=st.sampled_from([1, 2, 5]),
+    factor=st.sampled_from([1, 2, 3]),
+    elu=st.booleans(),
 )
 @torch.no_grad()
-def test_transposed_conv_in_any_chunks_equals_the_whole(length, sizes, stride, factor):
+def test_transposed_conv_in_any_chunks_equals_the_whole(length, sizes, stride, factor, elu):
     torch.manual_seed(0)
-    layer = ConvTranspose1d(2, 3, factor * stride, stride)
+    layer = ConvTranspose1d(2, 3, factor * stride, stride, elu=elu)
     x = torch.randn(2, 2, length + sum(sizes))
     whole = layer(x)
     assert whole.shape == (2, 3, x.shape[-1] * stride)
@@ -72,6 +81,35 @@ def test_conv_is_a_plain_convolution_of_the_left_padded_input():
     x = torch.randn(1, 2, 8)
     expected = F.conv1d(F.pad(x, (2, 0)), layer.conv.weight, layer.conv.bias, stride=2)
     torch.testing.assert_close(layer(x), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("steps", [2, 200])
+@pytest.mark.parametrize(
+    "make", [partial(Conv1d, 8, 6, 4, 2), partial(Conv1d, 8, 6, 3), partial(ConvTranspose1d, 8, 6, 4, 2)]
+)
+def test_steps_first_or_channels_first_the_result_is_the_same(make, steps, rows, dtype):
+    torch.manual_seed(0)
+    layer = make(elu=True).to(dtype)
+    x = torch.randn(rows, 8, steps).to(dtype)
+    expected = layer(x)
+    with torch.no_grad():
+        for given_x in (x, x.transpose(1, 2).contiguous().transpose(1, 2)):
+            result = layer(given_x)
+            torch.testing.assert_close(result, expected, rtol=0, atol=1e-6 if dtype == torch.float32 else 0.02)
+            assert result.stride(1) == 1
+
+
+def test_joining_activates_what_it_is_told_to():
+    torch.manual_seed(0)
+    past, x = torch.randn(2, 3, 4), torch.randn(2, 3, 5)
+    expected = torch.cat([past, F.elu(x)], dim=-1)
+    assert torch.equal(join([past, x], [False, True]), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(join([past, x[..., :0], x], [False, True, True]), expected)
+        assert join([past[..., :0], x]).data_ptr() == x.data_ptr()
+        assert join([past[..., :0], x[..., :0]], [True, True]).shape == (2, 3, 0)
 
 
 @pytest.mark.parametrize("stride", [1, 2, 5])

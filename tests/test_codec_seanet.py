@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import codec.seanet
 from codec import SoundloomError
 from codec.adapters import import_transformers
 from codec.conv import fold_weight_norm
@@ -59,6 +60,28 @@ def test_decoder_in_any_chunks_equals_the_whole(config, frames, sizes):
     decoder = SEANetDecoder(config)
     latent = torch.randn(2, 5, frames + sum(sizes))
     torch.testing.assert_close(in_chunks(decoder, latent, sizes), decoder(latent), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("config", [TINY, REFLECT])
+@pytest.mark.parametrize("rows", [1, 2])
+@torch.no_grad()
+def test_outer_layers_run_in_pieces_with_the_same_result(config, rows, monkeypatch):
+    encoder, decoder = SEANetEncoder(config), SEANetDecoder(config)
+    wave, latent = torch.randn(rows, 1, 24 * 50 + 7), torch.randn(rows, 5, 50)
+    expected, sound = encoder(wave), decoder(latent)
+    seen = []
+    for first in (encoder.layers[0], decoder.layers[4]):
+        first.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[-1]))
+    monkeypatch.setattr(codec.seanet, "_PIECE_BYTES", 4 * config.filters * 24 * 12)
+    torch.testing.assert_close(encoder(wave), expected, rtol=0, atol=1e-5)
+    assert max(seen) == 24 * 12 // rows
+    torch.testing.assert_close(decoder(latent), sound, rtol=0, atol=1e-5)
+    torch.testing.assert_close(in_chunks(encoder, wave, [700, 1, 300]), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(in_chunks(decoder, latent, [20, 1, 25]), sound, rtol=0, atol=1e-5)
+    seen.clear()
+    with torch.enable_grad():
+        torch.testing.assert_close(encoder(wave), expected, rtol=0, atol=1e-5)
+    assert len(seen) == 1  # whole where gradients are recorded
 
 
 @torch.no_grad()
