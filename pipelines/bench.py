@@ -26,7 +26,7 @@ EXAMPLES = """examples:
   python pipelines/bench.py --quick -o reports/quick         # tiny sizes, seconds: does it run?
 """
 _TINY_ENCODEC = (("num_filters", 4), ("hidden_size", 16), ("codebook_size", 64), ("target_bandwidths", [1.8]))
-QUICK = Size(0.4, 4, (1, 2), 2, _TINY_ENCODEC, (2, 64, 6), 0.2)
+QUICK = Size(0.4, 0.8, 4, (1, 2), 2, _TINY_ENCODEC, (2, 64, 6), 0.2)
 
 
 def measure(names: list[str], size: Size, quick: bool) -> dict[str, Any]:
@@ -54,7 +54,12 @@ def line(record: dict[str, Any]) -> str:
         text += f", {r['median']:.2f} times {record['peer']} [{r['low']:.2f}, {r['high']:.2f}]"
     if "roofline" in record:
         text += f", {record['roofline']['share']:.0%} of the roofline"
-    return text + "".join(f", {name}: {value}" for name, value in record["checks"].items())
+    return text + "".join(f", {check}" for check in _checks(record))
+
+
+def _checks(record: dict[str, Any]) -> list[str]:
+    shown = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in record["checks"].items()}
+    return [f"{name}: {value}" for name, value in shown.items()]
 
 
 def to_markdown(result: dict[str, Any], command: str) -> str:
@@ -82,7 +87,7 @@ def to_markdown(result: dict[str, Any], command: str) -> str:
             f"{e['rate']['peer']:.4g}" if r else "",
             f"{r['median']:.2f} [{r['low']:.2f}, {r['high']:.2f}]" if r else "",
             f"{e['roofline']['share']:.0%}" if "roofline" in e else "",
-            "; ".join(f"{name}: {value}" for name, value in e["checks"].items()),
+            "; ".join(_checks(e)),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from codec import load_codec
 from codec.adapters import import_transformers
@@ -33,9 +34,14 @@ from pipelines.voice import load_voice
 
 @dataclass(frozen=True)
 class Size:
-    """How much is timed. ``seconds`` of sound a row; ``steps`` of writing; ``music``: decoder layers, width, frames."""
+    """How much is timed: ``seconds`` of sound a row, ``long`` of one more, ``steps`` of writing.
+
+    ``music``: layers, width and frames of a MusicGen. What a second of sound costs depends on how many there are:
+    large tensors cost more than as much in small ones.
+    """
 
     seconds: float = 4.0
+    long: float = 60.0
     steps: int = 100
     batches: tuple[int, ...] = (1, 8)
     repeats: int = 5
@@ -63,8 +69,14 @@ def codec_cases(size: Size) -> Iterator[Entry]:
         peer = random_encodec(Path(folder), dict(size.encodec))
         ours = convert_encodec(Path(folder))
     bandwidth = peer.config.target_bandwidths[-1]
-    for batch in size.batches:
-        wave = _noise(batch, size.seconds, ours)
+    second = _noise(1, 1.0, ours)
+    codes = ours.encode(second)
+    counts = {
+        "encode": _operations(lambda: ours.encode(second), ours.encoder, ours.frame_rate),
+        "decode": _operations(lambda: ours.decode(codes), ours.decoder, ours.frame_rate),
+    }
+    for batch, seconds in [*((batch, size.seconds) for batch in size.batches), (1, size.long)]:
+        wave = _noise(batch, seconds, ours)
         codes, theirs = ours.encode(wave), peer.encode(wave, bandwidth=bandwidth).audio_codes
         difference = float((ours.decode(codes) - peer.decode(theirs, [None])[0]).abs().max())
         pairs: dict[str, tuple[Callable[[], object], Callable[[], object], dict[str, Any]]] = {
@@ -81,9 +93,9 @@ def codec_cases(size: Size) -> Iterator[Entry]:
         }
         for name, (mine, other, checks) in pairs.items():
             times = take_turns({"ours": mine, "peer": other}, size.repeats, settle=1)
-            amount = batch * size.seconds
-            label = f"EnCodec {name}, batch {batch}"
-            yield Entry("codec", label, "s of sound", amount, times, "transformers", checks=checks)
+            label = f"EnCodec {name}, batch {batch} of {seconds:g} s"
+            work = Work(operations=counts[name] * batch * seconds)
+            yield Entry("codec", label, "s of sound", batch * seconds, times, "transformers", work, checks)
     yield from _bfloat16_cases(ours, peer, size)
     yield from _stream_cases("EnCodec", ours, size)
     shipped = load_codec()
@@ -93,8 +105,19 @@ def codec_cases(size: Size) -> Iterator[Entry]:
         codes = shipped.encode(wave)
         for name, call in (("encode", lambda w=wave: shipped.encode(w)), ("decode", lambda c=codes: shipped.decode(c))):
             times = take_turns({"ours": call}, size.repeats, settle=1)
-            yield Entry("codec", f"shipped codec {name}, batch {batch}", "s of sound", batch * size.seconds, times)
+            label = f"shipped codec {name}, batch {batch} of {size.seconds:g} s"
+            yield Entry("codec", label, "s of sound", batch * size.seconds, times)
     yield from _stream_cases("shipped codec", shipped, size)
+
+
+def _operations(call: Callable[[], object], network: torch.nn.Module, steps: float) -> float:
+    """Floating-point operations of a call in which the network's LSTMs, where it has any, take so many steps."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    # The counter does not see into the one call that an LSTM is on a CPU.
+    lstms = [module for module in network.modules() if isinstance(module, torch.nn.LSTM)]
+    weights = sum(p.numel() for lstm in lstms for p in lstm.parameters() if p.dim() == 2)
+    return counter.get_total_flops() + 2 * steps * weights
 
 
 def _bfloat16_cases(ours: Codec, peer: Any, size: Size) -> Iterator[Entry]:

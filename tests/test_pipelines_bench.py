@@ -29,7 +29,8 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> dict:
 def test_every_entry_is_there(result: dict) -> None:
     names = [entry["name"] for entry in result["entries"]]
     wanted = [f"{codec} {do}, {how}" for codec in ("EnCodec", "shipped codec") for do in ("encode", "decode")
-              for how in ("batch 1", "batch 2", "streaming")]  # fmt: skip
+              for how in ("batch 1 of 0.4 s", "batch 2 of 0.4 s", "streaming")]  # fmt: skip
+    wanted += [f"EnCodec {do}, batch 1 of 0.8 s" for do in ("encode", "decode")]
     wanted += [f"voice, batch {b} with guidance, {do}" for b in (1, 2) for do in ("prefill", "writing")]
     wanted += [f"EnCodec {do}, batch 1, bfloat16" for do in ("encode", "decode")]
     assert set(wanted) < set(names) and len(names) == len(wanted) + 2
@@ -47,15 +48,18 @@ def test_figures_follow_from_the_times(result: dict) -> None:
         if "ratio" in entry:
             ratios = [b / a for a, b in zip(entry["seconds"]["ours"], entry["seconds"]["peer"], strict=True)]
             assert entry["ratio"]["low"] == min(ratios) and entry["ratio"]["high"] == max(ratios)
+        assert ("roofline" in entry) == (
+            ("EnCodec" in entry["name"] and " of " in entry["name"]) or "writ" in entry["name"]
+        )
         if "roofline" in entry:
             assert entry["roofline"]["share"] == pytest.approx(entry["roofline"]["bound_seconds"] / median)
 
 
 def test_same_weights_gave_the_same_result(result: dict) -> None:
     checks = {entry["name"]: entry["checks"] for entry in result["entries"]}
-    for batch in (1, 2):
-        assert checks[f"EnCodec encode, batch {batch}"]["codes equal"] is True
-        assert checks[f"EnCodec decode, batch {batch}"]["largest difference"] < 1e-4
+    for size in ("1 of 0.4 s", "2 of 0.4 s", "1 of 0.8 s"):
+        assert checks[f"EnCodec encode, batch {size}"]["codes equal"] is True
+        assert checks[f"EnCodec decode, batch {size}"]["largest difference"] < 1e-4
     assert checks["EnCodec encode, batch 1, bfloat16"]["codes of level 0 equal"] > 0.5
     assert checks["EnCodec decode, batch 1, bfloat16"]["dB above the difference"] > 20
 
