@@ -5,6 +5,7 @@
     python pipelines/evaluate_tts.py voices/mine -o report/ --texts my-sentences.txt --teacher flite:slt
     python pipelines/evaluate_tts.py voices/mine -o report/ --reference corpora/heart/manifest.jsonl --split test
     python pipelines/evaluate_tts.py voices/mine -o report/ --dnsmos --speaker --threads 2
+    python pipelines/evaluate_tts.py shipped -o report/ --as kore --limit 60 --teacher none --dnsmos
     python pipelines/evaluate_tts.py voices/mine -o report/ --prompts new-speakers/manifest.jsonl
     python pipelines/evaluate_tts.py voices/mine -o report/ --endings 1000 --endings-texts prompts.txt
 
@@ -137,6 +138,7 @@ def _facts(options: argparse.Namespace, voice: Voice, results: Results) -> dict[
     facts = {
         "voice": f"{voice.name}, {type(voice.lm.model).__name__}, {parameters:.1f} M parameters, "
         f"{voice.num_levels} levels at {voice.frame_rate:g} frames/s, codec {voice.codec.fingerprint[:16]}",
+        "speaker": options.speaker_name or "its own",
         "sentences": options.reference or options.texts or "pipelines/sentences/english.txt",
         "reference": "none" if results.reference is None else f"{results.reference.name}: {results.reference.facts}",
         "guard": f"at most {voice.config.retries} tries more",
@@ -154,6 +156,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("voice", help="a folder, a hub name, or `shipped`")
     parser.add_argument("-o", "--output", required=True, help="folder for the report")
     parser.add_argument("--texts", help="sentences to speak: a text file (default: 220 that come along)")
+    parser.add_argument("--as", dest="speaker_name", help="one of the voice's other speakers speaks (tts.py --speaker)")
     parser.add_argument("--limit", type=int, help="the first n sentences only")
     parser.add_argument("--seeds", default="0", help="with commas between, such as 0,1,2 (default: 0)")
     parser.add_argument("--teacher", help="who reads the reference: hibari, flite:slt …, or none")
@@ -199,6 +202,10 @@ def main(argv: list[str] | None = None) -> int:
     texts, reference = _reference(options, voice.sample_rate)
     speakers = read_speakers(Path(options.prompts), voice.sample_rate) if options.prompts else {}
     results = Results(texts, voice.sample_rate, reference)
+    cloning_settings = dict(settings)
+    if options.speaker_name is not None:
+        voice.check_speaker(options.speaker_name)
+        settings["speaker"] = options.speaker_name
     measure(voice, results, seeds, settings, transcriber, chosen, options.batch)
     if options.endings:
         prompts = read_texts(options.endings_texts) if options.endings_texts else texts
@@ -208,7 +215,7 @@ def main(argv: list[str] | None = None) -> int:
         encoder = judges.SpeakerEncoder()
         judge_facts["new speakers"] = f"{options.prompts}; {encoder.description}"
         results.cloning = measure_cloning(
-            voice, speakers, texts[: options.prompt_sentences], encoder, settings, options.batch, _shown
+            voice, speakers, texts[: options.prompt_sentences], encoder, cloning_settings, options.batch, _shown
         )
     if options.first_sound:
         results.factors = scores.real_time_factors(voice, texts, settings, options.first_sound)

@@ -67,7 +67,7 @@ def make_voice(options: argparse.Namespace) -> Path:
     from lm.config import from_dict
     from lm.request import GenerateConfig
     from pipelines.voice import Voice
-    from pipelines.voice_folder import VoiceConfig, open_lm, open_pair, read_decoder
+    from pipelines.voice_folder import VoiceConfig, open_lm, open_pair, read_decoder, read_speakers
 
     reference, place = codec_reference(options.codec)
     codec = load_codec(place)
@@ -92,7 +92,12 @@ def make_voice(options: argparse.Namespace) -> Path:
     facts = {name: getattr(options, name) for name in ("licence", "data", "cost", "note")}
     decoder = read_decoder(Path(options.decoder)) if options.decoder else None
     card = make_card(facts, config, codec, lm, decoder, _text_file(options.figures))
-    return Voice(config, codec, lm, card, decoder).save(options.output, options.dtype, options.replace)
+    if options.speakers and not Path(options.speakers).is_dir():
+        raise SoundloomError(
+            f"{options.speakers}: is no folder; wanted one with NAME.flac and NAME.txt of each speaker"
+        )
+    speakers = read_speakers(Path(options.speakers)) if options.speakers else None
+    return Voice(config, codec, lm, card, decoder, speakers).save(options.output, options.dtype, options.replace)
 
 
 def _text_file(path: str | None) -> str:
@@ -115,6 +120,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--fine", help="folder of a fine model, with --coarse")
     parser.add_argument(
         "--decoder", help="decoder.safetensors of pipelines/tune_decoder.py, for latents (--drawn-levels)"
+    )
+    parser.add_argument(
+        "--speakers", help="folder of more speakers: recordings, NAME.flac, and what they say, NAME.txt"
     )
     parser.add_argument("--name", help="the voice's name (default: the folder's)")
     parser.add_argument("--language", default="en")

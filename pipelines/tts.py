@@ -5,6 +5,7 @@
     echo "hello world" | python pipelines/tts.py -o - | aplay
     python pipelines/tts.py "hello world" --stream | aplay -f S16_LE -r 24000
     python pipelines/tts.py --lines -f sentences.txt -o spoken/              # a file a line: spoken/0001.wav …
+    python pipelines/tts.py "hello world" --speaker kore
     python pipelines/tts.py "hello world" --prompt me.wav --prompt-text "what I say there" -o like-me.wav
     python pipelines/tts.py "hello world" --seed 3 --temperature 0.7 --levels 4 --plot hello.png
 
@@ -123,6 +124,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--lines", action="store_true", help="speak each line into a file of its own, in the folder -o")
     parser.add_argument("--batch", type=int, default=8, help="with --lines: sentences spoken side by side (default: 8)")
     parser.add_argument("--stream", action="store_true", help="write PCM to standard output as it is made")
+    parser.add_argument(
+        "--speaker", help="one of the voice's other speakers; a name that it has not shows those it has"
+    )
     parser.add_argument("--prompt", help="recording of a speaker to sound like, about 3 seconds")
     parser.add_argument("--prompt-text", help="what the recording says")
     parser.add_argument("--plot", help="draw waveform, spectrogram and codes: .png, .svg or .pdf")
@@ -134,7 +138,8 @@ def main(argv: list[str] | None = None) -> int:
     if not text.strip():
         raise SoundloomError("the text is empty; give some words to speak")
     voice = open_voice(options)
-    arguments = voice_settings(options) | {"prompt": options.prompt, "prompt_text": options.prompt_text}
+    speaker = {"speaker": options.speaker, "prompt": options.prompt, "prompt_text": options.prompt_text}
+    arguments = voice_settings(options) | speaker
     if options.lines:
         arguments["retries"] = options.retries
         return speak_lines(voice, text, Path(options.output), options.batch, arguments)

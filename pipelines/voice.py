@@ -36,9 +36,12 @@ from pipelines.speech import Piece, Sentence, Speech, cut_text, verdict
 from pipelines.voice_folder import (
     CARD_FILE,
     DECODER_FILE,
+    SPEAKERS_FOLDER,
+    Sample,
     VoiceConfig,
     find_voice,
     read_decoder,
+    read_speakers,
     read_voice,
     write_voice,
 )
@@ -61,7 +64,8 @@ def load_voice(name_or_folder: str | os.PathLike[str] | None = None) -> Voice:
     card = folder / CARD_FILE
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     own = folder / DECODER_FILE
-    return Voice(config, codec, lm, text, read_decoder(own) if own.is_file() else None)
+    decoder = read_decoder(own) if own.is_file() else None
+    return Voice(config, codec, lm, text, decoder, read_speakers(folder / SPEAKERS_FOLDER))
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,8 @@ class Voice:
     """A codec and a language model that fit, with default settings; `load_voice` opens one.
 
     ``decoder``: tensors of the codec's decoder that the voice has of its own. `player`, the codec with them, is what
-    latents sound through (`GenerateConfig.drawn_levels`); codes sound through the codec itself.
+    latents sound through (`GenerateConfig.drawn_levels`); codes sound through the codec itself. ``speakers``: whom
+    else it can sound like, by name.
     """
 
     def __init__(
@@ -102,6 +107,7 @@ class Voice:
         lm: LoadedLM,
         card: str = "",
         decoder: Mapping[str, Tensor] | None = None,
+        speakers: Mapping[str, Sample] | None = None,
     ) -> None:
         lm.require_codec(codec)
         if decoder and not isinstance(codec, Codec):
@@ -111,6 +117,7 @@ class Voice:
         self.lm = lm
         self.card = card
         self.decoder = decoder
+        self.speakers = dict(speakers or {})
         self.player = codec.with_decoder(decoder) if decoder else codec
         self.name = config.name
         self.sample_rate: int = codec.sample_rate
@@ -127,6 +134,7 @@ class Voice:
         *,
         seed: int = 0,
         levels: int | None = None,
+        speaker: str | None = None,
         prompt: Prompt | None = None,
         prompt_text: str | None = None,
         retries: int | None = None,
@@ -134,15 +142,15 @@ class Voice:
     ) -> Speech:
         """Say a text, sentence by sentence; the same seed and settings give the same sound.
 
-        ``levels``: decode the first n levels (default: the voice's own). ``prompt``: a recording (a file, or a waveform
-        [N] or [C, N] at the voice's sample rate) of a speaker to sound like, with ``prompt_text``, what it says.
+        ``levels``: decode the first n levels (default: the voice's own). ``speaker``: one of `speakers` to sound like.
+        ``prompt``: a recording (a file, or a waveform [N] or [C, N] at the voice's sample rate) of any other speaker,
+        with ``prompt_text``, what it says.
         ``overrides``: fields of `lm.request.GenerateConfig`. A sentence that did not end well is tried again at most
         ``retries`` times with other seeds; `Speech.finish_reason` and `Speech.attempts` tell what came of it.
         Raises: SoundloomError.
         """
-        return self.speak_batch(
-            [text], seeds=[seed], levels=levels, prompt=prompt, prompt_text=prompt_text, retries=retries, **overrides
-        )[0]
+        same: dict[str, Any] = {"levels": levels, "speaker": speaker, "prompt": prompt, "prompt_text": prompt_text}
+        return self.speak_batch([text], seeds=[seed], retries=retries, **same, **overrides)[0]
 
     def speak_batch(
         self,
@@ -151,6 +159,7 @@ class Voice:
         seeds: Sequence[int] | None = None,
         batch_size: int = 8,
         levels: int | None = None,
+        speaker: str | None = None,
         prompt: Prompt | None = None,
         prompt_text: str | None = None,
         retries: int | None = None,
@@ -165,7 +174,7 @@ class Voice:
         if batch_size < 1:
             raise SoundloomError(f"batch_size is {batch_size}; wanted 1 or more")
         seeds = [0] * len(texts) if seeds is None else seeds
-        first = self._start(prompt, prompt_text, config, levels)
+        first = self._start(speaker, prompt, prompt_text, config, levels)
         spoken = [_Spoken(self._pieces(text), seed, first) for text, seed in zip(texts, seeds, strict=True)]
         # A text's next sentence may need the one before; of different texts, those of about one length go together.
         for index in range(max((len(one.pieces) for one in spoken), default=0)):
@@ -185,6 +194,12 @@ class Voice:
                     one.start = self._carry(one.start, sentence, one.pieces[index])
         return [one.speech(self.sample_rate, levels) for one in spoken]
 
+    def check_speaker(self, name: str) -> None:
+        """Raises: SoundloomError where the voice has no such speaker, with those that it has."""
+        if name not in self.speakers:
+            known = ", ".join(self.speakers) or "none"
+            raise SoundloomError(f"no speaker {name!r}; beside its own the voice {self.name} has: {known}")
+
     def check_text(self, text: str) -> None:
         """Raises: SoundloomError where the text cannot be spoken, and why."""
         self._pieces(text)
@@ -195,6 +210,7 @@ class Voice:
         *,
         seed: int = 0,
         levels: int | None = None,
+        speaker: str | None = None,
         prompt: Prompt | None = None,
         prompt_text: str | None = None,
         **overrides: Any,
@@ -206,7 +222,7 @@ class Voice:
         1e-6). The pair of coarse and fine model gives a sentence at a time. Arguments and errors: see `speak`.
         """
         config, levels, _ = self._settings(levels, 0, overrides)
-        start = self._start(prompt, prompt_text, config, levels)
+        start = self._start(speaker, prompt, prompt_text, config, levels)
         pieces = self._pieces(text)
         sentence_seed(seed, 0)  # so that a bad seed is told now, not at the first chunk
         return SpeechStream(self.sample_rate, self._stream(pieces, start, seed, config, levels))
@@ -261,7 +277,8 @@ class Voice:
 
     def save(self, folder: str | os.PathLike[str], dtype: str = "float32", replace_voice: bool = False) -> Path:
         """Write the voice as a folder that `load_voice` opens; ``dtype`` is that of the language model on disk."""
-        return write_voice(folder, self.config, self.codec, self.lm, self.card, dtype, replace_voice, self.decoder)
+        parts = self.config, self.codec, self.lm, self.card, dtype, replace_voice, self.decoder, self.speakers
+        return write_voice(folder, *parts)
 
     # --- what is asked for ----------------------------------------------------------------------------------------
 
@@ -309,9 +326,19 @@ class Voice:
         return pieces
 
     def _start(
-        self, prompt: Prompt | None, prompt_text: str | None, config: GenerateConfig, levels: int
+        self,
+        speaker: str | None,
+        prompt: Prompt | None,
+        prompt_text: str | None,
+        config: GenerateConfig,
+        levels: int,
     ) -> _Start | None:
-        """What the first sentence goes on from, or None without a prompt."""
+        """What the first sentence goes on from, or None without a speaker and a prompt."""
+        if speaker is not None:
+            if prompt is not None or prompt_text is not None:
+                raise SoundloomError(f"speaker {speaker!r} and a prompt: give one of them")
+            self.check_speaker(speaker)
+            prompt, prompt_text = self.speakers[speaker].audio, self.speakers[speaker].text
         if prompt is None:
             if prompt_text is not None:
                 raise SoundloomError("prompt_text without a prompt: give the recording that says it")
@@ -325,8 +352,8 @@ class Voice:
                 f"the prompt is {wave.shape[1] / self.sample_rate:.1f} s long; wanted at most {MAX_PROMPT_SECONDS:g} s"
             )
         codes = self.codec.encode(wave[None])[0].clone()
-        speaker = self._speaker(wave, codes, said, config, levels)
-        return _Start(codes[: self.num_levels], prompt_text.strip(), speaker)
+        told = self._speaker(wave, codes, said, config, levels)
+        return _Start(codes[: self.num_levels], prompt_text.strip(), told)
 
     def _speaker(
         self, wave: Tensor, codes: Tensor, said: list[int], config: GenerateConfig, levels: int

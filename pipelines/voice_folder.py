@@ -8,6 +8,7 @@
     lm/              the delay model;  or  coarse/ and fine/, the pair
     codec/           only where "codec" says so
     decoder.safetensors   layers of the codec's decoder that are the voice's own (`pipelines/tune_decoder.py`), if any
+    speakers/        more speakers, if any: of each a recording, bella.flac, and what it says, bella.txt
     README.md        the card
 """
 
@@ -40,10 +41,11 @@ from lm.text import MODEL_FILE
 
 FORMAT, VERSION = "soundloom-voice", 1
 VOICE_FILE, CARD_FILE, OWN_CODEC, DECODER_FILE = "voice.json", "README.md", "codec", "decoder.safetensors"
+SPEAKERS_FOLDER = "speakers"
 SHIPPED_VOICES = Path(__file__).parent / "voices"
 DEFAULT_VOICE = "heart"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.tsv.gz", "*.md"]
+_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.tsv.gz", "*.md", f"{SPEAKERS_FOLDER}/*"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,14 @@ class VoiceConfig:
         for name, fine in good.items():
             if not fine:
                 raise SoundloomError(f"voice: {name} is {getattr(self, name)!r}, which is out of its range")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A speaker of a voice: a recording of some seconds, after which it speaks like that, and what is said there."""
+
+    audio: Path
+    text: str
 
 
 def find_voice(name: str | os.PathLike[str] | None) -> Path:
@@ -173,6 +183,28 @@ def read_decoder(path: Path) -> dict[str, Tensor]:
         raise SoundloomError(f"{path}: does not hold tensors in the safetensors format ({error})") from error
 
 
+def read_speakers(folder: Path) -> dict[str, Sample]:
+    """Speakers of a folder by name: of each a text, NAME.txt, and its recording, NAME.flac or another audio file.
+
+    Raises: SoundloomError where one of the two is missing, or a text is empty.
+    """
+    found = {}
+    for path in sorted(folder.glob("*")):
+        if path.suffix == ".txt":
+            continue
+        text = path.with_suffix(".txt")
+        try:
+            found[path.stem] = Sample(path, text.read_text(encoding="utf-8").strip())
+        except (OSError, UnicodeDecodeError) as error:
+            raise SoundloomError(f"{text}: cannot be read, but should hold what {path.name} says ({error})") from error
+        if not found[path.stem].text:
+            raise SoundloomError(f"{text}: is empty; wanted the words that {path.name} says")
+    lonely = {path.stem for path in folder.glob("*.txt")} - set(found)
+    if lonely:
+        raise SoundloomError(f"{folder}: has no recording of {', '.join(sorted(lonely))}, only what it says")
+    return found
+
+
 def write_voice(
     folder: str | os.PathLike[str],
     config: VoiceConfig,
@@ -182,11 +214,12 @@ def write_voice(
     dtype: str = "float32",
     replace: bool = False,
     decoder: Mapping[str, Tensor] | None = None,
+    speakers: Mapping[str, Sample] | None = None,
 ) -> Path:
     """Write a voice folder; it appears whole or not at all. Returns the folder.
 
-    ``dtype`` is the weights' type on disk. A codec of ours goes along where ``config.codec`` is "codec", and
-    ``decoder``, the voice's own layers of its codec's decoder.
+    ``dtype`` is the weights' type on disk. A codec of ours goes along where ``config.codec`` is "codec",
+    ``decoder``, the voice's own layers of its codec's decoder, and the recordings of its ``speakers``.
     Raises: SoundloomError where ``folder`` exists (unless ``replace``, for a voice), or cannot be written.
     """
     folder = Path(folder)
@@ -207,6 +240,10 @@ def write_voice(
         if decoder:
             tensors = {name: value.to(DTYPES[dtype]).contiguous() for name, value in decoder.items()}
             save_file(tensors, place / DECODER_FILE)
+        for name, sample in (speakers or {}).items():
+            (place / SPEAKERS_FOLDER).mkdir(exist_ok=True)
+            shutil.copyfile(sample.audio, place / SPEAKERS_FOLDER / f"{name}{sample.audio.suffix}")
+            write_text(place / SPEAKERS_FOLDER / f"{name}.txt", f"{sample.text}\n")
         write_text(place / CARD_FILE, card)
         record = {"format": FORMAT, "version": VERSION, **asdict(config)}
         write_text(place / VOICE_FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")

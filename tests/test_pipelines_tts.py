@@ -120,6 +120,7 @@ def test_prompt_of_another_rate_and_two_channels(folder: Path, tmp_path: Path) -
         (["hi", "--threads", "0"], "threads"),
         (["hi", "--prompt", "absent.wav", "--prompt-text", "x"], "absent.wav"),
         (["hi", "--prompt", "file.txt", "--prompt-text", "x"], "file.txt"),
+        (["hi", "--speaker", "bob"], "no speaker 'bob'"),
         (["hi", "--lines"], "-o FOLDER"),
         (["hi", "--lines", "-o", "file.txt"], "needs a folder"),
     ],

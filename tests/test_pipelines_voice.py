@@ -13,6 +13,7 @@ from voice_helpers import LEVELS, save_lms, tiny_codec, tiny_voice
 
 import pipelines.voice as voice_module
 import pipelines.voice_folder as voice_folder
+from codec.audio import write_audio
 from codec.equalize import spectrum_gains
 from codec.errors import SoundloomError
 from lm.latents import fit_latents
@@ -351,6 +352,37 @@ def test_a_voice_is_made_opened_and_saved(parts: dict[str, Path], tmp_path: Path
     assert speech.codes.shape[0] == LEVELS
     made.save(tmp_path / "w")
     assert torch.equal(load_voice(tmp_path / "w").speak("Hello world", seed=4).waveform, speech.waveform)
+
+
+def test_a_voice_has_more_speakers(parts: dict[str, Path], tmp_path: Path) -> None:
+    speakers, text = tmp_path / "speakers", "How are you?"
+    speakers.mkdir()
+    write_audio(speakers / "ann.flac", prompt_wave(), 24_000)
+    (speakers / "ann.txt").write_text(f"{text}\n")
+    assert make(parts, tmp_path / "v", "--lm", str(parts["delay"]), "--speakers", str(speakers)) == 0
+    made = load_voice(tmp_path / "v")
+    speech = made.speak("Hello", speaker="ann")
+    prompted = made.speak("Hello", prompt=speakers / "ann.flac", prompt_text=text)
+    assert torch.equal(speech.waveform, prompted.waveform)
+    assert not torch.equal(speech.codes, made.speak("Hello").codes)
+    chunks = list(made.stream("Hello", speaker="ann"))
+    torch.testing.assert_close(torch.cat(chunks, -1), speech.waveform, atol=1e-5, rtol=0)
+    made.save(tmp_path / "v", replace_voice=True)  # the recordings come from the folder that is replaced
+    assert torch.equal(load_voice(tmp_path / "v").speak("Hello", speaker="ann").waveform, speech.waveform)
+    with pytest.raises(SoundloomError, match=r"no speaker 'bob'.* has: ann"):
+        made.speak("Hello", speaker="bob")
+    with pytest.raises(SoundloomError, match="one of them"):
+        made.speak("Hello", speaker="ann", prompt_text=text)
+    for name, content, message in (("ann", "", "is empty"), ("bob", "hello", "no recording of bob")):
+        (speakers / f"{name}.txt").write_text(content)
+        with pytest.raises(SoundloomError, match=message):
+            make(parts, tmp_path / "w", "--lm", str(parts["delay"]), "--speakers", str(speakers))
+        (speakers / "ann.txt").write_text(text)
+    (speakers / "ann.txt").unlink()
+    with pytest.raises(SoundloomError, match=r"ann.txt: cannot be read"):
+        make(parts, tmp_path / "w", "--lm", str(parts["delay"]), "--speakers", str(speakers))
+    with pytest.raises(SoundloomError, match="is no folder"):
+        make(parts, tmp_path / "w", "--lm", str(parts["delay"]), "--speakers", str(tmp_path / "absent"))
 
 
 def test_the_pair_speaks_and_streams(parts: dict[str, Path], tmp_path: Path) -> None:
