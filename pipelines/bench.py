@@ -26,7 +26,7 @@ EXAMPLES = """examples:
   python pipelines/bench.py --quick -o reports/quick         # tiny sizes, seconds: does it run?
 """
 _TINY_ENCODEC = (("num_filters", 4), ("hidden_size", 16), ("codebook_size", 64), ("target_bandwidths", [1.8]))
-QUICK = Size(0.4, 0.8, 4, (1, 2), 2, _TINY_ENCODEC, (2, 64, 6), 0.2)
+QUICK = Size(0.4, (0.8,), 4, (1, 2), 2, _TINY_ENCODEC, (2, 64, 6), 0.2)
 
 
 def measure(names: list[str], size: Size, quick: bool) -> dict[str, Any]:

@@ -34,14 +34,14 @@ from pipelines.voice import load_voice
 
 @dataclass(frozen=True)
 class Size:
-    """How much is timed: ``seconds`` of sound a row, ``long`` of one more, ``steps`` of writing.
+    """How much is timed: ``seconds`` of sound a row, ``longer`` rows of a codec, ``steps`` of writing.
 
     ``music``: layers, width and frames of a MusicGen. What a second of sound costs depends on how many there are:
     large tensors cost more than as much in small ones.
     """
 
     seconds: float = 4.0
-    long: float = 60.0
+    longer: tuple[float, ...] = (10.0, 60.0)
     steps: int = 100
     batches: tuple[int, ...] = (1, 8)
     repeats: int = 5
@@ -75,7 +75,7 @@ def codec_cases(size: Size) -> Iterator[Entry]:
         "encode": _operations(lambda: ours.encode(second), ours.encoder, ours.frame_rate),
         "decode": _operations(lambda: ours.decode(codes), ours.decoder, ours.frame_rate),
     }
-    for batch, seconds in [*((batch, size.seconds) for batch in size.batches), (1, size.long)]:
+    for batch, seconds in [*((b, size.seconds) for b in size.batches), *((1, s) for s in size.longer)]:
         wave = _noise(batch, seconds, ours)
         codes, theirs = ours.encode(wave), peer.encode(wave, bandwidth=bandwidth).audio_codes
         difference = float((ours.decode(codes) - peer.decode(theirs, [None])[0]).abs().max())
