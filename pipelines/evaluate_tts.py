@@ -5,7 +5,7 @@
     python pipelines/evaluate_tts.py voices/mine -o report/ --texts my-sentences.txt --teacher flite:slt
     python pipelines/evaluate_tts.py voices/mine -o report/ --reference corpora/heart/manifest.jsonl --split test
     python pipelines/evaluate_tts.py voices/mine -o report/ --dnsmos --speaker --threads 2
-    python pipelines/evaluate_tts.py shipped -o report/ --as kore --limit 60 --teacher none --dnsmos
+    python pipelines/evaluate_tts.py shipped -o report/ --as fenrir --limit 100 --teacher none --dnsmos
     python pipelines/evaluate_tts.py voices/mine -o report/ --prompts new-speakers/manifest.jsonl
     python pipelines/evaluate_tts.py voices/mine -o report/ --endings 1000 --endings-texts prompts.txt
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,9 @@ def codec_reference(name: str) -> tuple[str, str]:
     return ("codec", name) if path.is_dir() else (name, name)
 
 
-def make_card(facts: dict[str, str], config: Any, codec: Any, lm: Any, decoder: Any, figures: str) -> str:
+def make_card(
+    facts: dict[str, str], config: Any, codec: Any, lm: Any, decoder: Any, speakers: Iterable[str], figures: str
+) -> str:
     """README.md of a voice, with the header that the Hugging Face hub reads. Facts that nobody gave say so."""
     from lm.checkpoint import kind_of
 
@@ -51,6 +54,7 @@ def make_card(facts: dict[str, str], config: Any, codec: Any, lm: Any, decoder: 
         "codec": f"{codec_name}, {codec.sample_rate} Hz, {codec.frame_rate:g} frames a second, "
         f"{codec.num_levels} levels of {codec.codebook_size} codes, fingerprint {codec.fingerprint[:16]}",
         "decoder": f"{own / 1e6:.1f} M of its parameters are the voice's own" if decoder else "",
+        "more speakers": ", ".join(speakers),
         "learned from": facts["data"] or "not told",
         "cost": facts["cost"] or "not told",
         "note": facts["note"],
@@ -91,12 +95,12 @@ def make_voice(options: argparse.Namespace) -> Path:
     )
     facts = {name: getattr(options, name) for name in ("licence", "data", "cost", "note")}
     decoder = read_decoder(Path(options.decoder)) if options.decoder else None
-    card = make_card(facts, config, codec, lm, decoder, _text_file(options.figures))
     if options.speakers and not Path(options.speakers).is_dir():
         raise SoundloomError(
             f"{options.speakers}: is no folder; wanted one with NAME.flac and NAME.txt of each speaker"
         )
-    speakers = read_speakers(Path(options.speakers)) if options.speakers else None
+    speakers = read_speakers(Path(options.speakers)) if options.speakers else {}
+    card = make_card(facts, config, codec, lm, decoder, speakers, _text_file(options.figures))
     return Voice(config, codec, lm, card, decoder, speakers).save(options.output, options.dtype, options.replace)
 
 

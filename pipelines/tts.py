@@ -5,7 +5,7 @@
     echo "hello world" | python pipelines/tts.py -o - | aplay
     python pipelines/tts.py "hello world" --stream | aplay -f S16_LE -r 24000
     python pipelines/tts.py --lines -f sentences.txt -o spoken/              # a file a line: spoken/0001.wav …
-    python pipelines/tts.py "hello world" --speaker kore
+    python pipelines/tts.py "hello world" --speaker fenrir
     python pipelines/tts.py "hello world" --prompt me.wav --prompt-text "what I say there" -o like-me.wav
     python pipelines/tts.py "hello world" --seed 3 --temperature 0.7 --levels 4 --plot hello.png
 

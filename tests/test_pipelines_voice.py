@@ -13,7 +13,7 @@ from voice_helpers import LEVELS, save_lms, tiny_codec, tiny_voice
 
 import pipelines.voice as voice_module
 import pipelines.voice_folder as voice_folder
-from codec.audio import write_audio
+from codec.audio import read_audio, write_audio
 from codec.equalize import spectrum_gains
 from codec.errors import SoundloomError
 from lm.latents import fit_latents
@@ -361,6 +361,7 @@ def test_a_voice_has_more_speakers(parts: dict[str, Path], tmp_path: Path) -> No
     (speakers / "ann.txt").write_text(f"{text}\n")
     assert make(parts, tmp_path / "v", "--lm", str(parts["delay"]), "--speakers", str(speakers)) == 0
     made = load_voice(tmp_path / "v")
+    assert "**more speakers:** ann" in made.card
     speech = made.speak("Hello", speaker="ann")
     prompted = made.speak("Hello", prompt=speakers / "ann.flac", prompt_text=text)
     assert torch.equal(speech.waveform, prompted.waveform)
@@ -479,3 +480,13 @@ def test_broken_folders_are_told(parts: dict[str, Path], tmp_path: Path) -> None
     for name, message in ((tmp_path, "no voice.json"), ("no-such", "no such folder"), (out / "voice.json", "a file")):
         with pytest.raises(SoundloomError, match=message):
             load_voice(name)
+
+
+def test_speakers_of_the_shipped_voice() -> None:
+    shipped = load_voice()
+    own = shipped.speak("Yes, of course.").codes
+    assert len(shipped.speakers) >= 4
+    for name, sample in shipped.speakers.items():
+        assert 2 < read_audio(sample.audio, shipped.sample_rate).shape[1] / shipped.sample_rate < 6
+        speech = shipped.speak("Yes, of course.", speaker=name)
+        assert speech.finish_reason == "end" and not torch.equal(speech.codes, own)
