@@ -190,7 +190,7 @@ def read_speakers(folder: Path) -> dict[str, Sample]:
     """
     found = {}
     for path in sorted(folder.glob("*")):
-        if path.suffix == ".txt":
+        if path.suffix == ".txt" or path.name.startswith("."):
             continue
         text = path.with_suffix(".txt")
         try:

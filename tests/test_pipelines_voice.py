@@ -359,6 +359,7 @@ def test_a_voice_has_more_speakers(parts: dict[str, Path], tmp_path: Path) -> No
     speakers.mkdir()
     write_audio(speakers / "ann.flac", prompt_wave(), 24_000)
     (speakers / "ann.txt").write_text(f"{text}\n")
+    (speakers / ".DS_Store").write_bytes(b"what some systems put into every folder")
     assert make(parts, tmp_path / "v", "--lm", str(parts["delay"]), "--speakers", str(speakers)) == 0
     made = load_voice(tmp_path / "v")
     assert "**more speakers:** ann" in made.card
