@@ -313,7 +313,7 @@ def _run_in_pieces(
 
     At the wave's rate they make 31 MB of every 10 s. Tensors of some megabytes the system leaves to the process once it
     has them; larger ones come as fresh pages again and again, which took a fourth of the time. The layers at the rate
-    of frames want long pieces instead: at each call their 30 MB of weights are copied into the library's order.
+    of frames want long pieces instead: at each call their 19 MB of weights are copied into the library's order.
     """
     frames = max(1, _PIECE_BYTES // (4 * len(x) * config.filters * config.hop_length))
     if not steps_first(x) or not config.causal or x.shape[-1] <= frames * steps_per_frame:

@@ -197,15 +197,13 @@ def main(argv: list[str] | None = None) -> int:
     name = None if options.voice == "shipped" else options.voice
     voice = load_voice(name)
     settings = {key: getattr(options, key) for key in SETTINGS if getattr(options, key) is not None}
-    settings["levels"] = options.levels
+    settings |= {"levels": options.levels, "speaker": options.speaker_name}
+    if options.speaker_name is not None:
+        voice.check_speaker(options.speaker_name)
     chosen, transcriber, judge_facts = _judges(options)
     texts, reference = _reference(options, voice.sample_rate)
     speakers = read_speakers(Path(options.prompts), voice.sample_rate) if options.prompts else {}
     results = Results(texts, voice.sample_rate, reference)
-    cloning_settings = dict(settings)
-    if options.speaker_name is not None:
-        voice.check_speaker(options.speaker_name)
-        settings["speaker"] = options.speaker_name
     measure(voice, results, seeds, settings, transcriber, chosen, options.batch)
     if options.endings:
         prompts = read_texts(options.endings_texts) if options.endings_texts else texts
@@ -214,8 +212,9 @@ def main(argv: list[str] | None = None) -> int:
     if options.prompts:
         encoder = judges.SpeakerEncoder()
         judge_facts["new speakers"] = f"{options.prompts}; {encoder.description}"
+        prompted = settings | {"speaker": None}
         results.cloning = measure_cloning(
-            voice, speakers, texts[: options.prompt_sentences], encoder, cloning_settings, options.batch, _shown
+            voice, speakers, texts[: options.prompt_sentences], encoder, prompted, options.batch, _shown
         )
     if options.first_sound:
         results.factors = scores.real_time_factors(voice, texts, settings, options.first_sound)

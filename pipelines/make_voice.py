@@ -71,7 +71,7 @@ def make_voice(options: argparse.Namespace) -> Path:
     from lm.config import from_dict
     from lm.request import GenerateConfig
     from pipelines.voice import Voice
-    from pipelines.voice_folder import VoiceConfig, open_lm, open_pair, read_decoder, read_speakers
+    from pipelines.voice_folder import VoiceConfig, open_lm, open_pair, read_decoder, read_speaker_prompts
 
     reference, place = codec_reference(options.codec)
     codec = load_codec(place)
@@ -95,11 +95,11 @@ def make_voice(options: argparse.Namespace) -> Path:
     )
     facts = {name: getattr(options, name) for name in ("licence", "data", "cost", "note")}
     decoder = read_decoder(Path(options.decoder)) if options.decoder else None
-    if options.speakers and not Path(options.speakers).is_dir():
+    speakers = read_speaker_prompts(Path(options.speakers)) if options.speakers else {}
+    if options.speakers and not speakers:
         raise SoundloomError(
-            f"{options.speakers}: is no folder; wanted one with NAME.flac and NAME.txt of each speaker"
+            f"{options.speakers}: holds no speakers; wanted a folder with NAME.flac and NAME.txt of each"
         )
-    speakers = read_speakers(Path(options.speakers)) if options.speakers else {}
     card = make_card(facts, config, codec, lm, decoder, speakers, _text_file(options.figures))
     return Voice(config, codec, lm, card, decoder, speakers).save(options.output, options.dtype, options.replace)
 

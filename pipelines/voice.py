@@ -37,11 +37,11 @@ from pipelines.voice_folder import (
     CARD_FILE,
     DECODER_FILE,
     SPEAKERS_FOLDER,
-    Sample,
+    SpeakerPrompt,
     VoiceConfig,
     find_voice,
     read_decoder,
-    read_speakers,
+    read_speaker_prompts,
     read_voice,
     write_voice,
 )
@@ -65,7 +65,7 @@ def load_voice(name_or_folder: str | os.PathLike[str] | None = None) -> Voice:
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     own = folder / DECODER_FILE
     decoder = read_decoder(own) if own.is_file() else None
-    return Voice(config, codec, lm, text, decoder, read_speakers(folder / SPEAKERS_FOLDER))
+    return Voice(config, codec, lm, text, decoder, read_speaker_prompts(folder / SPEAKERS_FOLDER))
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Voice:
         lm: LoadedLM,
         card: str = "",
         decoder: Mapping[str, Tensor] | None = None,
-        speakers: Mapping[str, Sample] | None = None,
+        speakers: Mapping[str, SpeakerPrompt] | None = None,
     ) -> None:
         lm.require_codec(codec)
         if decoder and not isinstance(codec, Codec):

@@ -85,8 +85,8 @@ class VoiceConfig:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """A speaker of a voice: a recording of some seconds, after which it speaks like that, and what is said there."""
+class SpeakerPrompt:
+    """What makes a voice sound like one of its other speakers: a recording of some seconds, and what it says."""
 
     audio: Path
     text: str
@@ -183,10 +183,10 @@ def read_decoder(path: Path) -> dict[str, Tensor]:
         raise SoundloomError(f"{path}: does not hold tensors in the safetensors format ({error})") from error
 
 
-def read_speakers(folder: Path) -> dict[str, Sample]:
-    """Speakers of a folder by name: of each a text, NAME.txt, and its recording, NAME.flac or another audio file.
+def read_speaker_prompts(folder: Path) -> dict[str, SpeakerPrompt]:
+    """The prompts in a folder by the speaker's name: of each a text, NAME.txt, and its recording, NAME.flac or such.
 
-    Raises: SoundloomError where one of the two is missing, or a text is empty.
+    None where there is no folder. Raises: SoundloomError where one of the two is missing, or a text is empty.
     """
     found = {}
     for path in sorted(folder.glob("*")):
@@ -194,7 +194,7 @@ def read_speakers(folder: Path) -> dict[str, Sample]:
             continue
         text = path.with_suffix(".txt")
         try:
-            found[path.stem] = Sample(path, text.read_text(encoding="utf-8").strip())
+            found[path.stem] = SpeakerPrompt(path, text.read_text(encoding="utf-8").strip())
         except (OSError, UnicodeDecodeError) as error:
             raise SoundloomError(f"{text}: cannot be read, but should hold what {path.name} says ({error})") from error
         if not found[path.stem].text:
@@ -214,7 +214,7 @@ def write_voice(
     dtype: str = "float32",
     replace: bool = False,
     decoder: Mapping[str, Tensor] | None = None,
-    speakers: Mapping[str, Sample] | None = None,
+    speakers: Mapping[str, SpeakerPrompt] | None = None,
 ) -> Path:
     """Write a voice folder; it appears whole or not at all. Returns the folder.
 
@@ -240,10 +240,10 @@ def write_voice(
         if decoder:
             tensors = {name: value.to(DTYPES[dtype]).contiguous() for name, value in decoder.items()}
             save_file(tensors, place / DECODER_FILE)
-        for name, sample in (speakers or {}).items():
+        for name, prompt in (speakers or {}).items():
             (place / SPEAKERS_FOLDER).mkdir(exist_ok=True)
-            shutil.copyfile(sample.audio, place / SPEAKERS_FOLDER / f"{name}{sample.audio.suffix}")
-            write_text(place / SPEAKERS_FOLDER / f"{name}.txt", f"{sample.text}\n")
+            shutil.copyfile(prompt.audio, place / SPEAKERS_FOLDER / f"{name}{prompt.audio.suffix}")
+            write_text(place / SPEAKERS_FOLDER / f"{name}.txt", f"{prompt.text}\n")
         write_text(place / CARD_FILE, card)
         record = {"format": FORMAT, "version": VERSION, **asdict(config)}
         write_text(place / VOICE_FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")

@@ -383,7 +383,7 @@ def test_a_voice_has_more_speakers(parts: dict[str, Path], tmp_path: Path) -> No
     (speakers / "ann.txt").unlink()
     with pytest.raises(SoundloomError, match=r"ann.txt: cannot be read"):
         make(parts, tmp_path / "w", "--lm", str(parts["delay"]), "--speakers", str(speakers))
-    with pytest.raises(SoundloomError, match="is no folder"):
+    with pytest.raises(SoundloomError, match="holds no speakers"):
         make(parts, tmp_path / "w", "--lm", str(parts["delay"]), "--speakers", str(tmp_path / "absent"))
 
 
@@ -487,7 +487,7 @@ def test_speakers_of_the_shipped_voice() -> None:
     shipped = load_voice()
     own = shipped.speak("Yes, of course.").codes
     assert len(shipped.speakers) >= 4
-    for name, sample in shipped.speakers.items():
-        assert 2 < read_audio(sample.audio, shipped.sample_rate).shape[1] / shipped.sample_rate < 6
+    for name, prompt in shipped.speakers.items():
+        assert 2 < read_audio(prompt.audio, shipped.sample_rate).shape[1] / shipped.sample_rate < 6
         speech = shipped.speak("Yes, of course.", speaker=name)
         assert speech.finish_reason == "end" and not torch.equal(speech.codes, own)
