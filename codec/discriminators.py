@@ -13,24 +13,33 @@ from torch.nn.utils.parametrizations import weight_norm
 
 @dataclass(frozen=True)
 class DiscriminatorConfig:
-    """Windows in samples and periods in samples; one network each. An empty tuple leaves that kind out."""
+    """Windows in samples and periods in samples; one network each. An empty tuple leaves that kind out.
+
+    ``power``: exponent of the magnitudes that the STFT discriminators see. 1 is the raw spectrum, in which the loudest
+    partials hide everything else.
+    """
 
     windows: tuple[int, ...] = (1024, 512, 256)
     stft_channels: int = 16
+    power: float = 0.3
     periods: tuple[int, ...] = (2, 3, 5, 7, 11)
     period_channels: int = 16
 
 
 class STFTDiscriminator(nn.Module):
-    """Looks at one complex spectrogram (EnCodec, Défossez et al. 2022): wave [B, 1, N] -> score, features."""
+    """Judge one complex spectrogram (EnCodec, Défossez et al. 2022): wave [B, 1, N] -> score, features.
+
+    The input has three channels: the compressed spectrum's real and imaginary parts, and the log magnitude.
+    """
 
     window: Tensor
 
-    def __init__(self, window: int, channels: int) -> None:
+    def __init__(self, window: int, channels: int, power: float) -> None:
         super().__init__()
         self.size = window
+        self.power = power
         self.register_buffer("window", torch.hann_window(window), persistent=False)
-        layers = [nn.Conv2d(2, channels, (3, 9), stride=(1, 2), padding=(1, 4))]
+        layers = [nn.Conv2d(3, channels, (3, 9), stride=(1, 2), padding=(1, 4))]
         for dilation in (1, 2, 4):  # along time; frequency is halved by the stride
             layers.append(
                 nn.Conv2d(channels, channels, (3, 9), stride=(1, 2), dilation=(dilation, 1), padding=(dilation, 4))
@@ -39,11 +48,17 @@ class STFTDiscriminator(nn.Module):
         self.layers = nn.ModuleList(weight_norm(layer) for layer in layers)
         self.output = weight_norm(nn.Conv2d(channels, 1, 3, padding=1))
 
+    def compressed_spectrum(self, wave: Tensor) -> Tensor:
+        """wave [B, 1, N] -> [B, 3, frames, bins]."""
+        wave = wave.squeeze(1).float()
+        X = torch.stft(wave, self.size, self.size // 4, window=self.window, normalized=True, return_complex=True)
+        magnitude = (X.real.square() + X.imag.square() + 1e-8).sqrt()
+        gain = magnitude ** (self.power - 1)
+        loudness = (magnitude + 1e-3).log() / 3 + 1  # about -1 to 1
+        return torch.stack([X.real * gain, X.imag * gain, loudness], 1).transpose(2, 3)
+
     def forward(self, wave: Tensor) -> tuple[Tensor, list[Tensor]]:
-        spectrum = torch.stft(
-            wave.squeeze(1).float(), self.size, self.size // 4, window=self.window, normalized=True, return_complex=True
-        )
-        x = torch.view_as_real(spectrum).permute(0, 3, 2, 1)  # [B, bins, frames, 2] -> [B, 2, frames, bins]
+        x = self.compressed_spectrum(wave)
         features = []
         for layer in self.layers:
             x = F.leaky_relu(layer(x), 0.2)
@@ -89,7 +104,7 @@ class Discriminators(nn.Module):
     def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()
         self.parts = nn.ModuleList(
-            [STFTDiscriminator(window, config.stft_channels) for window in config.windows]
+            [STFTDiscriminator(window, config.stft_channels, config.power) for window in config.windows]
             + [PeriodDiscriminator(period, config.period_channels) for period in config.periods]
         )
 

@@ -96,12 +96,15 @@ class Balancer:
     through the codec: the sum of each loss's gradient over an average of its norm, times its share. The first
     loss sets the unit (its own averaged norm), so that terms outside of the balance keep their weight beside it.
 
+    With ``plain`` the losses are summed as they are, times their weights, and the norms are only measured.
+
     Norms are measured at every `every`-th call, which costs a backward pass for each loss; in between, all losses
     share one pass and the norms stay. The averages forget as fast per call whatever `every` is.
     """
 
-    def __init__(self, weights: dict[str, float], decay: float = 0.99, every: int = 1) -> None:
+    def __init__(self, weights: dict[str, float], decay: float = 0.99, every: int = 1, plain: bool = False) -> None:
         self.weights = dict(weights)
+        self.plain = plain
         self.decay = decay**every
         self.every = every
         self.calls = 0
@@ -137,9 +140,16 @@ class Balancer:
             out = sum((self._factor(name, names) * gradients[name] for name in names), first)
         else:
             out = torch.cat(sums)
-        return out * self.norms[names[0]]
+        return out if self.plain else out * self.norms[names[0]]
+
+    def shares(self) -> dict[str, float]:
+        """Each loss's part in the sum of the gradients' norms, as they are sent back; for the log."""
+        parts = {name: self.weights[name] * (norm if self.plain else 1.0) for name, norm in self.norms.items()}
+        return {name: part / (sum(parts.values()) + 1e-12) for name, part in parts.items()}
 
     def _factor(self, name: str, losses: Iterable[str]) -> float:
+        if self.plain:
+            return self.weights[name]
         return self.weights[name] / sum(self.weights[other] for other in losses) / (self.norms[name] + 1e-12)
 
     def state(self) -> dict[str, float]:

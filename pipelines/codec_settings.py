@@ -37,6 +37,7 @@ class TrainCodecSettings:
         quantizer_start: step at which the codebooks start (0 with start_from).
         kmeans_batches: batches whose latents k-means sees; some tens of vectors a code are right.
         discriminator_start: step at which the discriminators enter; steps or more means never.
+        head_start: steps in which the discriminators learn before the codec hears of them.
         discriminator_every: the discriminators learn at every n-th step.
         ema_decay: decay of the averaged weights, which are validated and kept.
         bf16: autocast to bfloat16.
@@ -73,6 +74,7 @@ class TrainCodecSettings:
     quantizer_start: int = 500
     kmeans_batches: int = 60
     discriminator_start: int = 5000
+    head_start: int = 0
     discriminator_every: int = 1
     ema_decay: float = 0.998
     bf16: bool = True

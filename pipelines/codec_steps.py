@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -37,6 +37,8 @@ class LossSettings:
         feature: share of the distance of the discriminators' inner features.
         commitment: weight of the distance from the latent to its quantized self.
         whitening: weight of the latent's distance from zero mean, unit variance and no correlation.
+        balance: ``shares`` scales each loss's gradient to its share (EnCodec); ``sum`` takes the numbers above as plain
+            weights.
         balance_every: measure the losses' gradients one by one at every n-th step only; in between they share a pass.
         judge_seconds: the discriminators hear so long a part of each crop, at a random place; 0 is the whole.
     """
@@ -47,6 +49,7 @@ class LossSettings:
     feature: float = 1.0
     commitment: float = 0.1
     whitening: float = 0.1
+    balance: Literal["shares", "sum"] = "shares"
     balance_every: int = 1
     judge_seconds: float = 0.0
 
@@ -147,6 +150,7 @@ class CodecLosses(nn.Module):
                 "feature": settings.feature,
             },
             every=settings.balance_every,
+            plain=settings.balance == "sum",
         )
         self._samples = round(settings.judge_seconds * sample_rate)
         self._judgement: _Judgement | None = None
@@ -159,9 +163,11 @@ class CodecLosses(nn.Module):
         bf16: bool,
         generator: torch.Generator | None = None,
         parts: int = 1,
+        head_start: bool = False,
     ) -> tuple[Tensor, dict[str, float | list[float]]]:
         """Backward through the codec for wave [B, C, N]: the reconstruction (detached), and what to log.
 
+        In the ``head_start`` the discriminators listen, so that they can learn, but the codec does not hear of it.
         With ``parts`` the networks and judges see so many equal parts of the batch one after another, and the networks
         run again in the backward pass: activations of one part at a time. Codebooks, balance and losses are those of
         the whole batch.
@@ -174,7 +180,7 @@ class CodecLosses(nn.Module):
         with torch.autocast(device, torch.bfloat16, enabled=bf16):
             out = _in_parts(codec.decoder, quantized.latent, parts)
         out = out.float()[..., : wave.shape[-1]]
-        judged, gradient, log = self._weigh(out, wave, adversarial, bf16, generator, parts)
+        judged, gradient, log = self._weigh(out, wave, adversarial, bf16, generator, parts, head_start)
         if frozen:
             out.backward(gradient)
             return judged, log
@@ -193,26 +199,44 @@ class CodecLosses(nn.Module):
         adversarial: bool,
         bf16: bool,
         generator: torch.Generator | None = None,
+        head_start: bool = False,
     ) -> tuple[Tensor, dict[str, float | list[float]]]:
         """`generator_step` of a decoder alone, for latent [B, D, T] whose last N samples are the wave [B, C, N]."""
         with torch.autocast(wave.device.type, torch.bfloat16, enabled=bf16):
             out = decoder(latent)
         out = out.float()[..., -wave.shape[-1] :]
-        judged, gradient, log = self._weigh(out, wave, adversarial, bf16, generator, 1)
+        judged, gradient, log = self._weigh(out, wave, adversarial, bf16, generator, 1, head_start)
         out.backward(gradient)
         return judged, log
 
     def _weigh(
-        self, out: Tensor, wave: Tensor, adversarial: bool, bf16: bool, generator: torch.Generator | None, parts: int
+        self,
+        out: Tensor,
+        wave: Tensor,
+        adversarial: bool,
+        bf16: bool,
+        generator: torch.Generator | None,
+        parts: int,
+        head_start: bool,
     ) -> tuple[Tensor, Tensor, dict[str, float | list[float]]]:
         """The output detached, the balanced losses' gradient at it, and what to log."""
         judged = out.detach()
         heard = self._part(wave.shape[-1], generator) if adversarial else None
         log: dict[str, float | list[float]] = {}
-        return judged, self.balancer.gradient_of_parts(self._judge(judged, wave, heard, bf16, parts, log), parts), log
+        losses = self._judge(judged, wave, heard, bf16, parts, log, head_start)
+        gradient = self.balancer.gradient_of_parts(losses, parts)
+        log |= {f"share_{name}": share for name, share in self.balancer.shares().items()}
+        return judged, gradient, log
 
     def _judge(
-        self, out: Tensor, wave: Tensor, heard: slice | None, bf16: bool, parts: int, log: dict[str, Any]
+        self,
+        out: Tensor,
+        wave: Tensor,
+        heard: slice | None,
+        bf16: bool,
+        parts: int,
+        log: dict[str, Any],
+        head_start: bool,
     ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
         """Each part's losses by name, with the output that they depend on; ``log`` gets their means."""
         pairs = list(zip(out.chunk(parts), wave.chunk(parts), strict=True))
@@ -224,17 +248,21 @@ class CodecLosses(nn.Module):
         for part, target in pairs:
             made = part.detach().requires_grad_()
             losses = {"mel": self.mel(made, target), "wave": (made - target).abs().mean()}
+            judgements: dict[str, Tensor] = {}
             if heard is not None:
                 with torch.autocast(wave.device.type, torch.bfloat16, enabled=bf16):
                     real_scores, real = self.discriminators(target[..., heard])
                     scores, fake = self.discriminators(made[..., heard])
-                losses |= {"adversarial": adversarial_loss(scores), "feature": feature_matching_loss(real, fake, sizes)}
+                judgements = {
+                    "adversarial": adversarial_loss(scores),
+                    "feature": feature_matching_loss(real, fake, sizes),
+                }
                 # Kept for the discriminators' own step; of several parts none is, since all would have to be.
                 kept = (real_scores, scores) if parts == 1 else ([], [])
                 self._judgement = _Judgement(out, heard, *kept)
-            for name, loss in losses.items():
+            for name, loss in (losses | judgements).items():
                 log[name] = log.get(name, 0.0) + float(loss.detach()) / parts
-            yield losses, made
+            yield losses if head_start else losses | judgements, made
 
     def _part(self, samples: int, generator: torch.Generator | None) -> slice:
         """The part of a crop that the discriminators hear."""

@@ -45,7 +45,7 @@ class JudgedState:
         ema_decay: float,
     ) -> tuple[Any, ...]:
         """The first fields of a state at its start."""
-        judge = OptimizerSettings(lr=discriminator_lr, beta1=0.8, beta2=0.95, weight_decay=0.01)
+        judge = OptimizerSettings(lr=discriminator_lr, beta1=0.8, beta2=0.99, weight_decay=0.01)
         optimizers = make_adamw(network, optimizer), make_adamw(losses, judge)
         return name, network, losses, *optimizers, Ema(network, ema_decay), BadSteps()
 

@@ -220,7 +220,8 @@ def take_step(
     buffers = {name: value.clone() for name, value in codec.named_buffers() if value.is_floating_point()}
     norms = losses.balancer.state()
     parts = settings.gradient_accumulation
-    out, figures = losses.generator_step(codec, wave, adversarial, settings.bf16, parts=parts)
+    head_start = step < settings.discriminator_start + settings.head_start
+    out, figures = losses.generator_step(codec, wave, adversarial, settings.bf16, parts=parts, head_start=head_start)
 
     def undo() -> None:  # the codebooks and the balance moved in the forward pass: put them back
         losses.balancer.load(norms)

@@ -79,6 +79,7 @@ class TuneDecoderSettings:
         losses: shares of the losses (those of the encoder are not used).
         discriminators: the discriminators' shape.
         discriminator_start: step at which discriminators enter; steps or more means never.
+        head_start: steps in which the discriminators learn before the decoder hears of them.
         discriminator_lr: the discriminators' learning rate.
         optimizer: how the weights are moved.
         steps: training steps.
@@ -113,6 +114,7 @@ class TuneDecoderSettings:
     losses: LossSettings = field(default_factory=lambda: LossSettings(wave=0.05, judge_seconds=0.5))
     discriminators: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     discriminator_start: int = 1_000_000
+    head_start: int = 0
     discriminator_lr: float = 3e-4
     optimizer: OptimizerSettings = field(
         default_factory=lambda: OptimizerSettings(
@@ -293,7 +295,10 @@ def take_step(
     lr = set_learning_rate(state.optimizer, settings.optimizer, state.step, settings.steps)
     adversarial = state.step >= settings.discriminator_start
     norms = state.losses.balancer.state()
-    out, figures = state.losses.decoder_step(state.network, latents, wave, adversarial, settings.bf16)
+    head_start = state.step < settings.discriminator_start + settings.head_start
+    out, figures = state.losses.decoder_step(
+        state.network, latents, wave, adversarial, settings.bf16, head_start=head_start
+    )
     finite = state.move(figures, names, settings.optimizer.grad_clip, lambda: state.losses.balancer.load(norms))
     if adversarial and finite:
         figures |= state.move_judges(wave, out, settings.bf16)
