@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codec.audio import mel_filterbank
-from codec.distributed import mean_over_processes
+from codec.audio.files import mel_filterbank
+from codec.common.distributed import mean_over_processes
 
 MEL_SCALES = ((2048, 128), (1024, 80), (512, 64), (256, 32))
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codec.audio import mel_filterbank, resample
+from codec.audio.files import mel_filterbank, resample
 from codec.errors import SoundloomError
 
 MEL_SCALES = ((2048, 150), (512, 80))  # (window, mels), hop a quarter of the window: DAC's

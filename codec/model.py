@@ -18,12 +18,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from codec.common.checked import from_dict
 from codec.conv import folded_state
 from codec.errors import SoundloomError
 from codec.quantize import QuantizerConfig, ResidualVectorQuantizer
 from codec.seanet import SEANetConfig, SEANetDecoder, SEANetEncoder
 from codec.spectral import SpectralConfig, SpectralDecoder, SpectralEncoder
-from codec.strict import from_dict
 
 FORMAT = "soundloom-codec"
 _PIECE_SECONDS = {"seanet": 10.0, "spectral": 60.0}  # of a row, where it is alone in its batch

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from codec.checkpoint_files import find_checkpoint, read_json
+from codec.common.hub import find_checkpoint, read_json
 from codec.errors import SoundloomError
 from codec.model import FORMAT, Codec
 
@@ -76,8 +76,8 @@ def _open(name_or_folder: str | os.PathLike[str] | None, native: bool) -> AudioC
     config = read_json(folder / "config.json")
     if config.get("format") == FORMAT:
         return Codec.from_pretrained(folder)
-    from codec.adapters import ADAPTERS, open_adapter
-    from codec.encodec_convert import convert_encodec, why_not_native
+    from codec.encodec_weights import convert_encodec, why_not_native
+    from codec.transformers_codecs import ADAPTERS, open_adapter
 
     model_type = config.get("model_type")
     if isinstance(model_type, str) and model_type in HOLDERS:

@@ -9,7 +9,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codec.distributed import process_place
+from codec.common.distributed import process_place
 from codec.errors import SoundloomError
 
 

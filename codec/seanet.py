@@ -4,7 +4,7 @@
                  C channels, doubled at each ratio
     latent ─ conv ─ LSTM ─ [ELU ─ transposed conv ─ residual units] per ratio ─ ELU ─ conv ─ wave       Decoder
 
-The layers' order and names are EnCodec's, so a published checkpoint maps on them key by key (`codec.encodec_convert`).
+The layers' order and names are EnCodec's, so a published checkpoint maps on them key by key (`codec.encodec_weights`).
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ __all__ = ["LoadedLM", "load_lm", "save_lm"]
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded when asked for: `lm.text` alone must not wait for torch and the models.
+    # Loaded when asked for: `lm.text.tokenizer` alone must not wait for torch and the models.
     if name in __all__:
         import lm.checkpoint
 

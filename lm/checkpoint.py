@@ -23,15 +23,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from codec.common.files import atomic_path, write_text
 from codec.errors import SoundloomError
-from codec.files import atomic_path, write_text
-from codec.store import StoreFacts
+from codec.store.reader import StoreFacts
 from lm.coarse_lm import CoarseLM, CoarseLMConfig
 from lm.config import LMConfig, from_dict, to_dict
 from lm.delay_lm import DelayLM, DelayLMConfig
 from lm.fine_lm import CoarseFineLM, FineLM, FineLMConfig
-from lm.text import MODEL_FILE as TEXT_FILE
-from lm.text import TextTokenizer
+from lm.text.tokenizer import MODEL_FILE as TEXT_FILE
+from lm.text.tokenizer import TextTokenizer
 
 FORMAT = "soundloom-lm-1"
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -53,7 +53,7 @@ class LoadedLM:
     codec_facts: StoreFacts
 
     def generate(self, text_ids: Tensor | list[int], prompt_codes: Tensor | None = None, **options: Any) -> Tensor:
-        """Write codes [B, K, T]; see `lm.generate.generate_codes` for the options."""
+        """Write codes [B, K, T]; see `lm.generation.generate.generate_codes` for the options."""
         if isinstance(self.model, (CoarseLM, FineLM)):
             raise SoundloomError(f"a {kind_of(self.model)} model alone writes no whole grid; join it: CoarseFineLM(…)")
         return self.model.generate(text_ids, prompt_codes, **options)

@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from codec.common.checked import from_dict
 from codec.errors import SoundloomError
-from codec.strict import from_dict
 
 __all__ = ["LMConfig", "TransformerConfig", "from_dict", "to_dict"]
 

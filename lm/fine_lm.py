@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from codec.errors import SoundloomError
 from lm.coarse_lm import CoarseLM
 from lm.config import LMConfig
-from lm.generate import generate_codes, guided, guided_text
+from lm.generation.generate import generate_codes, guided, guided_text
+from lm.generation.request import Request
+from lm.generation.sampling import sample
 from lm.output import LMOutput
 from lm.prefix import Earlier, TextPrefix, full_mask, positions
-from lm.request import Request
-from lm.sampling import sample
 from lm.transformer import Transformer
 
 
@@ -123,5 +123,5 @@ class CoarseFineLM(nn.Module):
         return codes
 
     def generate(self, text_ids: Tensor, prompt_codes: Tensor | None = None, **options: Any) -> Tensor:
-        """Write codes [B, K, T]; see `lm.generate.generate_codes` for the options."""
+        """Write codes [B, K, T]; see `lm.generation.generate.generate_codes` for the options."""
         return generate_codes(self, text_ids, prompt_codes, **options)

@@ -19,9 +19,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from codec.checkpoint_files import CONFIG_FILE, WEIGHTS_FILE, Table, Weights, find_checkpoint, read_json, unstack
+from codec.common.files import atomic_path, write_text
+from codec.common.hub import CONFIG_FILE, WEIGHTS_FILE, Table, Weights, find_checkpoint, read_json, unstack
 from codec.errors import SoundloomError
-from codec.files import atomic_path, write_text
 from lm.config import TransformerConfig
 from lm.transformer import Transformer
 

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from lm.config import LMConfig
 from lm.delay import delay
-from lm.generate import generate_codes
+from lm.generation.generate import generate_codes
+from lm.generation.request import Request
 from lm.output import LMOutput
 from lm.packed import PackedTransformer, pack_linear, weights_version
 from lm.prefix import Earlier, TextPrefix, causal_mask, positions
-from lm.request import Request
 from lm.transformer import KVCache, Transformer, additive_mask
 
 
@@ -217,7 +217,7 @@ class StepLM(nn.Module):
 
     @property
     def decoder(self) -> StepLM:
-        """What `lm.generate` takes steps with: this model itself."""
+        """What `lm.generation.generate` takes steps with: this model itself."""
         return self
 
     def complete(self, codes: Tensor, request: Request) -> Tensor:
@@ -225,7 +225,7 @@ class StepLM(nn.Module):
         return codes
 
     def generate(self, text_ids: Tensor, prompt_codes: Tensor | None = None, **options: Any) -> Tensor:
-        """Write codes [B, levels, T]; see `lm.generate.generate_codes` for the options."""
+        """Write codes [B, levels, T]; see `lm.generation.generate.generate_codes` for the options."""
         return generate_codes(self, text_ids, prompt_codes, **options)
 
     @torch.no_grad()

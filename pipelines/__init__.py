@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipelines.voice import Voice, load_voice
+    from pipelines.voice.voice import Voice, load_voice
 
 __all__ = ["Voice", "load_voice"]
 
@@ -13,7 +13,7 @@ __all__ = ["Voice", "load_voice"]
 def __getattr__(name: str) -> Any:
     # Loaded when asked for: a program's --help must not wait for torch and the models.
     if name in __all__:
-        import pipelines.voice
+        import pipelines.voice.voice
 
-        return getattr(pipelines.voice, name)
+        return getattr(pipelines.voice.voice, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

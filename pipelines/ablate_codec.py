@@ -1,13 +1,13 @@
 """Train variants of one codec on the same budget and put them into one table.
 
-    python pipelines/ablate_codec.py configs/ablations_codec.yaml -o runs/ablations
-    python pipelines/ablate_codec.py configs/ablations_codec.yaml -o runs/ablations --only full,no-restarts
+    python pipelines/ablate_codec.py configs/codec/ablations.yaml -o runs/ablations
+    python pipelines/ablate_codec.py configs/codec/ablations.yaml -o runs/ablations --only full,no-restarts
     python pipelines/ablate_codec.py my-choices.yaml -o runs/choices --speech recordings/ --limit 16
 
 The file names a base configuration of train_codec.py, settings that all variants share (their number of steps, say),
 the recordings that judge, and by name what each variant changes:
 
-    base: configs/codec_speech_24khz.yaml
+    base: configs/codec/speech_24khz.yaml
     speech: corpora/judges
     common: {steps: 600}
     variants:
@@ -32,12 +32,12 @@ from typing import Any
 
 import yaml
 
+from codec.common.files import write_bytes
 from codec.errors import SoundloomError
-from codec.files import write_bytes
 from codec.metrics import Summary, summarize
-from pipelines import plots
-from pipelines.cli import run
-from pipelines.training import JsonlLog
+from pipelines.command_line.run import run
+from pipelines.evaluation import plots
+from pipelines.training.optimizer import JsonlLog
 
 COLUMNS = ("PESQ-WB", "STOI", "mel distance")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")

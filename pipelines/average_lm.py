@@ -13,13 +13,13 @@ import argparse
 from pathlib import Path
 
 from codec.errors import SoundloomError
-from pipelines.cli import run
+from pipelines.command_line.run import run
 
 
 def average(folders: list[str], output: Path, shares: list[float], dtype: str) -> None:
     """Write the mean of the models in ``folders``, weighted by ``shares``. Raises: SoundloomError where they differ."""
     from lm.checkpoint import find_folder, kind_of, load_lm, save_lm
-    from lm.text import MODEL_FILE
+    from lm.text.tokenizer import MODEL_FILE
 
     models = [load_lm(folder) for folder in folders]
     texts = {folder: (find_folder(folder) / MODEL_FILE).read_bytes() for folder in folders}

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
+from codec.common.files import write_text
 from codec.errors import SoundloomError
-from codec.files import write_text
-from pipelines.bench_cases import CASES, Size
-from pipelines.cli import run
-from pipelines.timing import describe_machine, load_average, measure_machine
+from pipelines.benchmarks.cases import CASES, Size
+from pipelines.benchmarks.timing import describe_machine, load_average, measure_machine
+from pipelines.command_line.run import run
 
 EXAMPLES = """examples:
   python pipelines/bench.py -o reports/speed
@@ -95,7 +95,7 @@ def to_markdown(result: dict[str, Any], command: str) -> str:
 
 def draw(path: Path, result: dict[str, Any]) -> None:
     """Bars of the ratios on a logarithmic axis, with their range."""
-    from pipelines import plots
+    from pipelines.evaluation import plots
 
     entries = [e for e in result["entries"] if "ratio" in e][::-1]
     figure = plots.new_figure(9, 1.2 + 0.35 * len(entries))

@@ -28,18 +28,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from codec.audio import read_audio
+from codec.audio.files import read_audio
+from codec.common.files import write_text
 from codec.errors import SoundloomError
-from codec.files import write_text
-from codec.health import Finding, Survey, judge_log, judge_survey, judge_weights, survey
-from codec.health_trials import overfit, straight_through
+from codec.health.survey import Finding, Survey, judge_log, judge_survey, judge_weights, survey
+from codec.health.trials import overfit, straight_through
 from codec.losses import MelLoss
 from codec.model import Codec
 from codec.pretrained import load_codec
-from codec.store_plan import Settings, Utterance
-from pipelines.cli import run
-from pipelines.corpus_input import open_corpus
-from pipelines.training import JsonlLog
+from codec.store.plan import Settings, Utterance
+from pipelines.command_line.run import run
+from pipelines.corpus.read import open_corpus
+from pipelines.training.optimizer import JsonlLog
 
 CLIP_SECONDS = 1.0  # the clip of the two trials
 MARKS = {"well": "ok", "sick": "SICK", "not judged": "-"}

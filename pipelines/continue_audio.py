@@ -20,8 +20,15 @@ import time
 from pathlib import Path
 
 from codec.errors import SoundloomError
-from pipelines.cli import run
-from pipelines.speaking import add_voice_options, check_output, describe, open_voice, plot, voice_settings
+from pipelines.command_line.run import run
+from pipelines.command_line.voice_options import (
+    add_voice_options,
+    check_output,
+    describe,
+    open_voice,
+    plot,
+    voice_settings,
+)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -26,11 +26,11 @@ from tqdm import tqdm
 from codec.errors import SoundloomError
 from codec.metrics import MEL_RECIPE, require, visqol
 from codec.pretrained import load_codec
-from pipelines import codec_scores as scores
-from pipelines import judges
-from pipelines.cli import run
-from pipelines.codec_report import Results, build_report
-from pipelines.report import write_report
+from pipelines.command_line.run import run
+from pipelines.evaluation import codec_scores as scores
+from pipelines.evaluation import judges
+from pipelines.evaluation.codec_report import Results, build_report
+from pipelines.evaluation.report import write_report
 
 
 def measure(

@@ -9,9 +9,9 @@
     python pipelines/evaluate_tts.py voices/mine -o report/ --prompts new-speakers/manifest.jsonl
     python pipelines/evaluate_tts.py voices/mine -o report/ --endings 1000 --endings-texts prompts.txt
 
-VOICE is a folder, a hub name, or `shipped`. The sentences are 220 that were written for this (pipelines/sentences/), a
-file, or those of a manifest. Anchors: the reference speech (hibari's where it is installed, another teacher's, or a
-manifest's recordings), the same through the voice's codec (the ceiling), and the voice's speech against other sentences
+VOICE is a folder, a hub name, or `shipped`. The sentences are 220 that were written for this
+(pipelines/evaluation/sentences/), a file, or those of a manifest. Anchors: the reference speech (hibari's where it is
+installed, another teacher's, or a manifest's recordings), the same through the voice's codec (the ceiling), and the voice's speech against other sentences
 (the floor). Writes report.json, report.md and report.html, with players and pictures of where the model looked.
 Needs `pip install 'soundloom[eval]'`.
 """
@@ -33,18 +33,18 @@ from tqdm import tqdm
 
 from codec.errors import SoundloomError
 from codec.metrics import require
-from pipelines import judges
-from pipelines import tts_scores as scores
-from pipelines.cli import run
-from pipelines.report import write_report
-from pipelines.speaking import SETTINGS
-from pipelines.texts import read_texts
-from pipelines.tts_cloning import measure_cloning, read_speakers
-from pipelines.tts_report import Results, build_report, listenings
-from pipelines.tts_scores import Item, Reference
-from pipelines.voice import Voice, load_voice
+from pipelines.command_line.run import run
+from pipelines.command_line.voice_options import SETTINGS
+from pipelines.corpus.texts import read_texts
+from pipelines.evaluation import judges
+from pipelines.evaluation import tts_scores as scores
+from pipelines.evaluation.cloning import measure_cloning, read_speakers
+from pipelines.evaluation.report import write_report
+from pipelines.evaluation.tts_report import Results, build_report, listenings
+from pipelines.evaluation.tts_scores import Item, Reference
+from pipelines.voice.voice import Voice, load_voice
 
-SENTENCES = Path(__file__).parent / "sentences" / "english.txt"
+SENTENCES = Path(__file__).parent / "evaluation" / "sentences" / "english.txt"
 
 
 def measure(
@@ -139,7 +139,7 @@ def _facts(options: argparse.Namespace, voice: Voice, results: Results) -> dict[
         "voice": f"{voice.name}, {type(voice.lm.model).__name__}, {parameters:.1f} M parameters, "
         f"{voice.num_levels} levels at {voice.frame_rate:g} frames/s, codec {voice.codec.fingerprint[:16]}",
         "speaker": options.speaker_name or "its own",
-        "sentences": options.reference or options.texts or "pipelines/sentences/english.txt",
+        "sentences": options.reference or options.texts or "pipelines/evaluation/sentences/english.txt",
         "reference": "none" if results.reference is None else f"{results.reference.name}: {results.reference.facts}",
         "guard": f"at most {voice.config.retries} tries more",
         "intervals": "95%, percentile bootstrap over sentences, 1,000 draws, seed 0",

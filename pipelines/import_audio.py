@@ -21,10 +21,10 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from codec.audio import AUDIO_SUFFIXES, audio_info, read_audio, resample, write_audio
+from codec.audio.files import AUDIO_SUFFIXES, audio_info, read_audio, resample, write_audio
 from codec.errors import SoundloomError
-from pipelines.cli import run
-from pipelines.corpus_write import Reject, Row, remove_leftovers, split_of, write_corpus
+from pipelines.command_line.run import run
+from pipelines.corpus.write import Reject, Row, remove_leftovers, split_of, write_corpus
 
 # FFmpeg must be told the format of files that are bare samples without a header.
 _RAW_FORMATS = {".g722": "g722", ".gsm": "gsm", ".ulaw": "mulaw", ".alaw": "alaw"}

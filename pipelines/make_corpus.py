@@ -38,12 +38,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from codec.audio import audio_info, read_audio, resample, write_audio
+from codec.audio.files import audio_info, read_audio, resample, write_audio
 from codec.errors import SoundloomError
-from pipelines.cli import run
-from pipelines.corpus_write import Reject, Row, read_facts, remove_leftovers, split_of, write_corpus
-from pipelines.teachers import TEACHERS, Teacher, open_teacher
-from pipelines.texts import pairs, read_texts, text_id
+from pipelines.command_line.run import run
+from pipelines.corpus.texts import pairs, read_texts, text_id
+from pipelines.corpus.write import Reject, Row, read_facts, remove_leftovers, split_of, write_corpus
+from pipelines.teachers.registry import TEACHERS, Teacher, open_teacher
 
 MIN_SECONDS, MAX_SECONDS = 0.1, 60.0
 SILENCE = 1e-3

@@ -1,6 +1,6 @@
 """Build a pronunciation lexicon from a teacher's grapheme-to-phoneme rules and the texts that it will speak.
 
-    python pipelines/make_lexicon.py lm/lexicons/en-us.tsv.gz --texts /usr/share/wordnet
+    python pipelines/make_lexicon.py lm/text/lexicons/en-us.tsv.gz --texts /usr/share/wordnet
 
 Words: those of the texts, of the teacher's own checked word list, and the listed inflections of both. A word of the
 texts gets the pronunciation that it has most often in a sentence (``to`` is hardly ever said alone), apart before
@@ -22,12 +22,12 @@ from typing import Any
 
 from tqdm import tqdm
 
+from codec.common.files import write_bytes
 from codec.errors import SoundloomError
-from codec.files import write_bytes
-from lm.lexicon import VOWELS, Lexicon, clean_phonemes
-from lm.normalize import normalize
-from pipelines.cli import run
-from pipelines.texts import read_texts
+from lm.text.english.normalize import normalize
+from lm.text.lexicon import VOWELS, Lexicon, clean_phonemes
+from pipelines.command_line.run import run
+from pipelines.corpus.texts import read_texts
 
 HEADER = """soundloom's American English lexicon: word, phonemes (misaki's alphabet), phonemes before a vowel if unlike.
 Made by pipelines/make_lexicon.py from misaki 0.9.4's us_gold.json and us_silver.json as shipped in hibari-tts 0.2.1,

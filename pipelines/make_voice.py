@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from codec.errors import SoundloomError
-from pipelines.cli import run
-from pipelines.speaking import SETTINGS
+from pipelines.command_line.run import run
+from pipelines.command_line.voice_options import SETTINGS
 
 
 def codec_reference(name: str) -> tuple[str, str]:
@@ -69,9 +69,9 @@ def make_voice(options: argparse.Namespace) -> Path:
     """Open the parts, check that they fit, write the folder."""
     from codec.pretrained import load_codec
     from lm.config import from_dict
-    from lm.request import GenerateConfig
-    from pipelines.voice import Voice
-    from pipelines.voice_folder import VoiceConfig, open_lm, open_pair, read_decoder, read_speaker_prompts
+    from lm.generation.request import GenerateConfig
+    from pipelines.voice.folder import VoiceConfig, open_lm, open_pair, read_decoder, read_speaker_prompts
+    from pipelines.voice.voice import Voice
 
     reference, place = codec_reference(options.codec)
     codec = load_codec(place)

@@ -23,19 +23,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codec.errors import SoundloomError
-from pipelines.cli import run
-from pipelines.speaking import check_folder, check_lines_output, check_output, plot, read_text, split_lines
+from pipelines.command_line.run import run
+from pipelines.command_line.voice_options import (
+    check_folder,
+    check_lines_output,
+    check_output,
+    plot,
+    read_text,
+    split_lines,
+)
 
 if TYPE_CHECKING:
-    from pipelines.musicgen import Music, MusicGen
+    from pipelines.musicgen.model import Music, MusicGen
 
 SETTINGS = {"temperature": float, "top_k": int, "top_p": float, "guidance": float}
 
 
 def write_music(model: MusicGen, text: str, options: argparse.Namespace, prompt: Any) -> tuple[Music, float]:
     """One piece, with progress on standard error; returns it and the seconds that it took."""
-    from lm.cross_generate import CrossSettings
-    from pipelines.progress import Progress
+    from lm.musicgen.generate import CrossSettings
+    from pipelines.command_line.progress import Progress
 
     settings = CrossSettings(
         **{name: getattr(options, name) for name in SETTINGS if getattr(options, name) is not None}
@@ -130,7 +137,7 @@ def main(argv: list[str] | None = None) -> int:
         raise SoundloomError("the text is empty; say what the music should be like")
     import torch
 
-    from pipelines.musicgen import load_musicgen
+    from pipelines.musicgen.model import load_musicgen
 
     if options.threads is not None:
         torch.set_num_threads(options.threads)

@@ -23,12 +23,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from codec.audio import audio_files, read_audio, write_audio
+from codec.audio.files import audio_files, read_audio, write_audio
 from codec.errors import SoundloomError
+from codec.loom import CODE_SUFFIXES, CodeFile, load_codes, mark_of, pack, save_codes
 from codec.metrics import mel_distance
-from codec.packing import CODE_SUFFIXES, CodeFile, load_codes, mark_of, pack, save_codes
 from codec.pretrained import load_codec
-from pipelines.cli import run
+from pipelines.command_line.run import run
 
 WHOLE_SECONDS = 60  # longer recordings go through the codec in pieces of this length: the same codes in less memory
 
@@ -121,7 +121,7 @@ def _one(codec: Any, source: str, out: str | None, codes_path: str | None, plot:
     if codes_path:
         save_codes(codes_path, result.codes)
     if plot:
-        from pipelines.plots import reconstruction_figure, save_figure
+        from pipelines.evaluation.plots import reconstruction_figure, save_figure
 
         line = describe(result, codec)
         original = result.decoded if result.original is None else result.original

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codec.errors import SoundloomError
-from pipelines.cli import run
-from pipelines.early_workers import EarlyWorkers
+from pipelines.command_line.run import run
+from pipelines.corpus.early_workers import EarlyWorkers
 
 if TYPE_CHECKING:
-    from codec.store_plan import Plan
+    from codec.store.plan import Plan
 
 EXAMPLES = """
 examples:
@@ -117,11 +117,11 @@ def _tokenize_with(
     workers: EarlyWorkers | None, arguments: argparse.Namespace, load_codec: Callable[[str | None], Any] | None
 ) -> int:
     # Imported here: torch takes seconds, and --help must not.
-    from codec.store import StoreFacts
-    from codec.store_plan import Settings
-    from codec.store_write import collect_leftovers
-    from pipelines.corpus_input import open_corpus
-    from pipelines.tokenize_workers import (
+    from codec.store.plan import Settings
+    from codec.store.reader import StoreFacts
+    from codec.store.writer import collect_leftovers
+    from pipelines.corpus.read import open_corpus
+    from pipelines.corpus.tokenize_shards import (
         Bar,
         Job,
         do_shards,
@@ -152,7 +152,7 @@ def _tokenize_with(
     if shards:
         del codec  # the workers load their own
         if arguments.engine:
-            from pipelines.tokenize_cluster import ShardTask, run_engine
+            from pipelines.corpus.tokenize_cluster import ShardTask, run_engine
 
             job = (plan.store.resolve(), tuple(shards), corpus.settings, arguments.codec, arguments.device, load_codec)
             run_engine(arguments.engine, ShardTask(*job), arguments.tasks, arguments.engine_option)
@@ -167,7 +167,7 @@ def _tokenize_with(
 
 
 def _finish(plan: Plan, max_reject_rate: float) -> int:
-    from codec.store_write import finalize
+    from codec.store.writer import finalize
 
     content = finalize(plan.store)
     if content is None:
@@ -178,8 +178,8 @@ def _finish(plan: Plan, max_reject_rate: float) -> int:
 
 def _plan(arguments: argparse.Namespace, corpus: Any, facts: Any) -> Plan:
     """Make the plan, or under a launcher let the first process make it and the others wait for it."""
-    from codec.store_plan import load_plans, make_plan
-    from pipelines.tokenize_workers import launcher_rank
+    from codec.store.plan import load_plans, make_plan
+    from pipelines.corpus.tokenize_shards import launcher_rank
 
     rank, size = launcher_rank()
     if size > 1 and arguments.append:
@@ -236,7 +236,7 @@ def _report(plan: Plan, content: dict[str, Any], max_reject_rate: float) -> int:
 
 
 def _verify(argv: list[str]) -> int:
-    from codec.store import verify_store
+    from codec.store.reader import verify_store
 
     parser = argparse.ArgumentParser(prog="tokenize_corpus.py verify", description="Check every byte of a store.")
     parser.add_argument("store", type=Path)
@@ -250,7 +250,7 @@ def _verify(argv: list[str]) -> int:
 
 
 def _export(argv: list[str]) -> int:
-    from codec.store_write import export_parquet
+    from codec.store.writer import export_parquet
 
     parser = argparse.ArgumentParser(prog="tokenize_corpus.py export", description="Write a store as one Parquet file.")
     parser.add_argument("store", type=Path)

@@ -1,8 +1,8 @@
 """Train a neural audio codec on folders of audio, on a CPU or on GPUs.
 
-    python pipelines/train_codec.py --config configs/codec_speech_24khz.yaml
-    python pipelines/train_codec.py --config configs/codec_speech_24khz.yaml --batch_size 8 --time_limit_minutes 30
-    torchrun --standalone --nproc_per_node 2 pipelines/train_codec.py --config configs/codec_speech_24khz.yaml
+    python pipelines/train_codec.py --config configs/codec/speech_24khz.yaml
+    python pipelines/train_codec.py --config configs/codec/speech_24khz.yaml --batch_size 8 --time_limit_minutes 30
+    torchrun --standalone --nproc_per_node 2 pipelines/train_codec.py --config configs/codec/speech_24khz.yaml
 
 On GPUs `accelerate launch` takes torchrun's place (on a CPU it starts one process unless given --multi_gpu).
 
@@ -29,15 +29,19 @@ from codec.errors import SoundloomError
 from codec.model import Codec, CodecConfig
 from codec.seanet import ResidualUnit
 from codec.spectral import ConvNeXtBlock
-from pipelines.checkpoints import (
+from pipelines.command_line.progress import Progress, plot_curves
+from pipelines.command_line.run import run
+from pipelines.command_line.settings import changed_settings, flatten_settings, parse_settings
+from pipelines.training.adversarial import JudgedState
+from pipelines.training.checkpoints import (
     Checkpoint,
     list_checkpoints,
     load_checkpoint,
     save_checkpoint,
 )
-from pipelines.cli import run
-from pipelines.codec_settings import TrainCodecSettings
-from pipelines.codec_steps import (
+from pipelines.training.codec_crops import Crops
+from pipelines.training.codec_settings import TrainCodecSettings
+from pipelines.training.codec_step import (
     CodecLosses,
     alarm_lines,
     alike_over_processes,
@@ -45,12 +49,8 @@ from pipelines.codec_steps import (
     mean_figures,
     validate,
 )
-from pipelines.crops import Crops
-from pipelines.judged import JudgedState
-from pipelines.progress import Progress, plot_curves
-from pipelines.settings import changed_settings, flatten_settings, parse_settings
-from pipelines.sharding import refuse_sharding
-from pipelines.training import (
+from pipelines.training.log import JsonlLog, open_tensorboard, record
+from pipelines.training.optimizer import (
     StopFlag,
     agree_to_stop,
     recompute_activations,
@@ -58,7 +58,7 @@ from pipelines.training import (
     set_learning_rate,
     stable_seed,
 )
-from pipelines.training_log import JsonlLog, open_tensorboard, record
+from pipelines.training.sharding import refuse_sharding
 
 _EXIT = {"SIGTERM": 143, "SIGINT": 130}
 CURVES = ("mel", "mel_by_levels.8", "discriminator", "residual", "perplexity", "effective_rank")

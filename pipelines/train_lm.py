@@ -1,8 +1,8 @@
 """Train a language model on a token store: text in, codes out.
 
-    python pipelines/train_lm.py --config configs/lm_delay_heart.yaml
-    python pipelines/train_lm.py --config configs/lm_delay_heart.yaml --optimizer.lr 3e-4 --time_limit_minutes 60
-    accelerate launch pipelines/train_lm.py --config configs/lm_delay_heart.yaml           # all GPUs of the machine
+    python pipelines/train_lm.py --config configs/lm/delay_heart.yaml
+    python pipelines/train_lm.py --config configs/lm/delay_heart.yaml --optimizer.lr 3e-4 --time_limit_minutes 60
+    accelerate launch pipelines/train_lm.py --config configs/lm/delay_heart.yaml           # all GPUs of the machine
     accelerate launch --multi_gpu --num_processes 2 pipelines/train_lm.py --config …        # also without any GPU
     accelerate launch --config_file configs/accelerate_fsdp.yaml pipelines/train_lm.py --config …   # sharded (FSDP 2)
 
@@ -28,18 +28,18 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import gather_object
 from torch import nn
 
-from codec.store import StoreReader
-from lm.batch_plan import BatchPlan
-from lm.data import Batch, prefetch
-from pipelines.cli import run
-from pipelines.lm_run import Data, State, export, find_checkpoint, prepare_data, prepare_state
-from pipelines.lm_settings import TrainLMSettings, open_start
-from pipelines.lm_steps import LevelSums, check_level_weights, train_step, validate
-from pipelines.progress import Progress, plot_curves
-from pipelines.settings import parse_settings
-from pipelines.sharding import is_sharded
-from pipelines.training import StopFlag, agree_to_stop, clip_gradients, set_learning_rate
-from pipelines.training_log import JsonlLog, open_tensorboard, record
+from codec.store.reader import StoreReader
+from lm.data.batch_plan import BatchPlan
+from lm.data.dataset import Batch, prefetch
+from pipelines.command_line.progress import Progress, plot_curves
+from pipelines.command_line.run import run
+from pipelines.command_line.settings import parse_settings
+from pipelines.training.lm_run import Data, State, export, find_checkpoint, prepare_data, prepare_state
+from pipelines.training.lm_settings import TrainLMSettings, open_start
+from pipelines.training.lm_step import LevelSums, check_level_weights, train_step, validate
+from pipelines.training.log import JsonlLog, open_tensorboard, record
+from pipelines.training.optimizer import StopFlag, agree_to_stop, clip_gradients, set_learning_rate
+from pipelines.training.sharding import is_sharded
 
 _EXIT = {"SIGTERM": 143, "SIGINT": 130}
 

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codec.errors import SoundloomError
-from pipelines.cli import run
-from pipelines.speaking import (
+from pipelines.command_line.run import run
+from pipelines.command_line.voice_options import (
     add_voice_options,
     check_lines_output,
     check_output,
@@ -40,8 +40,8 @@ from pipelines.speaking import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pipelines.speech import Speech
-    from pipelines.voice import Voice
+    from pipelines.voice.speech import Speech
+    from pipelines.voice.voice import Voice
 
 
 def stream(voice: Voice, text: str, arguments: dict[str, Any], to_stdout: bool) -> tuple[Speech, float]:

@@ -1,6 +1,6 @@
 """Tune (some layers of) a codec's decoder on what a voice's model knows, so that its means sound like speech.
 
-    python pipelines/tune_decoder.py --config configs/decoder_heart.yaml
+    python pipelines/tune_decoder.py --config configs/codec/decoder_heart.yaml
     python pipelines/make_voice.py voices/mine --lm runs/lm_delay/best --drawn-levels 1 \\
         --decoder runs/decoder/decoder.safetensors
 
@@ -29,30 +29,30 @@ from torch import Tensor
 from codec.discriminators import DiscriminatorConfig
 from codec.errors import SoundloomError
 from codec.model import Codec
-from lm.data import GridDataset
+from lm.data.dataset import GridDataset
 from lm.delay_lm import DelayLM
-from pipelines.checkpoints import (
+from pipelines.command_line.progress import Progress, plot_curves
+from pipelines.command_line.run import run
+from pipelines.command_line.settings import changed_settings, flatten_settings, parse_settings
+from pipelines.training.adversarial import JudgedState
+from pipelines.training.checkpoints import (
     Checkpoint,
     list_checkpoints,
     load_checkpoint,
     save_checkpoint,
 )
-from pipelines.cli import run
-from pipelines.codec_steps import CodecLosses, LossSettings, mean_figures
-from pipelines.judged import JudgedState
-from pipelines.lm_settings import open_store
-from pipelines.progress import Progress, plot_curves
-from pipelines.settings import changed_settings, flatten_settings, parse_settings
-from pipelines.training import (
+from pipelines.training.codec_step import CodecLosses, LossSettings, mean_figures
+from pipelines.training.decoder_crops import VoiceCrops, audio_by_id
+from pipelines.training.lm_settings import open_store
+from pipelines.training.log import JsonlLog, record
+from pipelines.training.optimizer import (
     OptimizerSettings,
     StopFlag,
     agree_to_stop,
     seed_step,
     set_learning_rate,
 )
-from pipelines.training_log import JsonlLog, record
-from pipelines.voice import Voice, load_voice
-from pipelines.voice_crops import VoiceCrops, audio_by_id
+from pipelines.voice.voice import Voice, load_voice
 
 _EXIT = {"SIGTERM": 143, "SIGINT": 130}
 _FIXED = ("voice", "store", "layers", "drawn_levels", "levels")

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 from codec.errors import SoundloomError
-from pipelines.cli import run
+from pipelines.command_line.run import run
 
 PROGRAMS = Path(__file__).parent
 CONFIGS = PROGRAMS.parent / "configs"
@@ -46,12 +46,12 @@ def commands(folder: Path, teacher: str, steps: int | None) -> list[tuple[str, l
         return json.dumps([{"path": str(corpus), "split": split}])
 
     def train_lm(kind: str) -> list[str]:
-        words = ["train_lm.py", "--config", str(CONFIGS / f"tiny_lm_{kind}.yaml"), "--store", str(stores / "all")]
+        words = ["train_lm.py", "--config", str(CONFIGS / "tiny" / f"lm_{kind}.yaml"), "--store", str(stores / "all")]
         words += ["--output", str(runs / kind)] + (["--steps", str(steps)] if steps else [])
         # the fine model reads the same text as the coarse one beside it
         return words + (["--text.tokenizer", str(runs / "coarse" / "text")] if kind == "fine" else [])
 
-    train_codec = ["train_codec.py", "--config", str(CONFIGS / "tiny_codec.yaml"), "--output", str(runs / "codec")]
+    train_codec = ["train_codec.py", "--config", str(CONFIGS / "tiny/codec.yaml"), "--output", str(runs / "codec")]
     train_codec += ["--sources", source("all"), "--dev_sources", source("all")]
     train_codec += ["--steps", str(steps)] if steps else []
     texts, codec = str(folder / "texts.txt"), str(runs / "codec" / "codec")

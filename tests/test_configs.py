@@ -9,34 +9,40 @@ import pytest
 import torch
 
 import pipelines.train_codec as program
-from codec.audio import write_audio
+from codec.audio.files import write_audio
 from codec.model import Codec
 from pipelines import train_lm, tune_decoder
-from pipelines.lm_settings import TrainLMSettings
-from pipelines.settings import parse_settings
+from pipelines.command_line.settings import parse_settings
+from pipelines.training.lm_settings import TrainLMSettings
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-LARGE = CONFIGS / "codec_encodec_24khz.yaml"
+LARGE = CONFIGS / "codec/encodec_24khz.yaml"
 
 
-TRAININGS = sorted(path for path in CONFIGS.glob("*codec*.yaml") if not path.name.startswith("ablations"))
+TRAININGS = [*sorted(CONFIGS.glob("codec/*_24khz.yaml")), CONFIGS / "tiny/codec.yaml"]
 
 
 @pytest.mark.parametrize("path", TRAININGS, ids=lambda path: path.stem)
 def test_a_codec_configuration_parses_and_its_head_has_the_command(path: Path) -> None:
     parse_settings(program.TrainCodecSettings, ["--config", str(path)])
-    assert f"pipelines/train_codec.py --config configs/{path.name}" in path.read_text(encoding="utf-8")
+    assert f"pipelines/train_codec.py --config {path.relative_to(CONFIGS.parent)}" in path.read_text(encoding="utf-8")
 
 
 def test_the_other_configurations_parse_and_their_heads_have_the_commands() -> None:
-    programs = {"lm_": (train_lm, TrainLMSettings), "decoder_": (tune_decoder, tune_decoder.TuneDecoderSettings)}
-    for start, (module, settings) in programs.items():
-        found = sorted(CONFIGS.glob(f"{start}*.yaml"))
+    programs = {
+        "*/lm_*": (train_lm, TrainLMSettings),
+        "lm/*": (train_lm, TrainLMSettings),
+        "codec/decoder_*": (tune_decoder, tune_decoder.TuneDecoderSettings),
+    }
+    for pattern, (module, settings) in programs.items():
+        found = sorted(CONFIGS.glob(f"{pattern}.yaml"))
         assert found
         for path in found:
             parse_settings(settings, ["--config", str(path)])
             script = Path(str(module.__file__)).name
-            assert f"pipelines/{script} --config configs/{path.name}" in path.read_text(encoding="utf-8"), path.name
+            assert f"pipelines/{script} --config {path.relative_to(CONFIGS.parent)}" in path.read_text(
+                encoding="utf-8"
+            ), path.name
 
 
 def test_the_large_one_is_of_encodecs_size() -> None:

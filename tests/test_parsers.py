@@ -28,23 +28,23 @@ from hypothesis import strategies as st
 from store_helpers import FakeCodec, write_corpus
 from voice_helpers import save_lms, tiny_codec, tiny_voice
 
-from codec.audio import encode_audio, read_audio
+from codec.audio.files import encode_audio, read_audio
+from codec.common.checked_json import sha256_bytes
 from codec.errors import SoundloomError
+from codec.loom import CodeFile, load_codes, mark_of, save_codes
 from codec.model import Codec
-from codec.packing import CodeFile, load_codes, mark_of, save_codes
-from codec.store import StoreFacts, StoreReader, seal, shard_paths, verify_store
-from codec.store_json import sha256_bytes
-from codec.store_plan import Settings, Utterance, load_plans, make_plan
-from codec.store_write import finalize, tokenize_shard
+from codec.store.plan import Settings, Utterance, load_plans, make_plan
+from codec.store.reader import StoreFacts, StoreReader, seal, shard_paths, verify_store
+from codec.store.writer import finalize, tokenize_shard
 from lm.checkpoint import load_lm
-from lm.lexicon import Lexicon
-from lm.text import TextTokenizer
-from pipelines.checkpoints import load_checkpoint, save_checkpoint
-from pipelines.corpus_input import open_corpus
-from pipelines.lm_settings import TextSettings
-from pipelines.settings import parse_settings
-from pipelines.training_log import JsonlLog
-from pipelines.voice_folder import read_decoder, read_voice, write_voice
+from lm.text.lexicon import Lexicon
+from lm.text.tokenizer import TextTokenizer
+from pipelines.command_line.settings import parse_settings
+from pipelines.corpus.read import open_corpus
+from pipelines.training.checkpoints import load_checkpoint, save_checkpoint
+from pipelines.training.lm_settings import TextSettings
+from pipelines.training.log import JsonlLog
+from pipelines.voice.folder import read_decoder, read_voice, write_voice
 
 EXAMPLES = int(os.environ.get("SOUNDLOOM_EXAMPLES", "1000"))
 MANY = int(os.environ.get("SOUNDLOOM_EXAMPLES", "20000"))

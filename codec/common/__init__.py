@@ -1,0 +1,1 @@
+"""What every part shares: whole files, checked JSON, checkpoints on the hub, process means."""

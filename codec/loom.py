@@ -1,0 +1,200 @@
+"""Codes in a file: ``.loom``, packed so that its size is the bitrate, or ``.safetensors`` for other tools.
+
+``.loom`` is 44 bytes of header and then the codes frame by frame, level by level, each in ceil(log2 codebook_size)
+bits, most significant first; zero bits fill the last byte::
+
+    4s magic "LOOM" | B version 1 | B levels | H codebook_size - 1 | I sample_rate | I hop_length
+    I frames | Q samples | 8s sha256(fingerprint)[:8] | I crc32 of the packed codes | I crc32 of the 40 bytes before
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from codec.common.files import write_bytes
+from codec.errors import SoundloomError
+
+CODE_SUFFIXES = (".loom", ".safetensors")
+_HEADER = struct.Struct("<4sBBHIIIQ8sI")
+_CHECK = struct.Struct("<I")
+HEADER_BYTES = _HEADER.size + _CHECK.size
+_MAGIC, _VERSION = b"LOOM", 1
+
+
+@dataclass(frozen=True)
+class CodeFile:
+    """Codes of one recording and what is needed to decode them.
+
+    ``codes``: long [K, T]; ``num_samples``: length of the recording, at most T · hop_length; ``mark``: 16 hex
+    digits that tell which codec wrote them (`mark_of` its fingerprint).
+    """
+
+    codes: Tensor
+    codebook_size: int
+    sample_rate: int
+    hop_length: int
+    num_samples: int
+    mark: str
+
+    def check_codec(self, fingerprint: str, sample_rate: int, name: str) -> None:
+        """Raise SoundloomError unless a codec with this fingerprint wrote the codes."""
+        if self.mark != mark_of(fingerprint) or self.sample_rate != sample_rate:
+            raise SoundloomError(
+                f"{name}: written by another codec ({self.mark}, {self.sample_rate} Hz) than the one given "
+                f"({mark_of(fingerprint)}, {sample_rate} Hz); choose the codec that wrote it"
+            )
+
+
+def mark_of(fingerprint: str) -> str:
+    """A codec's fingerprint in 16 hex digits."""
+    return hashlib.sha256(fingerprint.encode()).hexdigest()[:16]
+
+
+def pack(file: CodeFile) -> bytes:
+    """The bytes of a ``.loom`` file. Raises: SoundloomError where the codes do not fit what is said about them."""
+    _check(file, "codes")
+    codes = file.codes.cpu().numpy().T.reshape(-1)  # [T · K]: whole frames follow each other
+    width = _width(file.codebook_size)
+    bits = np.empty((codes.size, width), np.uint8)
+    for place in range(width):  # a bit at a time: all at once would take 8 bytes a bit
+        bits[:, place] = codes >> (width - 1 - place) & 1
+    body = np.packbits(bits).tobytes()
+    levels, frames = file.codes.shape
+    header = _HEADER.pack(
+        _MAGIC,
+        _VERSION,
+        levels,
+        file.codebook_size - 1,
+        file.sample_rate,
+        file.hop_length,
+        frames,
+        file.num_samples,
+        bytes.fromhex(file.mark),
+        zlib.crc32(body),
+    )
+    return header + _CHECK.pack(zlib.crc32(header)) + body
+
+
+def unpack(data: bytes, name: str = "codes") -> CodeFile:
+    """Read the bytes of a ``.loom`` file; its size is checked before anything is made.
+
+    Raises: SoundloomError that begins with ``name``.
+    """
+    if data[:4] != _MAGIC:
+        raise SoundloomError(
+            f"{name}: not a .loom file (it begins with {data[:4]!r}); give one that reconstruct.py wrote"
+        )
+    if len(data) < HEADER_BYTES:
+        raise SoundloomError(f"{name}: cut inside of its header ({len(data)} bytes); copy it again")
+    _, version, levels, largest, rate, hop, frames, samples, mark, body_check = _HEADER.unpack_from(data)
+    if version != _VERSION:
+        raise SoundloomError(
+            f"{name}: .loom version {version}, this soundloom reads version {_VERSION}; update soundloom"
+        )
+    if zlib.crc32(data[: _HEADER.size]) != _CHECK.unpack_from(data, _HEADER.size)[0]:
+        raise SoundloomError(f"{name}: its header is damaged; copy it again")
+    width = _width(largest + 1)
+    wanted = HEADER_BYTES + (frames * levels * width + 7) // 8
+    if len(data) != wanted:
+        raise SoundloomError(
+            f"{name}: has {len(data):,} bytes, its header promises {wanted:,}: cut or damaged; copy it again"
+        )
+    if zlib.crc32(data[HEADER_BYTES:]) != body_check:
+        raise SoundloomError(f"{name}: its codes are damaged; copy it again")
+    bits = np.unpackbits(np.frombuffer(data, np.uint8, offset=HEADER_BYTES), count=frames * levels * width)
+    bits = bits.reshape(frames, levels, width)
+    codes = np.zeros((frames, levels), np.int64)
+    for place in range(width):
+        codes = codes << 1 | bits[:, :, place]
+    file = CodeFile(torch.from_numpy(codes.T.copy()), largest + 1, rate, hop, samples, mark.hex())
+    _check(file, name)
+    return file
+
+
+def save_codes(path: str | os.PathLike[str], file: CodeFile) -> int:
+    """Write codes to a ``.loom`` or ``.safetensors`` file, whole or not at all.
+
+    Returns: bytes written. Raises: SoundloomError.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix == ".loom":
+        data = pack(file)
+    elif suffix == ".safetensors":
+        _check(file, str(path))
+        dtype = torch.int16 if file.codebook_size <= 1 << 15 else torch.int32
+        facts = {name: getattr(file, name) for name in _FACTS}
+        tensor = file.codes.to("cpu", dtype).contiguous()
+        data = safetensors.torch.save({"codes": tensor}, {"soundloom": json.dumps(facts)})
+    else:
+        raise SoundloomError(f"{path}: codes go into {' or '.join(CODE_SUFFIXES)}; end its name with one of them")
+    write_bytes(path, data)
+    return len(data)
+
+
+def load_codes(path: str | os.PathLike[str]) -> CodeFile:
+    """Read what `save_codes` wrote. Raises: SoundloomError that names the file."""
+    path = Path(path)
+    try:
+        if path.suffix.lower() != ".safetensors":
+            return unpack(path.read_bytes(), str(path))
+        with safetensors.safe_open(path, "pt") as stream:
+            if "codes" not in stream.keys():  # noqa: SIM118 - not a dict
+                raise SoundloomError(f"{path}: holds no tensor named codes; give a file that reconstruct.py wrote")
+            facts = json.loads((stream.metadata() or {}).get("soundloom", "null"))
+            codes = stream.get_tensor("codes")
+    except OSError as error:
+        raise SoundloomError(f"{path}: cannot be read ({error.strerror or error}); check the path") from error
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise SoundloomError(f"{path}: not a safetensors file that can be read ({error}); copy it again") from error
+    if (
+        not isinstance(facts, dict)
+        or set(facts) != set(_FACTS)
+        or codes.dtype not in (torch.int16, torch.int32, torch.int64)
+    ):
+        raise SoundloomError(f"{path}: lacks soundloom's facts about its codes; give a file that reconstruct.py wrote")
+    wrong = [name for name, kind in _FACTS.items() if type(facts[name]) is not kind]
+    if wrong or not _is_mark(facts["mark"]):
+        raise SoundloomError(f"{path}: facts of the wrong type: {', '.join(wrong) or 'mark'}; copy it again")
+    file = CodeFile(codes.long(), **facts)
+    _check(file, str(path))
+    return file
+
+
+_FACTS = {"codebook_size": int, "sample_rate": int, "hop_length": int, "num_samples": int, "mark": str}
+
+
+def _is_mark(text: str) -> bool:
+    return len(text) == 16 and set(text) <= set("0123456789abcdef")
+
+
+def _width(codebook_size: int) -> int:
+    return max(1, (codebook_size - 1).bit_length())
+
+
+def _check(file: CodeFile, name: str) -> None:
+    """Everything that decoding relies on. Raises: SoundloomError."""
+    if file.codes.dim() != 2 or not 1 <= file.codes.shape[0] <= 255 or not 1 <= file.codes.shape[1] < 1 << 32:
+        raise SoundloomError(f"{name}: codes of shape {list(file.codes.shape)}; wanted [levels 1 to 255, frames]")
+    if not 2 <= file.codebook_size <= 1 << 16:
+        raise SoundloomError(f"{name}: codebooks of {file.codebook_size} codes; wanted 2 to 65,536")
+    if not 1 <= file.hop_length < 1 << 32 or not 1 <= file.sample_rate < 1 << 32:
+        raise SoundloomError(f"{name}: hop_length={file.hop_length}, sample_rate={file.sample_rate}; wanted at least 1")
+    if not 1 <= file.num_samples <= file.codes.shape[1] * file.hop_length:
+        raise SoundloomError(
+            f"{name}: {file.num_samples} samples in {file.codes.shape[1]} frames of {file.hop_length}: they do not fit"
+        )
+    low, high = int(file.codes.min()), int(file.codes.max())
+    if low < 0 or high >= file.codebook_size:
+        raise SoundloomError(f"{name}: codes from {low} to {high}; wanted 0 to {file.codebook_size - 1}")

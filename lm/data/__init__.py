@@ -1,0 +1,1 @@
+"""Token grids and texts as training batches."""

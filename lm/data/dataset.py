@@ -1,0 +1,270 @@
+"""Token grids and their texts as training batches, in an order that a step number alone determines.
+
+    dataset = GridDataset(StoreReader(store), tokenizer, max_frames=1500)
+    plan = BatchPlan(dataset.lengths, dataset.text_lengths, frames_per_batch=6000, seed=0)
+    batch = dataset.batch(plan.rows(index), index)          # index = 0, 1, 2 … through as many epochs as wanted
+
+Nothing here keeps a position: batch ``index`` is the same whoever asks, when and after what. A training that resumes
+at a step asks for that step's batches; several processes ask for different indices.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from codec.errors import SoundloomError
+from codec.store.reader import StoreReader
+from lm.data.batch_plan import BatchPlan, hash_keys
+from lm.prefix import Earlier
+from lm.text.tokenizer import TextTokenizer
+
+
+@dataclass(frozen=True)
+class Example:
+    """One utterance, or two of a speaker joined: its id, text_ids (a list of L numbers) and codes, integers [K, T].
+
+    Of two, the first has ``earlier_units`` of the text and ``earlier_frames`` of the codes; where it is ``given``, a
+    model learns to go on from it, not to say it.
+    """
+
+    id: str
+    text_ids: list[int]
+    codes: Tensor
+    earlier_units: int = 0
+    earlier_frames: int = 0
+    given: bool = False
+
+    @property
+    def unscored(self) -> int:
+        """Frames at the start that the loss leaves out."""
+        return self.earlier_frames if self.given else 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """text_ids long [B, L], text_lengths long [B], codes long [B, K, T], lengths long [B] (frames), ids of the B rows.
+
+    ``earlier``: what of each row is the first of two joined utterances; None where no row is joined.
+    ``unscored``: frames at each row's start that the loss leaves out, long [B]; None where there are none.
+    Padding is `text_pad_id` in text_ids and 0 in codes; only the lengths tell what is padding. A row without text
+    has text length 0.
+    """
+
+    text_ids: Tensor
+    text_lengths: Tensor
+    codes: Tensor
+    lengths: Tensor
+    ids: list[str]
+    earlier: Earlier | None = None
+    unscored: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch with its tensors on ``device``."""
+        moved = [t.to(device) for t in (self.text_ids, self.text_lengths, self.codes, self.lengths)]
+        earlier = None if self.earlier is None else self.earlier.to(device)
+        unscored = None if self.unscored is None else self.unscored.to(device)
+        return Batch(*moved, self.ids, earlier, unscored)
+
+
+def collate(examples: Sequence[Example], pad_id: int) -> Batch:
+    """Pad examples to the longest text and the longest grid of the batch."""
+    text_lengths = torch.tensor([len(example.text_ids) for example in examples])
+    lengths = torch.tensor([example.codes.shape[1] for example in examples])
+    B, K = len(examples), examples[0].codes.shape[0]
+    text_ids = torch.full((B, int(text_lengths.max())), pad_id, dtype=torch.long)
+    codes = torch.zeros((B, K, int(lengths.max())), dtype=torch.long)
+    for i, example in enumerate(examples):
+        text_ids[i, : len(example.text_ids)] = torch.tensor(example.text_ids, dtype=torch.long)
+        codes[i, :, : example.codes.shape[1]] = example.codes
+    frames = torch.tensor([example.earlier_frames for example in examples])
+    earlier = Earlier(torch.tensor([example.earlier_units for example in examples]), frames) if frames.any() else None
+    left_out = torch.tensor([example.unscored for example in examples])
+    unscored = left_out if left_out.any() else None
+    return Batch(text_ids, text_lengths, codes, lengths, [example.id for example in examples], earlier, unscored)
+
+
+class GridDataset:
+    """The usable rows of a token store with their texts as ids.
+
+    All texts are encoded once when it is made (about 0.1 ms each). Left out, and named in ``dropped`` with the
+    reason, are rows over ``max_frames`` and rows whose text nobody can speak; rows with no text at all stay, as
+    examples of unconditional audio.
+
+    Args:
+        reader: the store; its ``num_levels`` decides how many levels a batch has.
+        max_frames: the longest row that is used; 0 = any.
+        spell_probability: share of known words that are spelled instead of pronounced, drawn anew for every batch.
+        join: so many pairs of utterances of one speaker are added, for each utterance; the second learns to go on
+            in the voice of the first, as after a prompt.
+        speakers: whose voices the model shall have of its own, without a prompt; None = all. Rows of others then stand
+            only in pairs, whose first utterance is given as a prompt and is not scored.
+        prompted: so many such pairs for each row of the others.
+        seed: decides which.
+
+    Raises: SoundloomError where no row is left, or none is of ``speakers``.
+    """
+
+    def __init__(
+        self,
+        reader: StoreReader,
+        tokenizer: TextTokenizer,
+        *,
+        max_frames: int = 0,
+        spell_probability: float = 0.0,
+        join: float = 0.0,
+        speakers: Sequence[str] | None = None,
+        prompted: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        self.reader = reader
+        self.tokenizer = tokenizer
+        self.spell_probability = spell_probability
+        self.seed = seed
+        self.dropped: dict[str, str] = {}
+        num_frames = np.asarray(reader.num_frames, dtype=np.int64)
+        rows: list[int] = []
+        texts: list[np.ndarray] = []
+        for row in range(len(reader)):
+            if 0 < max_frames < num_frames[row]:
+                self.dropped[reader.id(row)] = f"{num_frames[row]} frames, over max_frames {max_frames}"
+                continue
+            text = reader.text(row)
+            try:
+                ids = tokenizer.encode(text) if text.strip() else []
+            except SoundloomError as error:
+                self.dropped[reader.id(row)] = str(error)
+                continue
+            rows.append(row)
+            texts.append(np.array(ids, dtype=np.int32))
+        if not rows:
+            why = next(iter(self.dropped.values()), "it is empty")
+            raise SoundloomError(f"{reader.path}: no row can be used for training, first reason: {why}")
+        self.rows = np.array(rows, dtype=np.int64)  # place in the store
+        self._texts = np.concatenate(texts)
+        self._units = np.array([len(ids) for ids in texts], dtype=np.int64)
+        self._frames = num_frames[self.rows]
+        self._text_ends = np.cumsum(self._units)
+        self._lay_out(join, speakers, prompted, max_frames)
+
+    def _lay_out(self, join: float, speakers: Sequence[str] | None, prompted: float, max_frames: int) -> None:
+        """Decide which rows are examples alone and which stand in pairs."""
+        told = speakers is not None or join > 0
+        names = np.array([self.reader.speaker(int(row)) if told else "" for row in self.rows])
+        own = np.ones(len(names), dtype=bool) if speakers is None else np.isin(names, list(speakers))
+        if not own.any():
+            has = ", ".join(sorted(set(names.tolist()))[:10])
+            raise SoundloomError(f"{self.reader.path}: has no speaker {', '.join(speakers or [])}; it has {has}")
+        self._alone = np.flatnonzero(own)  # places in ``rows`` of those that are examples by themselves
+        joined = self._pairs(round(join * int(own.sum())), names, own, max_frames)
+        given = self._pairs(round(prompted * int((~own).sum())), names, ~own, max_frames)
+        self.pairs = np.concatenate([joined, given])  # [pairs, 2], places in ``rows``
+        self._first_given = len(self._alone) + len(joined)  # the first example whose first utterance is a prompt
+        #: frames and text units of each example, the rows, then the pairs; and the frames that the loss counts
+        self.lengths = np.concatenate([self._frames[self._alone], self._frames[self.pairs].sum(1)])
+        self.text_lengths = np.concatenate([self._units[self._alone], self._units[self.pairs].sum(1)])
+        self.scored = self.lengths.copy()
+        self.scored[self._first_given :] = self._frames[given[:, 1]]
+
+    def _pairs(self, count: int, speakers: np.ndarray, allowed: np.ndarray, max_frames: int) -> np.ndarray:
+        """At most ``count`` pairs of ``allowed`` rows with text of one speaker, within ``max_frames``, by the seed."""
+        found: list[np.ndarray] = []
+        for turn in range(100):  # each turn pairs every row once, in another order
+            if sum(map(len, found)) >= count:
+                break
+            order = np.argsort(hash_keys(self.seed, -2 - turn, np.arange(len(self.rows))))
+            order = order[(self._units[order] > 0) & allowed[order]]
+            order = order[np.argsort(speakers[order], kind="stable")]
+            pairs = order[: len(order) // 2 * 2].reshape(-1, 2)
+            fits = speakers[pairs[:, 0]] == speakers[pairs[:, 1]]
+            fits &= (max_frames == 0) | (self._frames[pairs].sum(1) <= max_frames)
+            found.append(pairs[fits])
+        pairs = np.concatenate(found) if found else np.zeros((0, 2), dtype=np.int64)
+        # The last turn's pairs stand in the speakers' order: a permutation lets none of them be cut off first.
+        return pairs[np.argsort(hash_keys(self.seed, -1, np.arange(len(pairs))))][:count]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def pace(self) -> tuple[float, float]:
+        """Frames per text unit and frames around the text: the line through frames over text units of rows with text.
+
+        Where the rows make no rising line that starts at 0 or above, the mean ratio and 0; (1.0, 0.0) without text.
+        """
+        spoken = self._units > 0
+        if not spoken.any():
+            return 1.0, 0.0
+        units, frames = self._units[spoken], self._frames[spoken]
+        ratio = float(frames.sum() / units.sum())
+        if len(units) < 10 or units.std() < 1:
+            return ratio, 0.0
+        slope, start = (float(value) for value in np.polyfit(units, frames, 1))
+        return (slope, start) if slope > 0.1 * ratio and start >= 0 else (ratio, 0.0)
+
+    def example(self, index: int, draw: int = 0) -> Example:
+        """Return example ``index``: a row, or after all rows a pair; spelling is drawn from (seed, draw, row's id)."""
+        if index < len(self._alone):
+            return self._row(int(self._alone[index]), draw)
+        first, second = (self._row(int(place), draw) for place in self.pairs[index - len(self._alone)])
+        text_ids, codes = first.text_ids + second.text_ids, torch.cat([first.codes, second.codes], dim=1)
+        identity = f"{first.id}+{second.id}"
+        given = index >= self._first_given
+        return Example(identity, text_ids, codes, len(first.text_ids), first.codes.shape[1], given)
+
+    def last_id(self, index: int) -> str:
+        """The id of example ``index``'s utterance, of a pair the second's."""
+        place = index - len(self._alone)
+        row = self._alone[index] if place < 0 else self.pairs[place][1]
+        return self.reader.id(int(self.rows[row]))
+
+    def _row(self, index: int, draw: int) -> Example:
+        row = int(self.rows[index])
+        end, length = int(self._text_ends[index]), int(self._units[index])
+        identity = self.reader.id(row)
+        if self.spell_probability > 0 and length:
+            # Seeding with a string hashes it with SHA-512: the same in every process, on every machine.
+            rng = random.Random(f"{self.seed}/{draw}/{identity}")
+            text_ids = self.tokenizer.encode(self.reader.text(row), self.spell_probability, rng)
+        else:
+            text_ids = self._texts[end - length : end].tolist()
+        return Example(identity, text_ids, self.reader.codes(row))
+
+    def batch(self, indices: Iterable[int], draw: int = 0) -> Batch:
+        """Read and pad the examples ``indices``; ``draw`` (a batch's number) seeds what is drawn at random."""
+        examples = [self.example(int(index), draw) for index in indices]
+        return collate(examples, self.tokenizer.pad_id)
+
+
+def prefetch(
+    dataset: GridDataset, plan: BatchPlan, numbers: Iterable[int], threads: int = 1
+) -> Generator[Batch, None, None]:
+    """Yield the batches ``numbers`` in order, made ahead by threads (no processes: rows are memory-mapped).
+
+    ``threads`` 0 makes each batch when it is asked for. Errors come out where the batch would have.
+    """
+
+    def make(number: int) -> Batch:
+        return dataset.batch(plan.rows(number), number)
+
+    if threads == 0:
+        yield from map(make, numbers)
+        return
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="batch")
+    try:
+        iterator = iter(numbers)
+        waiting = [pool.submit(make, number) for _, number in zip(range(2 * threads), iterator, strict=False)]
+        while waiting:
+            batch = waiting.pop(0).result()
+            number = next(iterator, None)
+            if number is not None:
+                waiting.append(pool.submit(make, number))
+            yield batch
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

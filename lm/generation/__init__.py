@@ -1,0 +1,1 @@
+"""Generation: requests, sampling, the loop that writes codes."""

@@ -1,0 +1,1 @@
+"""MusicGen's network, its generation and its checkpoints."""

@@ -1,0 +1,265 @@
+"""MusicGen's kind of delay model: text through cross-attention, sinusoidal positions, pre-LayerNorm, GELU.
+
+Simple and Controllable Music Generation (Copet et al., 2023, arXiv 2306.05284). The network is our own;
+`lm.musicgen.checkpoint` opens and writes its published checkpoints.
+Where there is no text, cross-attention adds nothing at all (no biases), so
+the branch without text, which guidance needs, leaves it out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from codec.errors import SoundloomError
+from lm.delay import delay, undelay
+from lm.few_rows import linear
+from lm.output import LMOutput
+from lm.transformer import KVCache
+
+ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}
+
+
+@dataclass(frozen=True)
+class CrossLMConfig:
+    """Shape of a `CrossLM`.
+
+    ``text_dim`` is the width of the text encoder's states. With two ``channels`` (stereo) levels come in pairs, left
+    and right, that share a delay. ``max_steps`` is the longest grid, in steps, that positions are made for.
+    """
+
+    num_levels: int = 4
+    codebook_size: int = 2048
+    dim: int = 1024
+    num_layers: int = 24
+    num_heads: int = 16
+    ffn_dim: int = 4096
+    text_dim: int = 768
+    channels: int = 1
+    max_steps: int = 2048
+    activation: str = "gelu"
+
+    def __post_init__(self) -> None:
+        for name in ("num_levels", "codebook_size", "dim", "num_layers", "num_heads", "ffn_dim", "text_dim"):
+            if getattr(self, name) < 1:
+                raise SoundloomError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.dim % self.num_heads or self.dim < 4:
+            raise SoundloomError(f"dim {self.dim} does not divide into {self.num_heads} heads (4 channels at least)")
+        if self.channels not in (1, 2) or self.num_levels % self.channels:
+            raise SoundloomError(
+                f"{self.num_levels} levels over {self.channels} channels: one channel, or two in pairs"
+            )
+        if self.max_steps < self.num_levels:
+            raise SoundloomError(f"max_steps is {self.max_steps}; it must be at least num_levels, {self.num_levels}")
+        if self.activation not in ACTIVATIONS:
+            raise SoundloomError(f"activation {self.activation!r}: expected one of {', '.join(ACTIVATIONS)}")
+
+    @property
+    def empty_id(self) -> int:
+        """Input where a level has no code: before its first frame and after its last."""
+        return self.codebook_size
+
+    @property
+    def num_inputs(self) -> int:
+        """Size of a level's input table: the codes and EMPTY."""
+        return self.codebook_size + 1
+
+    @property
+    def lag(self) -> int:
+        """Steps by which the last level runs behind the first."""
+        return self.num_levels // self.channels - 1
+
+
+@dataclass
+class CrossState:
+    """Where a generation stands: self-attention's cache and each layer's keys and values of the text, made once.
+
+    The first ``rows`` of the batch have text, each text [rows, heads, L, head_dim]; the rest of the batch has none.
+    Without a cache all steps are taken at once.
+    """
+
+    cache: KVCache | None
+    text: list[tuple[Tensor, Tensor]]
+    mask: Tensor | None
+    rows: int
+
+
+class CrossBlock(nn.Module):
+    """One layer: self-attention, attention to the text, feed-forward; each with LayerNorm before, residual around."""
+
+    def __init__(self, config: CrossLMConfig) -> None:
+        super().__init__()
+        dim = config.dim
+        self.heads, self.activation = config.num_heads, ACTIVATIONS[config.activation]
+        self.self_norm = nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.self_out = nn.Linear(dim, dim, bias=False)
+        self.text_norm = nn.LayerNorm(dim)
+        self.text_q = nn.Linear(dim, dim, bias=False)
+        self.text_kv = nn.Linear(dim, 2 * dim, bias=False)
+        self.text_out = nn.Linear(dim, dim, bias=False)
+        self.ffn_norm = nn.LayerNorm(dim)
+        self.up = nn.Linear(dim, config.ffn_dim, bias=False)
+        self.down = nn.Linear(config.ffn_dim, dim, bias=False)
+
+    def text_keys_values(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of text [rows, L, D]: two [rows, heads, L, head_dim], laid out for reading."""
+        rows, L, D = text.shape
+        kv = self.text_kv(text).view(rows, L, 2, self.heads, D // self.heads).permute(2, 0, 3, 1, 4).contiguous()
+        return kv[0], kv[1]
+
+    def forward(self, x: Tensor, state: CrossState, layer: int, mask: Tensor | None) -> Tensor:
+        """x [B, S, D] -> the same; ``mask`` (for several steps after others) as in `scaled_dot_product_attention`."""
+        B, S, D = x.shape
+        qkv = linear(_norm(x, self.self_norm), self.qkv.weight).view(B, S, 3, self.heads, D // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        if state.cache is not None:
+            k, v = state.cache.append(layer, k, v)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None and S > 1)
+        x = x + linear(y.transpose(1, 2).reshape(B, S, D), self.self_out.weight)
+        if state.rows:
+            looks = self._look(x[: state.rows], state, layer)
+            x = x + looks if state.rows == B else torch.cat([x[: state.rows] + looks, x[state.rows :]])
+        h = self.activation(linear(_norm(x, self.ffn_norm), self.up.weight))
+        return x + linear(h, self.down.weight)
+
+    def _look(self, x: Tensor, state: CrossState, layer: int) -> Tensor:
+        rows, S, D = x.shape
+        q = linear(_norm(x, self.text_norm), self.text_q.weight).view(rows, S, self.heads, -1).transpose(1, 2)
+        k, v = state.text[layer]
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=state.mask)
+        return linear(y.transpose(1, 2).reshape(rows, S, D), self.text_out.weight)
+
+
+class CrossLM(nn.Module):
+    """Text states to codes [B, K, T] in T + lag steps, all levels at once with the delay pattern.
+
+    The input of step s holds frame s - 1 - k of level k (in stereo k // 2), its output scores frame s - k. There is
+    no end: one asks for a number of frames.
+    """
+
+    def __init__(self, config: CrossLMConfig) -> None:
+        super().__init__()
+        self.config = config
+        K, dim = config.num_levels, config.dim
+        # One table for all levels: level k owns rows k * num_inputs …, so that one lookup sums the levels.
+        self.code_embedding = nn.Parameter(torch.randn(K * config.num_inputs, dim) * 0.02)
+        self.text_projection = nn.Linear(config.text_dim, dim) if config.text_dim != dim else None
+        self.layers = nn.ModuleList(CrossBlock(config) for _ in range(config.num_layers))
+        self.norm = nn.LayerNorm(dim)
+        self.heads = nn.Parameter(torch.randn(K * config.codebook_size, dim) * dim**-0.5)
+        self._table: Tensor | None = None
+
+    # --- the grid -------------------------------------------------------------------------------------------------
+
+    def delay(self, codes: Tensor) -> Tensor:
+        """codes [B, K, T] -> the inputs of steps 1 to T + lag [B, K, T + lag]; in stereo, pairs share a delay."""
+        return self._by_channel(codes, lambda x: delay(x, self.config.empty_id))
+
+    def undelay(self, delayed: Tensor) -> Tensor:
+        """Undo `delay`: [B, K, T + lag] -> codes [B, K, T]."""
+        return self._by_channel(delayed, undelay)
+
+    def _by_channel(self, grid: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+        if self.config.channels == 1:
+            return change(grid)
+        B, K, _ = grid.shape
+        split = change(grid.view(B, K // 2, 2, -1).transpose(1, 2).reshape(B * 2, K // 2, -1))
+        return split.view(B, 2, K // 2, -1).transpose(1, 2).reshape(B, K, -1)
+
+    # --- scoring --------------------------------------------------------------------------------------------------
+
+    def forward(self, text_states: Tensor, text_lengths: Tensor, codes: Tensor, lengths: Tensor) -> LMOutput:
+        """Score codes long [B, K, T] given text_states float [B, L, text_dim]: logits [B, K, T, codes], aligned.
+
+        A row whose text length is 0 has no text. Every code of the first ``lengths`` frames is scored.
+        """
+        T = codes.shape[2]
+        inside = torch.arange(T, device=codes.device) < lengths[:, None, None]
+        delayed = self.delay(torch.where(inside, codes.long(), self.config.empty_id))
+        inputs = F.pad(delayed, (1, 0), value=self.config.empty_id)[:, :, :-1]
+        hidden = self._run(self._see(text_states, text_lengths), inputs)
+        # Level k's frame t is scored by step t + its delay. Lining up hidden states costs less than lining up logits.
+        c = self.config
+        lags = [k // c.channels for k in range(c.num_levels)]
+        aligned = torch.stack([hidden[:, lag : lag + T] for lag in lags])  # [K, B, T, D]
+        heads = self.heads.view(c.num_levels, c.codebook_size, -1).transpose(1, 2)
+        logits = torch.bmm(aligned.flatten(1, 2), heads).view(c.num_levels, len(codes), T, -1).transpose(0, 1)
+        return LMOutput(logits, inside.expand_as(codes))
+
+    # --- steps ----------------------------------------------------------------------------------------------------
+
+    def start(self, text_states: Tensor | None, text_lengths: Tensor | None, batch: int, max_steps: int) -> CrossState:
+        """A state for ``batch`` rows, the first of which have the text [rows, L, text_dim] (None: no row has any)."""
+        c = self.config
+        if text_states is None or text_lengths is None:
+            state = CrossState(None, [], None, 0)
+        else:
+            state = self._see(text_states, text_lengths)
+        if state.rows > batch:
+            raise SoundloomError(f"text_states are of {state.rows} rows, the batch is of {batch}")
+        shape = (batch, c.num_heads, max_steps, c.dim // c.num_heads)
+        caches = [[self.heads.new_zeros(shape) for _ in self.layers] for _ in range(2)]
+        state.cache = KVCache(*caches)
+        return state
+
+    def _see(self, text_states: Tensor, text_lengths: Tensor) -> CrossState:
+        """Every layer's keys and values of the text, without a cache."""
+        rows, L, width = text_states.shape
+        if width != self.config.text_dim:
+            raise SoundloomError(f"text_states are {width} wide; this model's text encoder is {self.config.text_dim}")
+        text = text_states if self.text_projection is None else self.text_projection(text_states)
+        shown = torch.arange(L, device=text.device) < text_lengths[:, None]
+        text = text * shown[:, :, None]
+        mask = None
+        if not bool(shown.all()):
+            # Where a row has no text its keys and values are zero: it may look everywhere and finds nothing.
+            mask = (shown | (text_lengths == 0)[:, None])[:, None, None]
+        return CrossState(None, [layer.text_keys_values(text) for layer in self.layers], mask, rows)
+
+    def advance(self, state: CrossState, inputs: Tensor) -> Tensor:
+        """Take the next n steps with input ids [B, K, n]: scores [B, K, codes] of the last of them."""
+        hidden = self._run(state, inputs)[:, -1]
+        return linear(hidden, self.heads).view(len(inputs), self.config.num_levels, -1)
+
+    def _run(self, state: CrossState, inputs: Tensor) -> Tensor:
+        """Hidden states [B, S, D], normed, of the next steps with input ids [B, K, S]."""
+        B, K, S = inputs.shape
+        cache = state.cache
+        first, room = (0, S) if cache is None else (cache.length, cache.max_length)
+        if first + S > room:
+            raise ValueError(f"cache of {room} steps cannot take {first} + {S}")
+        offsets = torch.arange(K, device=inputs.device) * self.config.num_inputs
+        rows = (inputs.transpose(1, 2) + offsets).reshape(B * S, K)
+        x = F.embedding_bag(rows, self.code_embedding, mode="sum").view(B, S, -1)
+        x = x + self._positions(room, x)[first : first + S]
+        mask = None
+        if S > 1 and first:
+            keys = torch.arange(first + S, device=x.device)
+            mask = keys <= keys[first:, None]
+        for index, layer in enumerate(self.layers):
+            x = layer(x, state, index, mask)
+        if cache is not None:
+            cache.length += S
+        return _norm(x, self.norm)
+
+    def _positions(self, steps: int, like: Tensor) -> Tensor:
+        """Positions of ``steps`` steps or more [steps, D]: cosines, then sines."""
+        table = self._table
+        if table is None or len(table) < steps or table.device != like.device or table.dtype != like.dtype:
+            half = like.shape[-1] // 2
+            rates = torch.exp(torch.arange(half).float() * -(math.log(10000) / (half - 1)))
+            angles = torch.arange(steps).float()[:, None] * rates
+            table = torch.cat([angles.cos(), angles.sin()], dim=1)
+            self._table = table = F.pad(table, (0, like.shape[-1] % 2)).to(like)
+        return table
+
+
+def _norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
+    # The module's own call costs as much as the work, at one step.
+    return F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)

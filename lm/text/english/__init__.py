@@ -1,0 +1,1 @@
+"""English: numbers, abbreviations and symbols as words."""

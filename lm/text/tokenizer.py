@@ -1,0 +1,276 @@
+"""Text on its way into a language model: a spoken form, its pronunciation, its ids.
+
+    "Dr. Smith paid $5."  --normalize-->  "Doctor Smith paid five dollars."  --pronounce-->  phonemes  --encode-->  ids
+
+Words that the lexicon does not know stay spelled. While a model trains, known words are spelled at random too
+(`spell_probability`), so that it learns to read the rest (representation mixing, Kastner et al. 2019).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import sentencepiece
+
+from codec.common.files import write_bytes, write_text
+from codec.errors import SoundloomError
+from lm.text.english.normalize import normalize, split_sentences
+from lm.text.lexicon import (
+    PUNCTUATION,
+    SHIPPED,
+    SYMBOLS,
+    VOWELS,
+    Lexicon,
+    load_lexicon,
+    readable,
+    shipped_path,
+    spell,
+    to_symbols,
+)
+
+__all__ = ["SHIPPED", "TextTokenizer", "normalize", "pronounce", "split_sentences"]
+
+FORMAT = "soundloom-text-1"
+MAX_CHARACTERS = 20_000
+MODEL_FILE, SETTINGS_FILE, LEXICON_FILE = "text.model", "text.json", "lexicon.tsv.gz"
+_PIECE = re.compile(r"(?P<word>'?[A-Za-z]+(?:['-][A-Za-z]+)*'?)|(?P<mark>[^A-Za-z'])")
+_VOWEL_START = re.compile(f"[^{VOWELS}A-Za-z]*[{VOWELS}]")
+
+
+class Random(Protocol):
+    """What spells words at random: `random.Random` and numpy's Generator both fit."""
+
+    def random(self) -> float: ...
+
+
+def _say(word: str, lexicon: Lexicon, before_vowel: bool) -> str | None:
+    """Phonemes of a word; of a hyphenated one as a whole, or part by part if every part is known."""
+    whole = lexicon.lookup(word, before_vowel)
+    if whole is not None or "-" not in word:
+        return whole
+    parts = [lexicon.lookup(part) for part in word.split("-")]
+    return None if None in parts else "-".join(part for part in parts if part)
+
+
+def pronounce(text: str, lexicon: Lexicon | None, spell_probability: float = 0.0, rng: Random | None = None) -> str:
+    """Normalised text as a string of tokenizer symbols (`lm.text.lexicon.SYMBOLS`).
+
+    Each known word is spelled with probability ``spell_probability`` (then ``rng`` is needed); unknown ones always.
+    """
+    out: list[str] = []
+    next_phonemes = ""
+    # From right to left, because "the" and "to" sound as the next word begins.
+    for match in reversed(list(_PIECE.finditer(text))):
+        word, mark = match["word"], match["mark"]
+        if mark is not None:
+            out.append(mark if mark in PUNCTUATION or mark == " " else "")
+            next_phonemes = next_phonemes if mark == " " else ""
+            continue
+        spelled = lexicon is None or (spell_probability > 0 and rng is not None and rng.random() < spell_probability)
+        before_vowel = next_phonemes.lstrip("ˈˌ")[:1] in set(VOWELS)
+        phonemes = None if lexicon is None else _say(word, lexicon, before_vowel)
+        if spelled or phonemes is None:
+            out.append("-".join(spell(part) for part in word.split("-")))
+        else:
+            out.append("-".join(to_symbols(part) for part in phonemes.split("-")))
+        next_phonemes = phonemes or ""
+    return "".join(reversed(out))
+
+
+class TextTokenizer:
+    """Text to ids: normalisation, pronunciation by a lexicon (or none: letters), SentencePiece."""
+
+    def __init__(self, model: bytes, lexicon: Lexicon | None, lexicon_name: str | None, lexicon_sha256: str | None):
+        """Use `train` or `from_pretrained`. Raises: SoundloomError where ``model`` is no SentencePiece model."""
+        self._model = model
+        self._lexicon = lexicon
+        self._lexicon_name = lexicon_name
+        self._lexicon_sha256 = lexicon_sha256
+        self._pieces = sentencepiece.SentencePieceProcessor()
+        try:
+            self._pieces.LoadFromSerializedProto(model)
+            good = self._pieces.pad_id() == 0 and self._pieces.unk_id() == 1 and self._pieces.vocab_size() > 2
+        except (RuntimeError, TypeError) as error:
+            raise SoundloomError(f"{MODEL_FILE}: not a SentencePiece model ({error})") from error
+        if not good:
+            raise SoundloomError(f"{MODEL_FILE}: a SentencePiece model, but not one that soundloom made (pad 0, unk 1)")
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, padding and unknown included."""
+        return self._pieces.vocab_size()
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills up a batch."""
+        return self._pieces.pad_id()
+
+    @property
+    def lexicon(self) -> Lexicon | None:
+        """The pronunciations in use, None where words are spelled."""
+        return self._lexicon
+
+    def pronounce(self, text: str, spell_probability: float = 0.0, rng: Random | None = None) -> str:
+        """The symbols that `encode` turns into ids.
+
+        Raises: SoundloomError where nothing in ``text`` can be spoken or it is longer than 20,000 characters.
+        """
+        if len(text) > MAX_CHARACTERS:
+            raise SoundloomError(
+                f"a text of {len(text)} characters is too long to encode at once (at most {MAX_CHARACTERS}); "
+                "cut it with split_sentences"
+            )
+        if spell_probability > 0 and rng is None:
+            raise ValueError("spell_probability needs an rng, so that who asks decides what is drawn")
+        symbols = pronounce(normalize(text), self._lexicon, spell_probability, rng)
+        if not symbols.strip(PUNCTUATION + " "):
+            raise SoundloomError(f"nothing to speak in the text {text[:60]!r}: expected English words or numbers")
+        return symbols
+
+    def encode(self, text: str, spell_probability: float = 0.0, rng: Random | None = None) -> list[int]:
+        """Ids of a text as people write it; known words are spelled with ``spell_probability``, drawn from ``rng``.
+
+        Raises: SoundloomError where nothing in ``text`` can be spoken or it is longer than 20,000 characters.
+        """
+        symbols = self.pronounce(text, spell_probability, rng)
+        unknown = self._pieces.unk_id()
+        return [i for i in self._pieces.EncodeAsIds(symbols) if i != unknown]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """What the ids say, readable: phonemes with stress marks, spelled words as ``<word>``; padding is left out.
+
+        Raises: SoundloomError where an id is outside the vocabulary.
+        """
+        bad = [i for i in ids if not 0 <= i < self.vocab_size]
+        if bad:
+            raise SoundloomError(f"text id {bad[0]} is outside the vocabulary of {self.vocab_size}")
+        special = (self.pad_id, self._pieces.unk_id())
+        pieces = "".join(self._pieces.IdToPiece(int(i)) for i in ids if i not in special)
+        return readable(pieces.replace("▁", " "))
+
+    @classmethod
+    def train(
+        cls,
+        texts: Iterable[str],
+        folder: str | Path,
+        vocab_size: int | None = None,
+        model_type: str = "char",
+        lexicon: str | Path | None = SHIPPED,
+    ) -> TextTokenizer:
+        """Make a tokenizer from texts, write it to ``folder`` and return it; the same texts give the same bytes.
+
+        Every symbol has an id whatever the texts hold. ``vocab_size`` is for ``unigram`` and ``bpe`` (512 by default);
+        a ``char`` model has as many ids as there are symbols. ``lexicon``: a shipped name, a file, or None for letters.
+        """
+        if model_type not in ("char", "unigram", "bpe"):
+            raise SoundloomError(f"model_type is {model_type!r}; expected char, unigram or bpe")
+        if model_type == "char" and vocab_size is not None and vocab_size < len(SYMBOLS) + 2:
+            raise SoundloomError(f"vocab_size is {vocab_size}; a char model needs {len(SYMBOLS) + 2} ids, or None")
+        words, name, sha256 = _open_lexicon(lexicon)
+        spoken = [normalize(text) for text in texts]
+        lines = [line for line in (pronounce(text, words) for text in spoken) if line.strip()]
+        if model_type != "char" and words is not None:
+            # Some texts spelled as well: merged units are for unknown words too.
+            lines += [line for line in (pronounce(text, None) for text in spoken[::10]) if line.strip()]
+        if not lines:
+            raise SoundloomError("no text to train a tokenizer from: every text is empty once normalised")
+        size = len(SYMBOLS) + 2 if model_type == "char" else (vocab_size or 512)
+        buffer = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.Train(
+                sentence_iterator=iter(lines),
+                model_writer=buffer,
+                model_type=model_type,
+                vocab_size=size,
+                required_chars=SYMBOLS.replace(" ", ""),
+                character_coverage=1.0,
+                normalization_rule_name="identity",
+                add_dummy_prefix=False,
+                remove_extra_whitespaces=False,
+                max_sentence_length=MAX_CHARACTERS * 4,
+                hard_vocab_limit=False,
+                pad_id=0,
+                unk_id=1,
+                bos_id=-1,
+                eos_id=-1,
+                num_threads=1,
+                minloglevel=2,
+            )
+        except RuntimeError as error:
+            raise SoundloomError(f"SentencePiece cannot make a {model_type} model of {size} ids: {error}") from error
+        tokenizer = cls(buffer.getvalue(), words, name, sha256)
+        tokenizer.save_pretrained(folder)
+        return tokenizer
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``text.model``, ``text.json`` and, where the lexicon is not a shipped one, the lexicon itself."""
+        folder = Path(folder)
+        settings = {
+            "format": FORMAT,
+            "pronunciation": self._lexicon_name,
+            "lexicon_sha256": self._lexicon_sha256,
+            "model_sha256": hashlib.sha256(self._model).hexdigest(),
+            "vocab_size": self.vocab_size,
+        }
+        if self._lexicon is not None and self._lexicon_name == LEXICON_FILE:
+            write_bytes(folder / LEXICON_FILE, self._lexicon.dumps())
+        write_bytes(folder / MODEL_FILE, self._model)
+        write_text(folder / SETTINGS_FILE, json.dumps(settings, indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> TextTokenizer:
+        """Open a tokenizer that `save_pretrained` wrote.
+
+        Raises: SoundloomError where a file is missing or is not what ``text.json`` says.
+        Warns where the shipped lexicon has changed since: words may then be pronounced otherwise than in training.
+        """
+        folder = Path(folder)
+        settings = _read_settings(folder / SETTINGS_FILE)
+        try:
+            model = (folder / MODEL_FILE).read_bytes()
+        except OSError as error:
+            raise SoundloomError(f"{folder / MODEL_FILE}: cannot be read ({error})") from error
+        if hashlib.sha256(model).hexdigest() != settings["model_sha256"]:
+            raise SoundloomError(f"{folder / MODEL_FILE}: damaged, its sha256 is not the one in {SETTINGS_FILE}")
+        name = settings["pronunciation"]
+        words, name, sha256 = _open_lexicon(folder / LEXICON_FILE if name == LEXICON_FILE else name)
+        if sha256 != settings["lexicon_sha256"]:
+            warnings.warn(
+                f"{folder}: the lexicon {name} is not the one of training; words may sound unlike", stacklevel=2
+            )
+        return cls(model, words, name, sha256)
+
+
+def _open_lexicon(source: str | Path | None) -> tuple[Lexicon | None, str | None, str | None]:
+    """Lexicon, the name that text.json holds for it, and its sha256 over what it says."""
+    if source is None:
+        return None, None, None
+    shipped = isinstance(source, str) and shipped_path(source).is_file()
+    words = load_lexicon(source)
+    # Over the unpacked content: another zlib packs the same words into other bytes.
+    digest = hashlib.sha256()
+    for word in sorted(words.words):
+        digest.update(f"{word}\t{words.words[word]}\t{words.before_vowel.get(word, '')}\n".encode())
+    return words, str(source) if shipped else LEXICON_FILE, digest.hexdigest()
+
+
+def _read_settings(path: Path) -> dict[str, str | None]:
+    """text.json, checked field by field."""
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise SoundloomError(f"{path}: not a readable JSON file ({error})") from error
+    if not isinstance(settings, dict) or settings.get("format") != FORMAT:
+        raise SoundloomError(f'{path}: expected the settings of a text tokenizer, with "format": "{FORMAT}"')
+    name = settings.get("pronunciation")
+    known = name is None or name == LEXICON_FILE or (isinstance(name, str) and re.fullmatch(r"[a-z]{2}-[a-z]{2}", name))
+    if not known:
+        raise SoundloomError(f'{path}: "pronunciation" is {name!r}; expected null, "{SHIPPED}" or "{LEXICON_FILE}"')
+    return {key: settings.get(key) for key in ("pronunciation", "lexicon_sha256", "model_sha256")}

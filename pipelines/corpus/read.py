@@ -1,0 +1,225 @@
+"""Corpora as people have them, read as utterances: folders, manifests, LJSpeech, Hugging Face data sets."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from codec.audio.files import AUDIO_SUFFIXES, audio_files
+from codec.common.checked_json import parse_json
+from codec.errors import SoundloomError
+from codec.store.plan import Fetch, Settings, Utterance, open_file
+from pipelines.corpus.fields import FIELD_NAMES, is_text, pick
+from pipelines.corpus.hub_rows import DatasetRows, StreamRows
+
+_MAX_TEXT = 1 << 20
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A corpus that can be read: ``settings`` decide its rows, ``utterances()`` lists them, ``fetch`` opens one."""
+
+    settings: Settings
+    utterances: Callable[[], Iterable[Utterance]]
+    fetch: Fetch
+
+
+def open_corpus(settings: Settings) -> Corpus:
+    """Find out what ``settings.corpus`` is and how to read it.
+
+    A ``.jsonl``, ``.csv`` or ``.tsv`` manifest; a folder with ``manifest.jsonl``, with LJSpeech's ``metadata.csv``,
+    with a data set saved by `datasets`, or just with audio files; ``hf:name`` or ``hf:name:config`` for the hub,
+    ``stream:`` instead of ``hf:`` to read it without keeping it.
+    ``settings.root`` is filled in. Errors: `SoundloomError` where it is none of these.
+    """
+    name = settings.corpus
+    if name.startswith(("hf:", "stream:")):
+        return _open_dataset(settings, name)
+    path = Path(name).resolve()
+    if path.is_dir():
+        manifests = [file for file in ("manifest.jsonl", "metadata.csv") if (path / file).is_file()]
+        if manifests:
+            path = path / manifests[0]
+        elif (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+            return _open_dataset(settings, str(path))
+    read = _read_folder
+    if path.is_file():
+        read = {".jsonl": _read_jsonl, ".csv": _read_csv, ".tsv": _read_csv}.get(path.suffix.lower(), _refuse)
+    elif not path.is_dir():
+        raise SoundloomError(
+            f"{name}: does not exist; expected a folder, a .jsonl or .csv manifest, hf:NAME or stream:NAME"
+        )
+    root = str(path if path.is_dir() else path.parent)
+    settings = _replace(settings, root=root, corpus=str(path))
+    return Corpus(settings, lambda: _select(read(path, settings), settings), open_file(root))
+
+
+def _replace(settings: Settings, **changes: Any) -> Settings:
+    return Settings(**{**vars(settings), **changes})
+
+
+def _select(rows: Iterable[tuple[Utterance, str]], settings: Settings) -> Iterator[Utterance]:
+    """Keep the rows of the wanted split, at most ``limit``, and fill in what the command line said."""
+    count, splits = 0, set()
+    for item, split in rows:
+        splits.add(split)
+        if settings.split and not item.problem and split != settings.split:
+            continue
+        if settings.limit and count >= settings.limit:
+            return
+        count += 1
+        defaults = {"language": item.language or settings.language, "speaker": item.speaker or settings.speaker}
+        yield Utterance(**{**vars(item), **defaults, "id": settings.id_prefix + item.id})
+    if settings.split and not count:
+        names = ", ".join(repr(split) for split in sorted(splits)) or "none"
+        raise SoundloomError(f"{settings.corpus}: no row of split {settings.split!r}; its splits are {names}")
+
+
+def _refuse(path: Path, settings: Settings) -> Iterator[tuple[Utterance, str]]:
+    raise SoundloomError(f"{path}: unknown kind of corpus; expected a folder or a .jsonl, .csv or .tsv manifest")
+
+
+def _read_folder(folder: Path, settings: Settings) -> Iterator[tuple[Utterance, str]]:
+    """List a folder's audio; the text is in a ``.txt`` or ``.lab`` beside each file, where there is one."""
+    found = [(path, "") for path in audio_files(folder)]
+    # audio_files() passes over links that lead nowhere or in a circle; a corpus must not lose them without a word.
+    links = (path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_symlink())
+    found += [(path, "the link leads nowhere or in a circle") for path in links if not _exists(path)]
+    stems = [str(path.with_suffix("")) for path, _ in found]
+    twice = {stem for stem in stems if stems.count(stem) > 1} if len(set(stems)) < len(stems) else set()
+    for path, problem in sorted(found):
+        name = path.relative_to(folder).as_posix()
+        utterance_id = name if str(path.with_suffix("")) in twice else name[: -len(path.suffix)]
+        if is_text(name):
+            text = "" if problem else _text_beside(path)
+            yield Utterance(utterance_id, name, text, problem=problem), ""
+        else:
+            name = name.encode("utf-8", "backslashreplace").decode("utf-8")
+            yield Utterance(name, name, problem="its name is not UTF-8"), ""
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, RuntimeError):
+        return False
+
+
+def _text_beside(path: Path) -> str:
+    for suffix in (".normalized.txt", ".txt", ".lab"):
+        beside = path.with_suffix(suffix)
+        try:
+            if beside.is_file() and beside.stat().st_size <= _MAX_TEXT:
+                return " ".join(beside.read_text(encoding="utf-8").split())
+        except (OSError, UnicodeDecodeError):
+            continue
+    return ""
+
+
+def _read_lines(path: Path) -> Iterator[str]:
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            yield from file
+    except (OSError, UnicodeDecodeError) as error:
+        raise SoundloomError(f"{path}: cannot be read ({error}); expected UTF-8 text") from error
+
+
+def _read_jsonl(path: Path, settings: Settings) -> Iterator[tuple[Utterance, str]]:
+    for number, line in enumerate(_read_lines(path), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = parse_json(line, f"line {number}")
+        except SoundloomError as error:
+            record = str(error)
+        yield from _from_record(record, settings, number)
+
+
+def _read_csv(path: Path, settings: Settings) -> Iterator[tuple[Utterance, str]]:
+    """Read a CSV manifest with a header, or LJSpeech's ``id|text|normalized text`` without one."""
+    first = next(iter(_read_lines(path)), "")
+    separator = max("|\t;,", key=first.count)
+    columns = first.strip().split(separator)
+    if path.name == "metadata.csv" and separator == "|" and not any(name in columns for name in FIELD_NAMES["audio"]):
+        for number, line in enumerate(_read_lines(path), start=1):
+            cells = line.rstrip("\r\n").split("|")
+            record: Any = {
+                "id": cells[0],
+                "audio": f"wavs/{cells[0]}.wav",
+                "text": cells[-1] or cells[min(1, len(cells) - 1)],
+            }
+            yield from _from_record(record if len(cells) > 1 else f"line {number}: expected id|text", settings, number)
+        return
+    try:
+        for number, record in enumerate(csv.DictReader(_read_lines(path), delimiter=separator), start=2):
+            yield from _from_record(record, settings, number)
+    except csv.Error as error:
+        raise SoundloomError(f"{path}: not CSV ({error})") from error
+
+
+def _from_record(record: Any, settings: Settings, number: int) -> Iterator[tuple[Utterance, str]]:
+    """Make an utterance of one line of a manifest, or several where it lists ``segments``; never raises."""
+    name = f"line {number}"
+    if not isinstance(record, dict):
+        problem = record if isinstance(record, str) and record.startswith(name) else f"{name}: expected a JSON object"
+        yield Utterance(name, "", problem=problem), ""
+        return
+    names = {**FIELD_NAMES, "audio": (settings.audio_column or "audio", *FIELD_NAMES["audio"])}
+    names["text"] = (settings.text_column,) if settings.text_column else names["text"]
+    values = {key: pick(record, options) for key, options in names.items()}
+    path = values["audio"]
+    if not path or not is_text(path) or "\0" in path:
+        yield Utterance(values["id"] or name, path or name, problem=f"{name}: no audio file is named"), values["split"]
+        return
+    plain = {key: " ".join(values[key].split()) for key in ("text", "speaker", "language")}
+    item = Utterance(values["id"] or str(Path(path).with_suffix("")), path, **plain)
+    try:
+        segments = _segments(record, settings.max_seconds)
+    except (ValueError, TypeError, KeyError, OverflowError):
+        yield Utterance(**{**vars(item), "problem": f"{name}: its times are no numbers of seconds"}), values["split"]
+        return
+    for order, (start, duration, text) in enumerate(segments):
+        span = {"start": start, "duration": duration, "text": text or item.text}
+        if not values["id"] or len(segments) > 1:
+            span["id"] = f"{item.id}@{order:03d}" if values["id"] else f"{item.id}@{start:.3f}"
+        yield Utterance(**{**vars(item), **span}), values["split"]
+    if not segments:
+        yield item, values["split"]
+
+
+def _segments(record: dict[str, Any], max_seconds: float) -> list[tuple[float, float, str]]:
+    """List (start, duration, text) of a line: none for a whole file.
+
+    Neighbouring ``segments`` are joined up to the limit. A ``duration`` without a ``start`` tells only how long
+    the file is.
+    """
+    start = pick(record, FIELD_NAMES["start"])
+    segments = record.get("segments")
+    if isinstance(segments, list) and segments:
+        spans = [(float(s["start"]), float(s["end"]), str(s.get("text", "")).strip()) for s in segments]
+        joined: list[tuple[float, float, str]] = []
+        for begin, end, text in spans:
+            if joined and end - joined[-1][0] <= max_seconds and begin >= joined[-1][1]:
+                joined[-1] = (joined[-1][0], end, f"{joined[-1][2]} {text}".strip())
+            else:
+                joined.append((begin, end, text))
+        spans = joined
+    elif start:
+        begin = float(start)
+        end = pick(record, ("end",))
+        spans = [(begin, float(end) if end else begin + float(record["duration"]), "")]
+    else:
+        return []
+    if not all(0 <= begin < end < 1e9 for begin, end, _ in spans):
+        raise ValueError("times out of order")
+    return [(begin, round(end - begin, 6), text) for begin, end, text in spans]
+
+
+def _open_dataset(settings: Settings, name: str) -> Corpus:
+    """Open a data set of the library `datasets`, its audio as the bytes that it stores (never decoded by it)."""
+    rows = (StreamRows if name.startswith("stream:") else DatasetRows)(name, settings)
+    settings = _replace(settings, root=name, corpus=name)
+    return Corpus(settings, lambda: _select(rows.utterances(), settings), rows.fetch)

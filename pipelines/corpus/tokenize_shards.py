@@ -1,0 +1,175 @@
+"""What tokenizing a shard takes, which shards a launcher's process has, how far it all is, and the forecast."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from codec.audio.files import read_audio
+from codec.errors import SoundloomError
+from codec.store.plan import Plan, Settings
+from codec.store.writer import tokenize_shard
+from pipelines.corpus.read import Corpus, open_corpus
+
+LoadCodec = Callable[[str | None], Any]
+#: called with the seconds of an utterance and the reason if it was rejected, else ""
+Progress = Callable[[float, str], None]
+_ROW_BYTES = 150  # measured: what a row takes beside codes and text, most of it id and sha256
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker must know; it is sent to another process, so that it holds nothing heavy."""
+
+    plan: Plan
+    settings: Settings
+    codec_name: str | None
+    device: str
+    load_codec: LoadCodec
+
+
+def prepare_codec(load_codec: LoadCodec, name: str | None, device: str) -> Any:
+    """Load a codec for encoding; one thread, since on a CPU the number of threads may change the last bit of a sum."""
+    torch.set_num_threads(1)
+    codec = load_codec(name)
+    if hasattr(codec, "eval"):
+        codec = codec.eval()
+    return codec.to(device) if device != "cpu" and hasattr(codec, "to") else codec
+
+
+def launcher_share(shards: Sequence[int]) -> list[int]:
+    """Take this process's part of the shards under `accelerate launch` or torchrun; all of them otherwise.
+
+    Only the environment is read: tokenizing needs no talk between processes, and none waits for another that died.
+    """
+    rank, size = launcher_rank()
+    return list(shards[rank::size])
+
+
+def launcher_rank() -> tuple[int, int]:
+    """Tell (rank, number of processes) as a launcher set them; (0, 1) without one."""
+    try:
+        rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    except ValueError:
+        rank, size = -1, 0
+    if not 0 <= rank < size:
+        raise SoundloomError("RANK and WORLD_SIZE are set but are no numbers of a process; unset them")
+    return rank, size
+
+
+def do_shards(job: Job, shards: Sequence[int], progress: Progress) -> None:
+    """Tokenize shards in this process, one after another."""
+    codec = prepare_codec(job.load_codec, job.codec_name, job.device)
+    corpus = open_corpus(job.settings)
+    for index in shards:
+        tokenize_shard(job.plan, index, codec, corpus.fetch, lambda item, reason: progress(item.seconds, reason))
+
+
+class Bar:
+    """Progress in hours of audio: a bar on a terminal, a line every half minute in a log."""
+
+    def __init__(self, seconds: float) -> None:
+        self._total = seconds / 3600
+        self._done = 0.0
+        self._rejects = 0
+        self._said = time.monotonic()
+        form = "{l_bar}{bar}| {n:.3f}/{total:.3f} h [{elapsed}<{remaining}{postfix}]"
+        self._bar = tqdm(total=self._total, bar_format=form, file=sys.stderr, disable=None, dynamic_ncols=True)
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.close()
+
+    def add(self, seconds: float, reason: str) -> None:
+        """Count one utterance, rejected if there is a ``reason``."""
+        self._done += seconds / 3600
+        self._rejects += bool(reason)
+        self._bar.update(seconds / 3600)
+        if reason:
+            self._bar.set_postfix(rejects=self._rejects)
+        if self._bar.disable and time.monotonic() - self._said > 30:
+            self._said = time.monotonic()
+            print(f"{self._done:.3f} of {self._total:.3f} hours, {self._rejects} rejects", file=sys.stderr, flush=True)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run will take: audio seconds to do, bytes that the store will have, seconds of work of one worker."""
+
+    utterances: int
+    shards: int
+    audio_seconds: float
+    bytes: int
+    work_seconds: float
+
+    def lines(self, workers: int, free_bytes: int) -> list[str]:
+        """Say it to people."""
+        hours = self.audio_seconds / 3600
+        duration = self.work_seconds / max(1, min(workers, self.shards))
+        lines = [
+            f"to do: {self.utterances} utterances, {hours:.2f} hours of audio, in {self.shards} shards",
+            f"forecast: store {_size(self.bytes)}, about {_time(duration)} with {workers} worker(s)",
+        ]
+        if self.bytes > free_bytes:
+            lines.append(f"warning: only {_size(free_bytes)} are free where the store goes")
+        return lines
+
+
+def make_forecast(plan: Plan, shards: Sequence[int], codec: Any, corpus: Corpus) -> Forecast:
+    """Estimate size and time from the headers and from encoding up to five seconds of the plan's own audio."""
+    items = [item for index in shards for item in plan.shard(index) if not item.problem]
+    seconds = sum(item.seconds for item in items)
+    codes = seconds * plan.facts.frame_rate * plan.facts.num_levels * 2
+    plan_bytes = sum((plan.store / name).stat().st_size for name in plan.files)
+    text = sum(len(item.text.encode("utf-8")) for item in items)
+    speed = _measure_speed(plan, items, codec, corpus)
+    size = int(codes + text + len(items) * _ROW_BYTES + plan_bytes)
+    return Forecast(len(items), len(shards), seconds, size, seconds * speed)
+
+
+def _measure_speed(plan: Plan, items: Sequence[Any], codec: Any, corpus: Corpus) -> float:
+    """Seconds of work for a second of audio, reading included; 0 where no file of the first ten can be read."""
+    speed = 0.0
+    for item in items[:10]:
+        try:
+            for _ in range(2):  # the first time is a warm-up
+                with corpus.fetch(item) as path:
+                    begin = time.perf_counter()
+                    wave = read_audio(path, plan.facts.sample_rate, plan.facts.channels, item.start, 5.0)
+                parameter = next(iter(codec.parameters()), None) if hasattr(codec, "parameters") else None
+                with torch.inference_mode():
+                    codec.encode(wave[None] if parameter is None else wave[None].to(parameter.device)).cpu()
+                speed = (time.perf_counter() - begin) / (wave.shape[1] / plan.facts.sample_rate)
+            return speed
+        except (SoundloomError, OSError, ValueError):
+            continue
+    return speed
+
+
+def free_bytes(plan: Plan) -> int:
+    """Tell the free space where the store is."""
+    return shutil.disk_usage(plan.store).free
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

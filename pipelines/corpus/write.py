@@ -1,0 +1,88 @@
+"""What every corpus that soundloom makes looks like: manifest.jsonl, rejects.jsonl, corpus.json and FLAC files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from codec.common.files import write_text
+from codec.errors import SoundloomError
+
+FORMAT = "soundloom-corpus-1"
+MANIFEST, REJECTS, FACTS = "manifest.jsonl", "rejects.jsonl", "corpus.json"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a manifest: ``audio`` is relative to its folder, ``duration`` in seconds."""
+
+    id: str
+    audio: str
+    text: str
+    speaker: str
+    language: str
+    duration: float
+    split: str
+
+
+@dataclass(frozen=True)
+class Reject:
+    """One text or file that could not be used, and why."""
+
+    id: str
+    text: str
+    reason: str
+
+
+def split_of(key: str) -> str:
+    """test (1%), dev (1%) or train, by the sha256 of ``key`` alone: no list to keep, the same in every corpus."""
+    share = int(hashlib.sha256(key.encode()).hexdigest()[-8:], 16) / 2**32
+    return "test" if share < 0.01 else "dev" if share < 0.02 else "train"
+
+
+def write_corpus(folder: Path, rows: Iterable[Row], rejects: Iterable[Reject], facts: dict[str, Any]) -> dict[str, Any]:
+    """Write the three files, the facts last (they say that the rest is whole), and return the facts."""
+    rows, rejects = sorted(rows, key=lambda row: row.id), sorted(rejects, key=lambda reject: reject.id)
+    write_text(folder / MANIFEST, "".join(_line(row) for row in rows))
+    write_text(folder / REJECTS, "".join(_line(reject) for reject in rejects))
+    facts = {
+        "format": FORMAT,
+        **facts,
+        "utterances": len(rows),
+        "rejects": len(rejects),
+        "hours": round(sum(row.duration for row in rows) / 3600, 3),
+        "splits": dict(sorted(Counter(row.split for row in rows).items())),
+        "speakers": dict(sorted(Counter(row.speaker for row in rows).items())),
+    }
+    write_text(folder / FACTS, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+    return facts
+
+
+def _line(record: Row | Reject) -> str:
+    return json.dumps(asdict(record), ensure_ascii=False) + "\n"
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """The facts of the corpus in ``folder``; empty where it has none yet. Raises: SoundloomError on a broken file."""
+    path = folder / FACTS
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise SoundloomError(f"{path}: not a readable JSON file ({error}); remove it to make it anew") from error
+    if not isinstance(facts, dict) or (facts and facts.get("format") != FORMAT):
+        raise SoundloomError(f'{path}: expected the facts of a corpus, with "format": "{FORMAT}"')
+    return facts
+
+
+def remove_leftovers(folder: Path) -> int:
+    """Remove temporary files that a killed run left behind; returns how many."""
+    leftovers = [path for path in folder.glob("*/.*.flac") if path.is_file()]
+    leftovers += list(folder.glob("*/*.flac.part"))
+    for path in leftovers:
+        path.unlink(missing_ok=True)
+    return len(leftovers)

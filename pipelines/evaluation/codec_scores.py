@@ -1,0 +1,178 @@
+"""What a codec, a peer or an anchor makes of a clip, and how the judges score it."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from codec.audio.files import encode_audio, read_audio, resample
+from codec.errors import SoundloomError
+from codec.loom import CodeFile, mark_of, pack
+from codec.metrics import count_codes, mel_distance, pesq_wb, si_sdr, stoi
+from codec.store.plan import Settings
+from pipelines.corpus.read import open_corpus
+from pipelines.training.optimizer import stable_seed
+
+# Calls a judge with (reference [N], estimate [N], sample rate); None: the pair could not be judged.
+Judge = Callable[[Tensor, Tensor, int], float | None]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A recording [N] at the sample rate of the codec that is judged. ``text``: what is said, where that is known.
+
+    ``language``: as the manifest has it, such as ``en``; empty where nothing is known.
+    """
+
+    name: str
+    wave: Tensor
+    text: str | None = None
+    language: str = ""
+
+    @property
+    def english(self) -> bool:
+        """Whether the English transcriber can judge it; true where the language is not known."""
+        return not self.language or self.language.lower().startswith("en")
+
+
+@dataclass(frozen=True)
+class Output:
+    """What ``system`` made of a clip: a wave [N] at the clip's rate and the bytes of its file (None for anchors)."""
+
+    system: str
+    wave: Tensor
+    num_bytes: int | None
+
+
+@dataclass(frozen=True)
+class CodecUnderTest:
+    """A codec, its name in tables, and the numbers of levels at which it is judged."""
+
+    name: str
+    codec: Any
+    levels: Sequence[int]
+
+    def label(self, levels: int) -> str:
+        return f"{self.name}, {levels} level{'s' if levels > 1 else ''}"
+
+
+def read_clips(
+    corpus: str | Path, sample_rate: int, limit: int | None, seconds: float, split: str = "", language: str = ""
+) -> tuple[list[Clip], list[str]]:
+    """Up to ``limit`` recordings of a folder or manifest, spread over its list, each cut to ``seconds``.
+
+    A transcript is in the manifest or beside the recording (``x.txt`` beside ``x.wav``); one that is cut has none.
+    ``language``: of recordings of which nothing else is known.
+    Returns the clips, and a line for each file that could not be read. Raises: SoundloomError where no file could be.
+    """
+    source = open_corpus(Settings(root="", corpus=str(corpus), split=split, language=language))
+    items = list(source.utterances())
+    if limit is not None and len(items) > limit:
+        items = [items[i * len(items) // limit] for i in range(limit)]
+    clips, wrong = [], []
+    for item in items:
+        name = item.path or item.id
+        length = min(seconds, item.duration or seconds)
+        try:
+            if item.problem:
+                raise SoundloomError(f"{name}: {item.problem}")
+            with source.fetch(item) as path:
+                wave = read_audio(path, sample_rate, start=item.start, duration=length + 0.1)[0]
+        except SoundloomError as error:
+            wrong.append(str(error))
+            continue
+        whole = item.duration or wave.shape[0] / sample_rate
+        text = item.text if whole <= seconds else ""
+        clips.append(Clip(name, wave[: round(length * sample_rate)], text or None, item.language))
+    if not clips:
+        raise SoundloomError(f"{corpus}: no recording could be read{': ' + wrong[0] if wrong else ''}")
+    return clips, wrong
+
+
+def use_of_codes(
+    tested: Sequence[CodecUnderTest], corpus: str | Path, minutes: float, split: str = ""
+) -> tuple[dict[str, Tensor], float]:
+    """How often each codec uses each of its codes, [K, V], on up to so many minutes of a folder, and the minutes read.
+
+    Far more than is judged, because a codebook of 1,024 needs tens of thousands of frames to be seen whole. Recordings
+    come in an order that a hash of their names decides, each cut to its first minute; what cannot be read is left out.
+    """
+    source = open_corpus(Settings(root="", corpus=str(corpus), split=split))
+    items = sorted(source.utterances(), key=lambda item: stable_seed(0, "use", item.id))
+    counts: dict[str, Tensor] = {}
+    seconds = 0.0
+    for item in tqdm(items, unit="file", desc="use of codes", disable=not sys.stderr.isatty()):
+        if seconds >= 60 * minutes:
+            break
+        length = min(60.0, item.duration or 60.0)
+        try:
+            if item.problem:
+                continue
+            with source.fetch(item) as path:
+                waves = [read_audio(path, t.codec.sample_rate, start=item.start, duration=length)[:1] for t in tested]
+        except SoundloomError:
+            continue
+        for one, wave in zip(tested, waves, strict=True):
+            codes = one.codec.encode(wave.expand(1, one.codec.channels, -1))
+            new = count_codes(codes.cpu(), one.codec.codebook_size)
+            counts[one.name] = counts[one.name] + new if one.name in counts else new
+        seconds += waves[0].shape[-1] / tested[0].codec.sample_rate
+    return counts, seconds / 60
+
+
+def codec_outputs(tested: CodecUnderTest, clip: Clip, sample_rate: int) -> Iterator[Output]:
+    """The clip through the codec at each number of levels; the bytes are those of the packed codes."""
+    codec = tested.codec
+    wave = resample(clip.wave, sample_rate, codec.sample_rate)
+    codes = codec.encode(wave.expand(1, codec.channels, -1))  # [1, K, T]
+    num_samples = min(wave.shape[0], codes.shape[2] * codec.hop_length)
+    mark = mark_of(codec.fingerprint)
+    for levels in tested.levels:
+        kept = codes[:, :levels]
+        file = CodeFile(kept[0], codec.codebook_size, codec.sample_rate, codec.hop_length, num_samples, mark)
+        decoded = codec.decode(kept)[0].mean(0)[:num_samples].cpu()
+        yield Output(tested.label(levels), resample(decoded, codec.sample_rate, sample_rate), len(pack(file)))
+
+
+def opus_outputs(bitrates: Sequence[int], clip: Clip, sample_rate: int) -> Iterator[Output]:
+    """The clip through Opus (libopus in libsndfile, variable bitrate, its own Ogg file) at each target in bit/s."""
+    for bitrate in bitrates:
+        data = encode_audio(resample(clip.wave, sample_rate, 24_000), 24_000, ".opus", bitrate)
+        yield Output(f"Opus, target {bitrate / 1000:g}", read_audio(io.BytesIO(data), sample_rate)[0], len(data))
+
+
+def anchor_outputs(clips: Sequence[Clip], i: int) -> Iterator[Output]:
+    """The ceiling, the recording itself; and the floor, another recording in its place."""
+    yield Output("reference itself", clips[i].wave, None)
+    if len(clips) > 1:
+        other = clips[(i + len(clips) // 2) % len(clips)].wave
+        n = clips[i].wave.shape[0]
+        yield Output("another recording", other.repeat(-(-n // other.shape[0]))[:n], None)
+
+
+def standard_judges() -> dict[str, Judge]:
+    """PESQ-WB, STOI and mel distance, by the name of their column."""
+    return {"PESQ-WB": pesq_wb, "STOI": stoi, "mel distance": mel_distance}
+
+
+def score(clip: Clip, output: Output, sample_rate: int, judges: dict[str, Judge]) -> dict[str, float | None]:
+    """All scores of one output by column, with SI-SDR and its lag, and the bitrate in kbit/s of its file."""
+    n = clip.wave.shape[0]
+    estimate = output.wave[:n]
+    estimate = torch.nn.functional.pad(estimate, (0, n - estimate.shape[0]))  # what a codec left out is silence
+    scores = {name: judge(clip.wave, estimate, sample_rate) for name, judge in judges.items()}
+    try:
+        ratio = si_sdr(clip.wave, estimate, max_lag=sample_rate // 20)
+        scores["SI-SDR"], scores["lag"] = ratio.decibels, float(ratio.lag)
+    except SoundloomError:
+        scores["SI-SDR"] = scores["lag"] = None
+    scores["kbit/s"] = None if output.num_bytes is None else output.num_bytes * 8 / 1000 / (n / sample_rate)
+    return scores

@@ -1,0 +1,1 @@
+"""Speech synthesizers that read texts aloud for a corpus."""

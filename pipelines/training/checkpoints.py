@@ -1,0 +1,258 @@
+"""Checkpoints of a training: whole or absent, never half; nothing in them runs code.
+
+    folder/step-00000100/state.safetensors   every tensor of the training, by name
+                         facts.json          everything else (settings, best loss …)
+                         record.json         size and sha256 of the two, written last
+
+A checkpoint is written beside its place and renamed into it, so a killed run leaves either the whole of it or a
+``.tmp-*`` folder, which the next save collects. Pruning comes after the commit: a full disk costs the new
+checkpoint, never an old one.
+
+    save_checkpoint(folder, step, module_tensors(model, "model") | optimizer_tensors(optimizer, model), facts)
+    checkpoint = load_checkpoint(folder)        # the last whole one, or None
+    load_module(model, checkpoint.tensors, "model"); load_optimizer(optimizer, model, checkpoint.tensors)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from codec.errors import SoundloomError
+from pipelines.training.sharding import shard_like
+
+_NAME = re.compile(r"step-(\d{8,})")
+_FILES = ("state.safetensors", "facts.json")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint folder holds: the number of finished steps, tensors on the CPU, plain JSON facts."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+    path: Path
+
+
+def save_checkpoint(
+    folder: str | Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], keep: int = 2
+) -> Path:
+    """Commit ``folder/step-NNNNNNNN`` and then drop all but the ``keep`` newest checkpoints.
+
+    Call it from one process only; the caller makes the others wait.
+
+    Args:
+        step: finished steps (0 or more).
+        tensors: anything by name; copied to the CPU, so tied weights and views are fine.
+        facts: JSON values; NaN and infinity are refused.
+
+    Raises:
+        SoundloomError: the disk is full or the folder cannot be written; earlier checkpoints stay as they were.
+    """
+    folder = Path(folder)
+    final = folder / f"step-{step:08d}"
+    temporary = folder / f".tmp-{final.name}-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _collect_leftovers(folder)
+        temporary.mkdir()
+        plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+        save_file(plain, temporary / _FILES[0])
+        (temporary / _FILES[1]).write_text(json.dumps(dict(facts), indent=1, allow_nan=False), encoding="utf-8")
+        files = {name: {"bytes": _sync(temporary / name), "sha256": _sha256(temporary / name)} for name in _FILES}
+        (temporary / "record.json").write_text(json.dumps({"step": step, "files": files}, indent=1), encoding="utf-8")
+        _sync(temporary / "record.json")
+        _sync_folder(temporary)
+        if final.exists():
+            # The same step again: a run that went back past a broken checkpoint. A folder cannot be replaced by
+            # a rename, so the old one steps aside first; until the next line the older checkpoints still stand.
+            os.replace(final, folder / f".tmp-old-{final.name}-{os.getpid()}")
+        os.replace(temporary, final)
+        _sync_folder(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise SoundloomError(f"{final}: could not write the checkpoint ({error}); earlier ones are intact") from error
+    prune_checkpoints(folder, keep)
+    return final
+
+
+def load_checkpoint(folder: str | Path, warn: Callable[[str], None] | None = None) -> Checkpoint | None:
+    """Return the last whole checkpoint in ``folder``, or None where there is none at all.
+
+    Broken ones are named through ``warn`` (stderr by default) and passed over.
+
+    Raises:
+        SoundloomError: there are checkpoints and not one is whole.
+    """
+    warn = warn or (lambda message: print(message, file=sys.stderr))
+    paths = list_checkpoints(folder)
+    for path in reversed(paths):
+        try:
+            return read_checkpoint(path)
+        except SoundloomError as error:
+            warn(f"warning: {error}; trying the one before it")
+    if paths:
+        raise SoundloomError(f"{folder}: none of its {len(paths)} checkpoints is whole; start anew elsewhere")
+    return None
+
+
+def list_checkpoints(folder: str | Path) -> list[Path]:
+    """Return the checkpoint folders in ``folder``, oldest step first, whole or not."""
+    folder = Path(folder)
+    found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)] if folder.is_dir() else []
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read one checkpoint folder after checking it against its record.
+
+    Raises:
+        SoundloomError: a file is missing, has another size or sha256, or does not parse; the message names it.
+    """
+    path = Path(path)
+    record = _read_json(path / "record.json")
+    try:
+        step, files = int(record["step"]), {name: record["files"][name] for name in _FILES}
+        for name, entry in files.items():
+            size = (path / name).stat().st_size
+            if size != entry["bytes"]:
+                raise SoundloomError(f"{path / name}: {size} bytes, its record says {entry['bytes']}")
+            if _sha256(path / name) != entry["sha256"]:
+                raise SoundloomError(f"{path / name}: its content does not match the sha256 in record.json")
+        tensors = load_file(path / _FILES[0])
+    except (KeyError, TypeError, ValueError, OverflowError, OSError, SafetensorError) as error:
+        raise SoundloomError(f"{path}: not a whole checkpoint ({type(error).__name__}: {error})") from error
+    return Checkpoint(step, tensors, _read_json(path / _FILES[1]), path)
+
+
+def prune_checkpoints(folder: str | Path, keep: int) -> None:
+    """Remove all but the ``keep`` (at least 1) checkpoints of the highest steps, and leftovers of killed saves."""
+    _collect_leftovers(Path(folder))
+    for path in list_checkpoints(folder)[: -max(keep, 1)]:
+        # Out of sight first: a kill in the middle of the removal must not leave half a checkpoint under its name.
+        aside = path.with_name(f".tmp-old-{path.name}-{os.getpid()}")
+        os.replace(path, aside)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def module_tensors(module: nn.Module, prefix: str) -> dict[str, Tensor]:
+    """Return the parameters and persistent buffers of ``module``, named ``prefix.name``."""
+    return {f"{prefix}.{name}": tensor for name, tensor in module.state_dict().items()}
+
+
+def load_module(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> None:
+    """Put the tensors saved by `module_tensors` back; names and shapes must match exactly (`SoundloomError`)."""
+    try:
+        module.load_state_dict(with_prefix(tensors, prefix))
+    except RuntimeError as error:
+        message = " ".join(str(error).split())
+        raise SoundloomError(f"checkpoint: '{prefix}' does not fit this model's settings: {message}") from error
+
+
+def with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors named ``prefix.name`` under ``name``."""
+    return {name.removeprefix(prefix + "."): t for name, t in tensors.items() if name.startswith(prefix + ".")}
+
+
+def optimizer_tensors(
+    optimizer: torch.optim.Optimizer, module: nn.Module, prefix: str = "optimizer"
+) -> dict[str, Tensor]:
+    """Return the optimizer's state as ``prefix.key.parameter name`` tensors (Adam: ``step``, ``exp_avg`` …).
+
+    Learning rate and the like are not state: they come from the settings and the schedule. ``module`` gives the
+    parameters' names, so the order of the groups does not matter.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in module.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{prefix}.{key}.{name}"] = torch.as_tensor(value)
+    return tensors
+
+
+def load_optimizer(
+    optimizer: torch.optim.Optimizer, module: nn.Module, tensors: Mapping[str, Tensor], prefix: str = "optimizer"
+) -> None:
+    """Put the state saved by `optimizer_tensors` back, in the saved precision.
+
+    Raises:
+        SoundloomError: the state names a parameter that ``module`` lacks.
+    """
+    parameters = dict(module.named_parameters())
+    state: dict[nn.Parameter, dict[str, Tensor]] = {}
+    for full_name, value in with_prefix(tensors, prefix).items():
+        key, _, name = full_name.partition(".")
+        if name not in parameters:
+            raise SoundloomError(f"checkpoint: optimizer state for '{name}', which this model does not have")
+        parameter = parameters[name]
+        # A scalar (Adam's step count) stays on the CPU, as the optimizers themselves keep it.
+        state.setdefault(parameter, {})[key] = value.clone() if value.dim() == 0 else shard_like(parameter, value)
+    optimizer.state.clear()
+    optimizer.state.update(state)
+
+
+def rng_tensors(prefix: str = "rng") -> dict[str, Tensor]:
+    """Return torch's global random state as tensors; only what draws outside `training.seed_step` needs it."""
+    state = {f"{prefix}.cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state[f"{prefix}.cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def load_rng(tensors: Mapping[str, Tensor], prefix: str = "rng") -> None:
+    """Put the random state saved by `rng_tensors` back."""
+    if f"{prefix}.cpu" not in tensors:
+        raise SoundloomError(f"checkpoint: no random state '{prefix}.cpu' in it")
+    torch.set_rng_state(tensors[f"{prefix}.cpu"])
+    if f"{prefix}.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors[f"{prefix}.cuda"])
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise SoundloomError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise SoundloomError(f"{path}: must hold a JSON object")
+    return value
+
+
+def _collect_leftovers(folder: Path) -> None:
+    for path in folder.glob(".tmp-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> int:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return path.stat().st_size
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

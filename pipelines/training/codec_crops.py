@@ -1,0 +1,194 @@
+"""Random pieces of audio for codec training: each batch is a pure function of the seed and the step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from codec.audio.files import audio_files, audio_info, read_audio, resample
+from codec.errors import SoundloomError
+from pipelines.training.optimizer import stable_seed
+
+STRETCHES = (0.8, 0.85, 0.9, 1.1, 1.15, 1.2)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where audio comes from.
+
+    Args:
+        path: a folder of audio files, or a corpus folder with a manifest.jsonl.
+        weight: how often crops come from here, beside the other sources.
+        include: take only files whose path below the folder holds one of these words, separated by commas.
+        exclude: leave out files whose path holds one of these words, separated by commas.
+        split: of a corpus with a manifest: train, dev, test, or all.
+    """
+
+    path: str
+    weight: float = 1.0
+    include: str = ""
+    exclude: str = ""
+    split: str = "train"
+
+
+@dataclass(frozen=True)
+class AugmentSettings:
+    """What is done to a crop before the codec hears it (the changed crop is also the target).
+
+    Args:
+        gain_db: the level is changed by up to so many dB, downwards or upwards.
+        speed_probability: share of crops played faster or slower, which makes new voices of known ones.
+        tilt_probability: share whose high or low frequencies are weakened, as other rooms and microphones do.
+        noise_probability: share with noise at 15 to 45 dB below the signal.
+        mix_probability: share with a second, weaker crop over it.
+    """
+
+    gain_db: float = 9.0
+    speed_probability: float = 0.3
+    tilt_probability: float = 0.2
+    noise_probability: float = 0.1
+    mix_probability: float = 0.05
+
+
+@dataclass
+class _Files:
+    paths: list[Path]
+    seconds: np.ndarray
+    ends: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ends = np.cumsum(self.seconds)
+
+
+class Crops:
+    """Batches [B, 1, N] of crops at `sample_rate` from weighted sources; files are drawn by their length.
+
+    `batch(step)` depends on the seed and the step alone, so that a resumed run goes on exactly and two
+    processes (`rank` of `world`) share the work without talking.
+    """
+
+    def __init__(
+        self,
+        sources: list[Source],
+        sample_rate: int,
+        seconds: float,
+        batch_size: int,
+        seed: int,
+        augment: AugmentSettings | None = None,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        if not sources:
+            raise SoundloomError("sources: name at least one folder of audio")
+        self.sources = [_list_files(source) for source in sources]
+        weights = np.array([source.weight for source in sources])
+        if not (weights >= 0).all() or weights.sum() <= 0:
+            raise SoundloomError("sources: weights must not be negative, and one must be over 0")
+        self.weights = weights / weights.sum()
+        self.sample_rate = sample_rate
+        self.length = round(seconds * sample_rate)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.augment = augment
+        self.rank = rank
+        self.world = world
+
+    @property
+    def hours(self) -> float:
+        """Hours of audio in all sources."""
+        return float(sum(files.ends[-1] for files in self.sources) / 3600)
+
+    def batch(self, step: int, rank: int | None = None) -> tuple[Tensor, list[str]]:
+        """The batch of a step [B, 1, N], this process's or another's, and what it is made of, for messages."""
+        crops, names = [], []
+        for i in range(self.rank if rank is None else rank, self.batch_size * self.world, self.world):
+            rng = np.random.default_rng(stable_seed(self.seed, "crop", step, i))
+            crop, name = self._draw(rng)
+            crops.append(self._augmented(crop, rng) if self.augment else crop)
+            names.append(name)
+        return torch.stack(crops), names
+
+    def prefetched(self, first: int, last: int) -> Iterator[tuple[int, Tensor, list[str]]]:
+        """Yield (step, batch, names) for steps first … last - 1, the next two read ahead by a thread."""
+        with ThreadPoolExecutor(1) as pool:
+            waiting: list[Future[tuple[Tensor, list[str]]]] = []
+            for step in range(first, last):
+                while len(waiting) < 3 and step + len(waiting) < last:
+                    waiting.append(pool.submit(self.batch, step + len(waiting)))
+                yield step, *waiting.pop(0).result()
+
+    def _draw(self, rng: np.random.Generator, length: int | None = None) -> tuple[Tensor, str]:
+        """One crop [1, length]; what is shorter is followed by other files of the same source."""
+        length = length or self.length
+        files = self.sources[rng.choice(len(self.sources), p=self.weights)]
+        pieces: list[Tensor] = []
+        missing, name = length, ""
+        while missing > 0:
+            index = min(int(np.searchsorted(files.ends, rng.random() * files.ends[-1])), len(files.paths) - 1)
+            spare = files.seconds[index] - missing / self.sample_rate
+            start = rng.random() * spare if spare > 0 else 0.0
+            wave = read_audio(files.paths[index], self.sample_rate, 1, start, missing / self.sample_rate)
+            pieces.append(wave[:, :missing])
+            missing -= pieces[-1].shape[1]
+            name = name or files.paths[index].name
+        return torch.cat(pieces, 1), name
+
+    def _augmented(self, crop: Tensor, rng: np.random.Generator) -> Tensor:
+        assert self.augment is not None
+        augment = self.augment
+        if rng.random() < augment.speed_probability:
+            to_rate = round(self.sample_rate * STRETCHES[rng.integers(len(STRETCHES))])
+            wave, _ = self._draw(rng, -(-self.length * self.sample_rate // to_rate) + 8)
+            crop = resample(wave, self.sample_rate, to_rate)[:, : self.length]
+        if rng.random() < augment.mix_probability:
+            other, _ = self._draw(rng)
+            crop = crop + other * 10 ** (rng.uniform(-20, -5) / 20)
+        if rng.random() < augment.tilt_probability:
+            # one zero at 0 Hz or at half the sample rate: a gentle loss of low or of high frequencies
+            crop = crop + rng.uniform(-0.9, 0.9) * F.pad(crop, (1, 0))[:, :-1]
+        if rng.random() < augment.noise_probability:
+            noise = torch.from_numpy(rng.standard_normal(crop.shape, dtype=np.float32))
+            crop = crop + noise * crop.square().mean().sqrt() * 10 ** (rng.uniform(-45, -15) / 20)
+        crop = crop * 10 ** (rng.uniform(-augment.gain_db, augment.gain_db) / 20)
+        peak = float(crop.abs().max())
+        return crop / peak * 0.99 if peak > 0.99 else crop
+
+
+def _list_files(source: Source) -> _Files:
+    """The files of a source with their lengths in seconds; raises `SoundloomError` where there are none."""
+    root = Path(source.path)
+    manifest = root / "manifest.jsonl"
+    if not root.is_dir():
+        raise SoundloomError(f"{root}: not a folder; a source is a folder of audio files or a corpus")
+    found: list[tuple[str, float]] = []
+    if manifest.is_file():
+        for number, line in enumerate(manifest.read_text(encoding="utf-8").splitlines(), 1):
+            try:
+                row = json.loads(line)
+                if source.split in ("all", row.get("split", "train")):
+                    found.append((row["audio"], float(row["duration"])))
+            except (ValueError, KeyError, TypeError) as error:
+                raise SoundloomError(f"{manifest}, line {number}: not a row of a corpus ({error!r})") from None
+    else:
+        found = [(str(path.relative_to(root)), -1.0) for path in audio_files(root)]
+    included = [word for word in source.include.split(",") if word]
+    excluded = [word for word in source.exclude.split(",") if word]
+    paths, seconds = [], []
+    for name, length in found:
+        if (included and not any(word in name for word in included)) or any(word in name for word in excluded):
+            continue
+        duration = length if length >= 0 else audio_info(root / name).duration
+        if duration > 0.05:
+            paths.append(root / name)
+            seconds.append(duration)
+    if not paths:
+        raise SoundloomError(f"{root}: holds no audio that fits include={source.include!r}, split={source.split!r}")
+    return _Files(paths, np.array(seconds))

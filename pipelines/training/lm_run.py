@@ -1,0 +1,195 @@
+"""What a language model's training holds: its data, and its state as it is made, saved, resumed and exported."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from codec.errors import SoundloomError
+from codec.store.reader import StoreReader
+from lm.checkpoint import KINDS, LoadedLM, save_lm
+from lm.data.batch_plan import BatchPlan
+from lm.data.dataset import GridDataset
+from lm.llama import start_from
+from lm.text.tokenizer import TextTokenizer
+from lm.transformer import Block
+from pipelines.command_line.settings import changed_settings, flatten_settings
+from pipelines.training.checkpoints import (
+    Checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    load_module,
+    load_optimizer,
+    module_tensors,
+    optimizer_tensors,
+    save_checkpoint,
+)
+from pipelines.training.lm_settings import (
+    FIXED_AT_START,
+    TrainLMSettings,
+    fit_to_store,
+    make_dataset,
+    make_model,
+    open_store,
+)
+from pipelines.training.optimizer import BadSteps, Ema, make_adamw, recompute_activations, seed_step
+from pipelines.training.sharding import gather, shard_model
+
+
+@dataclass
+class Data:
+    """Both stores as datasets with their orders, and the tokenizer that they share."""
+
+    reader: StoreReader
+    tokenizer: TextTokenizer
+    train: GridDataset
+    train_plan: BatchPlan
+    dev: GridDataset | None
+    dev_plan: BatchPlan | None
+
+
+@dataclass
+class State:
+    """What a training changes while it runs; all of it goes into a checkpoint."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    ema: Ema
+    bad_steps: BadSteps
+    step: int = 0
+    best: float | None = None
+
+    def save(self, folder: Path, facts: dict[str, Any], is_main: bool) -> None:
+        """Commit a checkpoint from the main process; every process must call it."""
+        tensors = module_tensors(self.model, "model") | optimizer_tensors(self.optimizer, self.model)
+        tensors = gather(tensors | self.ema.tensors(), keep=is_main)
+        if is_main:
+            facts = facts | {"best": self.best, "bad_steps": self.bad_steps.in_a_row}
+            save_checkpoint(folder, self.step, tensors, facts)
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Take everything but the model's weights, which are loaded before it may be sharded."""
+        load_optimizer(self.optimizer, self.model, checkpoint.tensors)
+        self.ema.load(checkpoint.tensors)
+        self.step = checkpoint.step
+        self.best = checkpoint.facts["best"]
+        self.bad_steps.in_a_row = checkpoint.facts["bad_steps"]
+
+
+def find_checkpoint(settings: TrainLMSettings, folder: Path) -> Checkpoint | None:
+    """Return what to continue from; refuse to start anew on top of an earlier run, and settings that cannot change."""
+    if settings.resume == "never" and list_checkpoints(folder):
+        raise SoundloomError(f"{folder}: holds checkpoints of an earlier run; choose another output, or resume auto")
+    checkpoint = load_checkpoint(folder)
+    if checkpoint is None:
+        return None
+    for key, (old, new) in changed_settings(checkpoint.facts["settings"], flatten_settings(settings)).items():
+        if key in FIXED_AT_START:
+            raise SoundloomError(f"{key}: the run in {settings.output} began with {old!r}, so {new!r} cannot be used")
+    return checkpoint
+
+
+def prepare_data(
+    accelerator: Accelerator,
+    settings: TrainLMSettings,
+    text_folder: Path,
+    checkpoint: Checkpoint | None,
+    start: LoadedLM | None,
+) -> Data:
+    """Open the stores, get the tokenizer (the run's own when it resumes) and lay out the batches."""
+    reader = open_store(settings.store, settings.levels)
+    dev_reader = open_store(settings.dev_store, settings.levels) if settings.dev_store else None
+    if dev_reader is not None:
+        reader.facts.require(dev_reader.facts, str(reader.path))
+    if checkpoint is None and accelerator.is_main_process:
+        text = settings.text
+        if start is not None and text.tokenizer:
+            raise SoundloomError("text.tokenizer: leave it out, model.start_from brings the tokenizer that it knows")
+        if start is not None:
+            start.tokenizer.save_pretrained(text_folder)
+        elif text.tokenizer:
+            TextTokenizer.from_pretrained(text.tokenizer).save_pretrained(text_folder)
+        else:
+            texts = (reader.text(row) for row in range(len(reader)))
+            TextTokenizer.train(texts, text_folder, text.vocab_size, text.model_type, text.lexicon)
+    accelerator.wait_for_everyone()
+    tokenizer = TextTokenizer.from_pretrained(text_folder)
+    train_set = make_dataset(settings, reader, tokenizer, train=True)
+    budget, seed = settings.frames_per_batch, settings.seed
+    plan = BatchPlan(train_set.lengths, train_set.text_lengths, budget, seed, train_set.scored)
+    if dev_reader is None:
+        return Data(reader, tokenizer, train_set, plan, None, None)
+    dev = make_dataset(settings, dev_reader, tokenizer, train=False)
+    dev_plan = BatchPlan(dev.lengths, dev.text_lengths, budget, 0, dev.scored)
+    return Data(reader, tokenizer, train_set, plan, dev, dev_plan)
+
+
+def prepare_state(
+    accelerator: Accelerator,
+    settings: TrainLMSettings,
+    data: Data,
+    checkpoint: Checkpoint | None,
+    start: LoadedLM | None,
+) -> tuple[State, dict[str, Any]]:
+    """Make model, optimizer and average, from the checkpoint where there is one; also a checkpoint's fixed facts."""
+    pace = tuple(checkpoint.facts["pace"]) if checkpoint else data.train.pace
+    if start is not None and checkpoint is None:
+        fit_to_store(start, data.reader, settings)
+        pace = (start.model.config.frames_per_text_unit, start.model.config.frames_around_text)
+    seed_step(settings.seed, "weights")
+    model = make_model(settings.model, data.reader, data.tokenizer, pace, start).to(accelerator.device)
+    if checkpoint is not None:
+        load_module(model, checkpoint.tensors, "model")
+    elif start is not None:
+        model.load_state_dict(start.model.state_dict())
+    elif settings.model.start_from is not None:
+        start_from(model, settings.model.start_from)
+    if settings.activation_checkpointing:
+        recompute_activations(model, (Block,))
+    if settings.compile:
+        for layer in model.transformer.layers:
+            layer.compile(dynamic=True)  # one graph for every length, and for every block
+    shard_model(accelerator, model, model.transformer.layers)
+    guard = BadSteps(shown=accelerator.is_main_process)
+    state = State(model, make_adamw(model, settings.optimizer), Ema(model, settings.ema_decay), guard)
+    facts = {
+        "settings": flatten_settings(settings),
+        "pace": list(pace),
+        "codec_fingerprint": data.reader.codec_fingerprint,
+        "rows": len(data.train),
+        "processes": accelerator.num_processes,
+    }
+    if checkpoint is not None:
+        if checkpoint.facts["codec_fingerprint"] != data.reader.codec_fingerprint:
+            raise SoundloomError(f"{data.reader.path}: its codec is not the one that {checkpoint.path} was trained on")
+        state.load(checkpoint)
+    return state, facts
+
+
+def export(accelerator: Accelerator, state: State, data: Data, settings: TrainLMSettings) -> None:
+    """Write the model folder with the averaged weights, beside its place first, so that it is never half there.
+
+    Every process must call it; the main one writes.
+    """
+    model = KINDS[settings.model.kind][0](state.model.config) if accelerator.is_main_process else None
+    with state.ema.applied(state.model):
+        tensors = gather(state.model.state_dict(), keep=model is not None)
+        if model is None:
+            return
+        model.load_state_dict(tensors)
+    folder = Path(settings.output) / "best"
+    fresh, old = folder.with_name(f".tmp-{folder.name}"), folder.with_name(f".tmp-old-{folder.name}")
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    save_lm(fresh, model, data.tokenizer, replace(data.reader.facts, num_levels=data.reader.num_levels))
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(fresh, folder)
+    shutil.rmtree(old, ignore_errors=True)

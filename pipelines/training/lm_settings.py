@@ -1,0 +1,288 @@
+"""Settings of a language model's training, and the model, tokenizer and data that they describe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from codec.common.hub import read_json
+from codec.errors import SoundloomError
+from codec.store.reader import StoreReader
+from lm.checkpoint import CONFIG_FILE, FORMAT, KINDS, LoadedLM, kind_of, load_lm
+from lm.coarse_lm import CoarseLM
+from lm.config import TransformerConfig
+from lm.data.dataset import GridDataset
+from lm.delay_lm import DelayLM
+from lm.fine_lm import CoarseFineLM, FineLM
+from lm.llama import find_text_model, read_shape
+from lm.text.tokenizer import TextTokenizer
+from lm.transfer_codes import count_pairs, recode
+from pipelines.training.optimizer import OptimizerSettings
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which model, and its shape; what follows from store and tokenizer is not set here.
+
+    Args:
+        kind: ``delay`` writes all levels at once; ``coarse`` level 0 alone; ``fine`` the levels above it.
+        start_from: folder or hub name of a model to begin with, whose shape this one then has (what is set here must
+            agree). A language model of ours gives all its weights (a delay model with more levels than are trained,
+            those of the first ones), its tokenizer and its clock of the text; a Llama or Qwen3 text model gives its
+            transformer, and embeddings and heads begin anew.
+        dim: width.
+        num_layers: blocks.
+        num_heads: attention heads.
+        num_kv_heads: heads of keys and values, fewer for grouped-query attention; null = num_heads.
+        ffn_dim: width inside a feed-forward block.
+        rope_theta: base of the rotary positions.
+        dropout: share of activations dropped while training.
+        qk_norm: normalise queries and keys.
+        cfg_drop: share of rows whose text is hidden while training.
+        audio_drop: share of audio inputs hidden while training (delay and coarse).
+        code_noise: share of input codes replaced by random ones while training.
+        span_drop: share of rows with up to 1.2 s of audio inputs hidden in one piece while training.
+        guide_prompt: rows whose text is hidden lose their prompt too, so that guidance strengthens its voice as well.
+    """
+
+    kind: Literal["delay", "coarse", "fine"] = "delay"
+    start_from: str | None = None
+    dim: int = 384
+    num_layers: int = 8
+    num_heads: int = 6
+    num_kv_heads: int | None = None
+    ffn_dim: int = 1024
+    rope_theta: float = 10000.0
+    dropout: float = 0.0
+    qk_norm: bool = False
+    cfg_drop: float = 0.1
+    audio_drop: float = 0.0
+    code_noise: float = 0.0
+    span_drop: float = 0.0
+    guide_prompt: bool = False
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """How text becomes ids.
+
+    Args:
+        tokenizer: folder of a finished tokenizer; null = train one from the store's texts, kept in the run's folder.
+        model_type: SentencePiece's kind.
+        vocab_size: number of ids, for unigram and bpe; null = the kind's default.
+        lexicon: a shipped lexicon's name or a file; null = letters only.
+        spell_probability: share of known words spelled while training, so that unknown words can be read.
+    """
+
+    tokenizer: str | None = None
+    model_type: Literal["char", "unigram", "bpe"] = "char"
+    vocab_size: int | None = None
+    lexicon: str | None = "en-us"
+    spell_probability: float = 0.1
+
+
+@dataclass(frozen=True)
+class TrainLMSettings:
+    """A training of one language model on one token store.
+
+    Args:
+        store: token store to learn from.
+        output: folder of the run: checkpoints, log, curve, the tokenizer, and the model in ``best``.
+        dev_store: token store for validation; null = none, and ``best`` is then the latest.
+        start_grids: where the codec of ``model.start_from`` is not the store's: a token store of (some of) the same
+            recordings by that codec, which tells what each new code stands for.
+        model: which model.
+        text: how text becomes ids.
+        optimizer: how the weights are moved.
+        steps: optimizer steps in all.
+        frames_per_batch: most frames plus text units, padding counted, in one forward pass of one process.
+        gradient_accumulation: forward passes per step.
+        max_frames: longest utterance used; 0 = any.
+        join: pairs of utterances of one speaker that are added for each utterance, so that the model learns to go on
+            after a prompt and to speak longer texts.
+        speakers: whose voices the model shall have of its own, without a prompt; null = those of all. Others then only
+            teach it to go on after their prompt (and are left out of validation).
+        prompted: pairs of prompt and utterance for each utterance of the others.
+        levels: train on the first n levels of the store; 0 = all.
+        level_weights: one weight a level in the loss; null = all alike.
+        ema_decay: decay of the averaged weights, which are validated and exported; 0 = the latest weights.
+        bf16: compute in bfloat16 where that is safe; weights stay in fp32.
+        activation_checkpointing: compute the blocks again in the backward pass, to save memory.
+        compile: let torch fuse each block's small operations (needs a C++ compiler, half a minute at the start).
+        seed: decides initial weights, order and everything drawn.
+        validate_every: steps between validations; 0 = only at the end.
+        validate_batches: most dev batches used; 0 = all.
+        save_every: steps between checkpoints; 0 = only at the end.
+        log_every: steps between log lines.
+        time_limit_minutes: stop, saved and resumable, after this long; null = no limit.
+        resume: ``auto`` continues from the output folder's last whole checkpoint; ``never`` refuses to.
+        workers: threads that make batches ahead; 0 = none.
+        threads: threads torch computes with, for each process; 0 = torch's choice.
+        tensorboard: also write events for TensorBoard, into the output folder.
+    """
+
+    store: str
+    output: str
+    dev_store: str | None = None
+    start_grids: str | None = None
+    model: ModelSettings = field(default_factory=ModelSettings)
+    text: TextSettings = field(default_factory=TextSettings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    steps: int = 10000
+    frames_per_batch: int = 6000
+    gradient_accumulation: int = 1
+    max_frames: int = 1500
+    join: float = 0.0
+    speakers: list[str] | None = None
+    prompted: float = 2.0
+    levels: int = 0
+    level_weights: list[float] | None = None
+    ema_decay: float = 0.999
+    bf16: bool = True
+    activation_checkpointing: bool = False
+    compile: bool = False
+    seed: int = 0
+    validate_every: int = 500
+    validate_batches: int = 20
+    save_every: int = 500
+    log_every: int = 10
+    time_limit_minutes: float | None = None
+    resume: Literal["auto", "never"] = "auto"
+    workers: int = 1
+    threads: int = 0
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "frames_per_batch", "gradient_accumulation", "log_every"):
+            if getattr(self, name) < 1:
+                raise SoundloomError(f"{name}: must be at least 1, not {getattr(self, name)}")
+        for name in ("join", "prompted"):
+            if not 0 <= getattr(self, name) <= 10:
+                raise SoundloomError(f"{name}: must be 0 to 10 pairs an utterance, not {getattr(self, name)}")
+        names = ("max_frames", "levels", "validate_every", "validate_batches", "save_every", "workers", "threads")
+        for name in names:
+            if getattr(self, name) < 0:
+                raise SoundloomError(f"{name}: must not be negative, but is {getattr(self, name)}")
+
+
+#: settings that a resumed run takes from its first start; another value there would be ignored, so it is refused
+FIXED_AT_START = (
+    "text.tokenizer",
+    "text.model_type",
+    "text.vocab_size",
+    "text.lexicon",
+    "model.kind",
+    "model.start_from",
+    "start_grids",
+    "levels",
+)
+
+
+def open_store(path: str, levels: int) -> StoreReader:
+    """Open a token store and show its first ``levels`` levels (0 = all)."""
+    return StoreReader(path, levels or None)
+
+
+def make_dataset(settings: TrainLMSettings, reader: StoreReader, tokenizer: TextTokenizer, train: bool) -> GridDataset:
+    """Return the store's usable rows; only training spells words at random."""
+    spell = settings.text.spell_probability if train and tokenizer.lexicon is not None else 0.0
+    join, prompted = (settings.join, settings.prompted) if train else (0.0, 0.0)
+    return GridDataset(
+        reader,
+        tokenizer,
+        max_frames=settings.max_frames,
+        spell_probability=spell,
+        join=join,
+        speakers=settings.speakers,
+        prompted=prompted,
+        seed=settings.seed,
+    )
+
+
+def open_start(settings: TrainLMSettings) -> LoadedLM | None:
+    """The language model of ours to begin with; None where none is, or a text model is.
+
+    Of a coarse and a fine model the one of the settings' kind is taken.
+    """
+    kind, name = settings.model.kind, settings.model.start_from
+    ours = name is not None and read_json(find_text_model(name) / CONFIG_FILE).get("format") == FORMAT
+    if name is None or not ours:
+        if settings.start_grids is not None:
+            raise SoundloomError("start_grids: needs model.start_from, a language model of ours whose codes it tells")
+        return None
+    found = load_lm(name)
+    if isinstance(found.model, CoarseFineLM) and kind in ("coarse", "fine"):
+        found.model = getattr(found.model, kind)
+    if kind_of(found.model) != kind:
+        raise SoundloomError(f"model.kind is {kind}, {name} is {kind_of(found.model)}")
+    return found
+
+
+def fit_to_store(found: LoadedLM, reader: StoreReader, settings: TrainLMSettings) -> None:
+    """Make a model to begin with one of the store's codes: it is already, or ``start_grids`` tells how.
+
+    Errors: `SoundloomError` where it writes other levels, or other codes and nothing tells which.
+    """
+    name = settings.model.start_from
+    if isinstance(found.model, DelayLM) and found.model.config.num_levels > reader.num_levels:
+        found.model = found.model.first_levels(reader.num_levels)
+    for field_name in ("num_levels", "codebook_size", "frame_rate"):
+        ours, theirs = getattr(found.model.config, field_name), getattr(reader, field_name)
+        if ours != theirs:
+            raise SoundloomError(f"{name}: its {field_name} is {ours}, that of {reader.path} is {theirs}")
+    if found.codec_fingerprint == reader.codec_fingerprint:
+        return
+    if settings.start_grids is None:
+        raise SoundloomError(
+            f"{name}: writes the codes of another codec than {reader.path} holds; give start_grids, a token store of "
+            "the same recordings by its codec"
+        )
+    old = open_store(settings.start_grids, reader.num_levels)
+    if found.codec_fingerprint != old.codec_fingerprint:
+        raise SoundloomError(f"start_grids: {old.path} is not by the codec of {name}")
+    recode(found.model, count_pairs(old, reader))
+
+
+def make_model(
+    settings: ModelSettings,
+    reader: StoreReader,
+    tokenizer: TextTokenizer,
+    pace: tuple[float, float],
+    start: LoadedLM | None = None,
+) -> DelayLM | CoarseLM | FineLM:
+    """Build the model with fresh weights; levels, codebook size and rates come from the store."""
+    model_class, config_class = KINDS[settings.kind]
+    return model_class(
+        config_class(
+            text_vocab_size=tokenizer.vocab_size,
+            num_levels=reader.num_levels,
+            codebook_size=reader.codebook_size,
+            frame_rate=reader.frame_rate,
+            frames_per_text_unit=pace[0],
+            frames_around_text=pace[1],
+            text_pad_id=tokenizer.pad_id,
+            cfg_drop=settings.cfg_drop,
+            audio_drop=settings.audio_drop,
+            code_noise=settings.code_noise,
+            span_drop=settings.span_drop,
+            guide_prompt=settings.guide_prompt,
+            transformer=transformer_shape(settings, start),
+        )
+    )
+
+
+def transformer_shape(settings: ModelSettings, start: LoadedLM | None = None) -> TransformerConfig:
+    """The transformer's shape: the settings', or that of the model to start from, with which they must agree."""
+    own = {"dropout": settings.dropout, "causal": settings.kind != "fine"}
+    names = ("dim", "num_layers", "num_heads", "num_kv_heads", "ffn_dim", "rope_theta", "qk_norm")
+    if settings.start_from is None:
+        return TransformerConfig(**own, **{name: getattr(settings, name) for name in names})
+    found = read_shape(find_text_model(settings.start_from)) if start is None else start.model.config.transformer
+    for name in names:
+        # A value that nobody set cannot disagree.
+        if getattr(settings, name) not in (getattr(ModelSettings(), name), getattr(found, name)):
+            raise SoundloomError(
+                f"model.{name} is {getattr(settings, name)}, {settings.start_from} has {getattr(found, name)}; "
+                "leave it out to take that model's"
+            )
+    return replace(found, **own)

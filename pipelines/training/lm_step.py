@@ -1,0 +1,174 @@
+"""One step of a language model's training, and one validation, on any number of processes.
+
+A step's loss is that of one large batch: per level, the sum over every code of all forward passes of all processes,
+divided by the number of those codes; then the weighted mean over levels. How the batch is cut makes no difference.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from codec.errors import SoundloomError
+from lm.data.batch_plan import BatchPlan
+from lm.data.dataset import Batch, GridDataset
+from lm.loss import lm_loss
+from pipelines.training.optimizer import seed_step, sum_over_processes
+
+
+@dataclass
+class LevelSums:
+    """Sums of nats and numbers of codes by level, to take means over many batches and processes."""
+
+    sums: Tensor
+    counts: Tensor
+    ids: list[str] = field(default_factory=list)
+
+    @classmethod
+    def zeros(cls, levels: int) -> LevelSums:
+        return cls(torch.zeros(levels, dtype=torch.float64), torch.zeros(levels, dtype=torch.float64))
+
+    def add(self, other: LevelSums) -> None:
+        self.sums += other.sums
+        self.counts += other.counts
+
+    def over_processes(self, device: torch.device) -> LevelSums:
+        """Return the sums over all processes; every process must call it."""
+        total = sum_over_processes([*self.sums.tolist(), *self.counts.tolist()], device)
+        half = len(total) // 2
+        return LevelSums(torch.tensor(total[:half]), torch.tensor(total[half:]), self.ids)
+
+    def per_level(self) -> list[float]:
+        """Mean nats a code of each level; NaN for a level that was not scored."""
+        return (self.sums / self.counts).tolist()
+
+    def loss(self, weights: Sequence[float]) -> float:
+        """Weighted mean of the levels that were scored; NaN where none was."""
+        scored = self.counts > 0
+        weight = torch.tensor(weights, dtype=self.sums.dtype) * scored
+        means = torch.where(scored, self.sums / self.counts.clamp(min=1), 0)
+        return float((means * weight).sum() / weight.sum())
+
+
+def check_level_weights(weights: Sequence[float] | None, kind: str, levels: int) -> list[float]:
+    """Return one weight a level; `SoundloomError` where they do not fit the model."""
+    checked = [1.0] * levels if weights is None else [float(weight) for weight in weights]
+    used = {"delay": checked, "coarse": checked[:1], "fine": checked[1:]}[kind]
+    if len(checked) != levels:
+        raise SoundloomError(f"level_weights: {len(checked)} given, the model has {levels} levels")
+    if min(checked) < 0 or max(used, default=0) <= 0 or (kind == "fine" and min(used) <= 0):
+        raise SoundloomError(f"level_weights: none may be negative nor all those used be 0, but they are {checked}")
+    return checked
+
+
+def train_step(
+    accelerator: Accelerator,
+    model: nn.Module,
+    batches: Iterator[Batch],
+    plan: BatchPlan,
+    numbers: Sequence[int],
+    *,
+    weights: Sequence[float],
+    seed: int,
+    bf16: bool,
+) -> LevelSums:
+    """Add the gradients of a step's batches to ``model``; weights are not touched.
+
+    Args:
+        numbers: the step's batches over all processes, in the plan's numbering. This process takes its own from
+            ``batches``: those at places ``process_index``, ``process_index + num_processes`` …
+        weights: one a level.
+
+    Returns: the sums of this process, and the ids of its utterances.
+    """
+    world = accelerator.num_processes
+    frames = sum(plan.frames(number) for number in numbers)
+    rows = sum(len(plan.rows(number)) for number in numbers)
+    total = LevelSums.zeros(len(weights))
+    mine = numbers[accelerator.process_index :: world]
+    for number in mine:
+        batch = next(batches)
+        total.ids += batch.ids
+        seed_step(seed, "batch", number)
+        # Processes exchange gradients once a step, after the last backward pass.
+        waits = contextlib.nullcontext() if number == mine[-1] else accelerator.no_sync(model)
+        with waits:
+            loss, sums = _batch_loss(model, batch, accelerator.device, weights, frames, rows, bf16)
+            # The exchange takes the mean over processes where the large batch has the sum.
+            accelerator.backward(loss * world)
+        total.add(sums)
+    return total
+
+
+def _batch_loss(
+    model: nn.Module,
+    batch: Batch,
+    device: torch.device,
+    weights: Sequence[float],
+    frames: int | None,
+    rows: int | None,
+    bf16: bool,
+) -> tuple[Tensor, LevelSums]:
+    """This batch's part of the loss over ``frames`` and ``rows`` in all (None: the batch is all there is)."""
+    own_frames, own_rows = int(batch.lengths.sum()), len(batch.ids)
+    if batch.unscored is not None:
+        own_frames -= int(batch.unscored.sum())
+    batch = batch.to(device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        texts = (batch.text_ids, batch.text_lengths)
+        output = model(*texts, batch.codes, batch.lengths, earlier=batch.earlier, given=batch.unscored)
+    first, scored = output.first_level, output.logits.shape[1]
+    # `lm_loss` takes this batch's mean per level. Weighing a level by its share of the step's codes turns that mean
+    # into this batch's part of the step's mean, exactly, though level 0 scores more (END too) than the others.
+    share = [
+        (own_frames + own_rows * (k == 0)) / ((frames or own_frames) + (rows or own_rows) * (k == 0))
+        for k in range(len(weights))
+    ]
+    shared = [weight * part for weight, part in zip(weights, share, strict=True)]
+    result = lm_loss(output, batch.codes, batch.lengths, shared, batch.unscored)
+    used = slice(first, first + scored)
+    # Where a batch scores one drawn level (the fine model), the weight stands against the mean weight of all such.
+    against = sum(weights[used]) if scored > 1 or first == 0 else sum(weights[1:]) / len(weights[1:])
+    loss = result.loss * (sum(shared[used]) / against)
+    sums = LevelSums.zeros(len(weights))
+    counts = result.counts.double().cpu()
+    sums.counts[used] = counts
+    sums.sums[used] = result.per_level.double().cpu() * counts
+    return loss, sums
+
+
+@torch.no_grad()
+def validate(
+    accelerator: Accelerator,
+    model: nn.Module,
+    dataset: GridDataset,
+    plan: BatchPlan,
+    *,
+    max_batches: int,
+    levels: int,
+    bf16: bool,
+) -> LevelSums:
+    """Score the first ``max_batches`` (0 = all) batches of the plan's first epoch, shared out over the processes.
+
+    Always the same batches, and for a model that draws its level the same levels, so that values can be compared.
+    """
+    count = min(max_batches or plan.batches_per_epoch, plan.batches_per_epoch)
+    world = accelerator.num_processes
+    total = LevelSums.zeros(levels)
+    was_training = model.training
+    model.eval()
+    for number in range(accelerator.process_index, -(-count // world) * world, world):
+        # All take equally many turns, with a batch over again where none is left: a sharded model works together.
+        drawn = number % count
+        seed_step(0, "validate", drawn)
+        batch = dataset.batch(plan.rows(drawn), drawn)
+        sums = _batch_loss(model, batch, accelerator.device, [1.0] * levels, None, None, bf16)[1]
+        if number < count:
+            total.add(sums)
+    model.train(was_training)
+    return total.over_processes(accelerator.device)

@@ -1,0 +1,1 @@
+"""A voice: text in, speech out."""

@@ -1,0 +1,102 @@
+"""Packed codes: they come back, their size is the bitrate, and damaged files are refused."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from codec.errors import SoundloomError
+from codec.loom import HEADER_BYTES, CodeFile, load_codes, mark_of, pack, save_codes, unpack
+
+
+def codes_of(levels: int = 3, frames: int = 7, size: int = 1000, seed: int = 0) -> CodeFile:
+    codes = torch.randint(size, (levels, frames), generator=torch.Generator().manual_seed(seed))
+    return CodeFile(codes, size, 24_000, 480, frames * 480 - 5, mark_of("a codec"))
+
+
+def same(a: CodeFile, b: CodeFile) -> bool:
+    return torch.equal(a.codes, b.codes) and all(
+        getattr(a, name) == getattr(b, name)
+        for name in ("codebook_size", "sample_rate", "hop_length", "num_samples", "mark")
+    )
+
+
+@settings(deadline=None)
+@given(st.integers(1, 12), st.integers(1, 40), st.integers(2, 65_536), st.integers(0, 9))
+def test_round_trip_and_size(levels: int, frames: int, size: int, seed: int) -> None:
+    file = codes_of(levels, frames, size, seed)
+    data = pack(file)
+    assert same(unpack(data), file)
+    assert len(data) == HEADER_BYTES + math.ceil(levels * frames * math.ceil(math.log2(size)) / 8)
+
+
+def test_bits_lie_as_documented() -> None:
+    file = CodeFile(torch.tensor([[1, 2], [3, 0]]), 4, 8000, 10, 20, mark_of(""))
+    assert pack(file)[HEADER_BYTES:] == bytes([0b01_11_10_00])  # frame 0: 1, 3; frame 1: 2, 0
+    assert HEADER_BYTES == 44
+
+
+@pytest.mark.parametrize("suffix", [".loom", ".safetensors"])
+def test_files(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"x{suffix}"
+    assert save_codes(path, codes_of()) == path.stat().st_size
+    assert same(load_codes(path), codes_of())
+    load_codes(path).check_codec("a codec", 24_000, "x")
+    for other in (("another", 24_000), ("a codec", 16_000)):
+        with pytest.raises(SoundloomError, match="another codec"):
+            load_codes(path).check_codec(*other, "x")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"codes": torch.tensor([[1000]]), "num_samples": 1}, "0 to 999"),
+        ({"codes": torch.tensor([[-1]]), "num_samples": 1}, "-1"),
+        ({"codes": torch.zeros(1, 2, 3)}, "shape"),
+        ({"codes": torch.zeros(0, 3)}, "shape"),
+        ({"num_samples": 10**6}, "do not fit"),
+        ({"num_samples": 0}, "do not fit"),
+        ({"codebook_size": 1}, "2 to 65,536"),
+    ],
+)
+def test_codes_that_do_not_fit_are_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(SoundloomError, match=message):
+        pack(CodeFile(**{**codes_of().__dict__, **change}))  # type: ignore[arg-type]
+
+
+@settings(deadline=2000, max_examples=300)
+@given(
+    kind=st.sampled_from([".loom", ".safetensors"]),
+    edits=st.lists(st.tuples(st.integers(0, 300), st.integers(0, 255)), max_size=4),
+    cut=st.none() | st.integers(0, 300),
+)
+def test_damaged_files_are_refused(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, edits: list[tuple[int, int]], cut: int | None
+) -> None:
+    path = tmp_path_factory.getbasetemp() / f"damaged{kind}"
+    save_codes(path, codes_of())
+    data = bytearray(path.read_bytes())
+    for place, value in edits:
+        data[place % len(data)] = value
+    whole = bytes(data[:cut]) == path.read_bytes()
+    path.write_bytes(bytes(data[:cut]))
+    try:
+        file = load_codes(path)
+    except SoundloomError as error:
+        assert str(path) in str(error)
+    else:
+        assert whole or kind == ".safetensors"  # which has no checksum
+        assert file.codes.max() < file.codebook_size
+
+
+def test_missing_files_and_unknown_suffixes(tmp_path: Path) -> None:
+    for name in ("none.loom", "none.safetensors"):
+        with pytest.raises(SoundloomError, match=name):
+            load_codes(tmp_path / name)
+    with pytest.raises(SoundloomError, match=r"\.loom"):
+        save_codes(tmp_path / "x.codes", codes_of())

@@ -1,0 +1,125 @@
+"""evaluate_tts.py: the whole report of a tiny voice with stand-in judges, and its parts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from voice_helpers import tiny_voice
+
+from codec.audio.files import write_audio
+from codec.errors import SoundloomError
+from pipelines import evaluate_tts
+from pipelines.corpus.texts import read_texts
+from pipelines.evaluation import judges
+from pipelines.evaluation import tts_scores as scores
+from pipelines.evaluation.tts_scores import Item
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("voice")
+    return tiny_voice(place / "text").save(place / "tiny")
+
+
+class Parrot:
+    """A transcriber that always hears the same."""
+
+    description = "parrot"
+
+    def __init__(self, threads: int = 1) -> None:
+        pass
+
+    def __call__(self, wave: torch.Tensor, sample_rate: int) -> str:
+        return "hello world"
+
+
+def test_the_sentences_that_come_along() -> None:
+    lines = evaluate_tts.SENTENCES.read_text(encoding="utf-8").splitlines()
+    assert len(lines) >= 200 and len(set(lines)) == len(lines)
+    assert all(5 <= len(line.split()) <= 30 for line in lines)
+    assert read_texts(evaluate_tts.SENTENCES) == lines  # one sentence a line, none lost, none cut
+
+
+def test_the_whole_report(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("jiwer")
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(judges, "Transcriber", Parrot)
+    manifest = tmp_path / "manifest.jsonl"
+    rows = [{"audio": f"{i}.wav", "text": text, "split": "test"} for i, text in enumerate(["Hello world.", "How so?"])]
+    for row in rows:
+        write_audio(tmp_path / row["audio"], 0.1 * torch.randn(1, 24_000), 24_000)
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in [{"split": "train"}, *rows]))
+    arguments = [str(folder), "-o", str(tmp_path / "report"), "--reference", str(manifest), "--split", "test"]
+    arguments += ["--seeds", "0,1", "--first-sound", "2", "--cold", "1", "--listen", "1", "--threads", "1"]
+    arguments += ["--levels", "2"]
+    assert evaluate_tts.main(arguments) == 0
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    tables = {table["title"]: {row[next(iter(row))]: row for row in table["rows"]} for table in report["tables"]}
+    words = tables["Word errors"]
+    assert words["reference"]["WER, corpus"]["mean"] == 0.5  # "hello world" for 2 + 2 words
+    assert words["voice"]["outputs"] == 4 and "voice, seed 1" in words and "voice, other sentences (floor)" in words
+    ends = tables["How requests end"]
+    assert sum(ends["voice"][key] for key in ("end", "length", "silence", "loop", "cap", "error")) == 4
+    assert ends["voice"]["end"] >= ends["voice, guard off"]["end"]
+    assert tables["Speed"]["time to first audio, cold, ms"]["n"] == 1
+    assert tables["Sound"]["reference"]["duration ratio"]["mean"] == 1
+    assert {"reference through the codec", "reference through the codec, 2 levels"} <= set(tables["Sound"])
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "audio/flac" in page and "Spectrogram and alignment" in page
+
+
+def test_word_errors_group_seeds_and_count_what_is_missing() -> None:
+    pytest.importorskip("jiwer")
+    texts = ["red green blue black", "cold water"]
+    items = [Item("voice", 0, 0, None, transcript="Red, green blue black!"), Item("voice", 0, 1, None)]
+    items += [Item("voice", 1, 0, None, transcript="cold water"), Item("voice", 1, 1, None, transcript="cold")]
+    errors = scores.word_errors(texts, items)
+    assert errors.corpus.mean == pytest.approx(5 / 12) and errors.corpus.n == 2
+    assert errors.mean.mean == pytest.approx((0.5 + 0.25) / 2)
+    assert errors.over_half == 1 and errors.missing == 1 and errors.rows == 4
+    assert scores.word_errors(texts, items, shift=1).corpus.mean > 0.9
+
+
+def test_scores_are_means_over_sentences() -> None:
+    items = [Item("voice", 0, s, None, scores={"x": v}) for s, v in enumerate([1.0, 3.0])]
+    items += [Item("voice", 1, 0, None, scores={"x": 4.0}), Item("voice", 1, 1, None, scores={"x": None})]
+    summary = scores.mean_score(items, "x")
+    assert (summary.mean, summary.n, summary.n_failed) == (3.0, 2, 1)
+
+
+def test_the_guard_costs_nothing_where_all_ends_well(folder: Path) -> None:
+    voice = tiny_voice(folder.parent / "text")
+    items = list(scores.voice_items(voice, ["Hello world.", "How are you?"], 0, {}))
+    assert [item.system for item in items] == ["voice, guard off", "voice"] * 2
+    for off, on in zip(items[::2], items[1::2], strict=True):
+        assert (off.wave is on.wave) == (off.finish_reason == "end")
+
+
+def test_alignment_is_a_distribution_over_the_text(folder: Path) -> None:
+    voice = tiny_voice(folder.parent / "text")
+    speech = voice.speak("Hello world.")
+    found = scores.alignment(voice, speech)
+    assert found is not None and found[0].shape[0] == speech.sentences[0].codes.shape[1]
+    assert np.all(found[0].sum(1).numpy() <= 1 + 1e-5)
+    assert scores.alignment(voice, voice.speak("Hello world.", levels=1)) is None
+
+
+def test_bad_input_is_told(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text("{}\n")
+    out = ["-o", str(tmp_path / "report"), "--no-wer"]
+    for arguments, message in (
+        ([str(folder), *out, "--seeds", "a"], "seeds"),
+        ([str(folder), *out, "--limit", "0"], "limit"),
+        (["absent/x/y", *out], "no voice"),
+        ([str(folder), *out, "--texts", str(tmp_path / "none.txt")], "no such"),
+        ([str(folder), *out, "--reference", str(tmp_path / "bad.jsonl")], "line 1"),
+        ([str(folder), *out, "--reference", str(tmp_path / "none.jsonl")], "none.jsonl"),
+        ([str(folder), *out, "--teacher", "nobody"], "unknown teacher"),
+    ):
+        with pytest.raises(SoundloomError, match=message):
+            evaluate_tts.main(arguments)
+    assert not (tmp_path / "report").exists()

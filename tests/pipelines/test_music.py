@@ -1,0 +1,122 @@
+"""music.py as people call it: files, pipes, lines, continuation, pictures, saving the model, bad input."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from musicgen_checkpoint import transformers, write_musicgen
+
+from codec.audio.files import read_audio, write_audio
+from codec.errors import SoundloomError
+from codec.pretrained import load_codec
+from pipelines import music
+from pipelines.command_line.run import run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("music")
+    write_musicgen(folder, max_position_embeddings=256)
+    return folder
+
+
+def test_text_to_file_and_its_settings(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["a", "calm", "piano piece", "--model", str(folder), "--seconds", "0.5"]
+    outputs = [tmp_path / f"{name}.wav" for name in "abcde"]
+    assert music.main([*common, "-o", str(outputs[0])]) == 0
+    said = capsys.readouterr().err
+    assert "0.50 s of music, real-time factor" in said
+    assert read_audio(outputs[0]).shape == (1, 1200)
+    for output, change in zip(
+        outputs[1:], (["--seed", "0"], ["--seed", "1"], ["--temperature", "0"], ["--guidance", "1"]), strict=True
+    ):
+        assert music.main([*common, "-o", str(output), *change, "--threads", "1"]) == 0
+    data = [output.read_bytes() for output in outputs]
+    assert data[0] == data[1] and len(set(data)) == 4
+
+
+def test_a_recording_goes_on(folder: Path, tmp_path: Path) -> None:
+    prompt = tmp_path / "melody.wav"
+    write_audio(prompt, 0.1 * torch.randn(1, 8000, generator=torch.Generator().manual_seed(0)), 8000)
+    common = ["loud drums", "--model", str(folder), "--seconds", "0.3", "--prompt", str(prompt)]
+    assert music.main([*common, "-o", str(tmp_path / "both.wav"), "--plot", str(tmp_path / "both.png")]) == 0
+    assert music.main([*common, "-o", str(tmp_path / "new.wav"), "--only-new"]) == 0
+    both, new = read_audio(tmp_path / "both.wav"), read_audio(tmp_path / "new.wav")
+    assert both.shape[1] == 2400 + 720 and torch.equal(both[:, 2400:], new)
+    assert (tmp_path / "both.png").read_bytes()[:4] == b"\x89PNG"
+    with pytest.raises(SoundloomError, match=r"after a prompt of 1\.0 s: this model writes up to 2\.5 s"):
+        music.main([*common, "-o", str(tmp_path / "x.wav"), "--seconds", "2"])
+
+
+def test_pipes(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    common = ["--model", str(folder), "--seconds", "0.2"]
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b"slow strings\n"), isatty=lambda: False))
+    out = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", SimpleNamespace(buffer=out, isatty=lambda: False, flush=lambda: None))
+    assert music.main([*common, "-o", "-"]) == 0
+    assert out.getvalue()[:4] == b"RIFF"
+    assert music.main(["slow strings", *common, "-o", str(tmp_path / "a.wav")]) == 0
+    assert torch.equal(read_audio(io.BytesIO(out.getvalue())), read_audio(tmp_path / "a.wav"))
+
+
+def test_a_file_a_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = tmp_path / "lines.txt"
+    lines.write_text("a calm piano piece\n\nloud drums\n")
+    out = tmp_path / "out"
+    common = ["--lines", "-f", str(lines), "-o", str(out), "--model", str(folder)]
+    assert music.main([*common, "--seconds", "0.2"]) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["0001.wav", "0002.wav"]
+    assert (out / "0001.wav").read_bytes() != (out / "0002.wav").read_bytes()
+    assert music.main([*common, "--seconds", "99"]) == 1
+    assert "error: line 2: 99 s: this model writes up to" in capsys.readouterr().err
+
+
+def test_the_model_is_saved_for_transformers(folder: Path, tmp_path: Path) -> None:
+    assert music.main(["--model", str(folder), "--save-model", str(tmp_path / "copy")]) == 0
+    model = transformers.MusicgenForConditionalGeneration.from_pretrained(tmp_path / "copy")
+    assert model.generation_config.guidance_scale == 3.0
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "copy")("a calm piano").input_ids[-1] == 1
+    assert load_codec(tmp_path / "copy").fingerprint == load_codec(folder).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["", "-o", "x.wav"], "empty"),
+        (["a", "-o", "x.txt"], "unknown kind of file"),
+        (["a", "-o", "x.wav", "--seconds", "-1"], "--seconds -1"),
+        (["a", "-o", "x.wav", "--seconds", "nan"], "--seconds nan"),
+        (["a", "-o", "x.wav", "--top-k", "0"], "top_k is 0"),
+        (["a", "-o", "x.wav", "--threads", "0"], "--threads 0"),
+        (["a", "-o", "x.wav", "--prompt", "nothing.wav"], "no such file"),
+        (["a", "-o", "x.wav", "--plot", "x.wav"], "unknown kind of file"),
+        (["a", "--lines"], "give -o FOLDER"),
+        (["a", "--save-model", "copy"], "leave the description out"),
+        (["a", "-o", "x.wav", "--model", "nowhere"], "no MusicGen checkpoint 'nowhere'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    arguments: list[str], told: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    arguments = arguments if "--model" in arguments else [*arguments, "--model", str(folder)]
+    assert run(lambda: music.main(arguments)) == 2
+    said = capsys.readouterr().err.strip().split("\n")[-1]
+    assert said.startswith("error: ") and told in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_hub_out_of_reach_tells_the_way_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise OSError("no route")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(SoundloomError, match=r"hf download facebook/musicgen-small .* give FOLDER.*no route$"):
+        music.main(["a calm piano", "-o", "never.wav"])
