@@ -11,8 +11,9 @@
 
 VOICE is a folder, a hub name, or `shipped`. The sentences are 220 that were written for this
 (pipelines/evaluation/sentences/), a file, or those of a manifest. Anchors: the reference speech (hibari's where it is
-installed, another teacher's, or a manifest's recordings), the same through the voice's codec (the ceiling), and the voice's speech against other sentences
-(the floor). Writes report.json, report.md and report.html, with players and pictures of where the model looked.
+installed, another teacher's, or a manifest's recordings), the same through the voice's codec (the ceiling), and the
+voice's speech against other sentences (the floor). Writes report.json, report.md and report.html, with players and
+pictures of where the model looked.
 Needs `pip install 'soundloom[eval]'`.
 """
 
