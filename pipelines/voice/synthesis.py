@@ -191,6 +191,8 @@ class ChunkDecoder:
             self.state = None  # a codec that decodes only the whole: the sentence comes in one chunk
         self.nothing = before[:, :0]
         self.waiting: list[Tensor] = list(before.unbind(1)) if self.state is not None else []
+        self.size, self.largest = (max(1, round(seconds * codec.frame_rate)) for seconds in (FIRST_CHUNK, LARGEST_CHUNK))
+        self.fresh = 0
 
     def codes(self) -> Tensor:
         """The codes of all frames so far, [K, T]."""
@@ -202,27 +204,35 @@ class ChunkDecoder:
         return torch.stack(found, dim=1) if found else None
 
     def run(self, frames: Iterator[Frame]) -> Iterator[Tensor]:
-        rate = self.codec.frame_rate
-        size, largest = max(1, round(FIRST_CHUNK * rate)), max(1, round(LARGEST_CHUNK * rate))
-        fresh = 0
+        """Decode all frames of a sentence: chunks of sound [C, n]."""
         for frame in frames:
-            # What comes is a view of the grid, and the grid is shared with what is still written.
-            latent = None if frame.latent is None else self.job.fitted(frame.latent[:, None].clone())[:, 0]
-            self.frames.append(Frame(frame.codes.clone(), latent))
-            self.waiting.append(frame.codes[: self.job.levels] if latent is None else latent)
-            fresh += 1
-            if self.state is not None and fresh >= size:
-                wave = self.edges.push(self._decode(last=False))
-                size, fresh = min(2 * size, largest), 0
-                if wave.shape[-1]:
-                    yield wave
+            wave = self.push(frame)
+            if wave is not None:
+                yield wave
+        wave = self.finish()
+        if wave.shape[-1]:
+            yield wave
+
+    def push(self, frame: Frame) -> Tensor | None:
+        """Take the next frame; return a chunk of sound [C, n] once enough frames wait, else None."""
+        # The frame is a view of the grid, and the grid is still being written.
+        latent = None if frame.latent is None else self.job.fitted(frame.latent[:, None].clone())[:, 0]
+        self.frames.append(Frame(frame.codes.clone(), latent))
+        self.waiting.append(frame.codes[: self.job.levels] if latent is None else latent)
+        self.fresh += 1
+        if self.state is None or self.fresh < self.size:
+            return None
+        self.size, self.fresh = min(2 * self.size, self.largest), 0
+        wave = self.edges.push(self._decode(last=False))
+        return wave if wave.shape[-1] else None
+
+    def finish(self) -> Tensor:
+        """Return the rest of the sentence's sound [C, n] after the last frame."""
         if self.state is None:
             wave = decode(self.codec, self.job, self.codes(), self.latents())
         else:
             wave = self._decode(last=True)
-        wave = torch.cat([self.edges.push(wave), self.edges.finish()], dim=-1)
-        if wave.shape[-1]:
-            yield wave
+        return torch.cat([self.edges.push(wave), self.edges.finish()], dim=-1)
 
     def _decode(self, last: bool) -> Tensor:
         frames = torch.stack(self.waiting, dim=1) if self.waiting else self.nothing
