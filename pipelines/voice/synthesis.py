@@ -191,7 +191,8 @@ class ChunkDecoder:
             self.state = None  # a codec that decodes only the whole: the sentence comes in one chunk
         self.nothing = before[:, :0]
         self.waiting: list[Tensor] = list(before.unbind(1)) if self.state is not None else []
-        self.size, self.largest = (max(1, round(seconds * codec.frame_rate)) for seconds in (FIRST_CHUNK, LARGEST_CHUNK))
+        rate = codec.frame_rate
+        self.size, self.largest = (max(1, round(seconds * rate)) for seconds in (FIRST_CHUNK, LARGEST_CHUNK))
         self.fresh = 0
 
     def codes(self) -> Tensor:
