@@ -28,6 +28,7 @@ from torch import Tensor
 
 from codec.discriminators import DiscriminatorConfig
 from codec.errors import SoundloomError
+from codec.losses import LossWeights
 from codec.model import Codec
 from lm.data.dataset import GridDataset
 from lm.delay_lm import DelayLM
@@ -41,7 +42,7 @@ from pipelines.training.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
-from pipelines.training.codec_step import CodecLosses, LossSettings, mean_figures
+from pipelines.training.codec_step import CodecLosses, mean_figures
 from pipelines.training.decoder_crops import VoiceCrops, audio_by_id
 from pipelines.training.lm_settings import open_store
 from pipelines.training.log import JsonlLog, record
@@ -111,7 +112,7 @@ class TuneDecoderSettings:
     join: float = 0.0
     prompted: float = 1.0
     codes_share: float = 0.1
-    losses: LossSettings = field(default_factory=lambda: LossSettings(wave=0.05, judge_seconds=0.5))
+    losses: LossWeights = field(default_factory=lambda: LossWeights(wave=0.05, judge_seconds=0.5))
     discriminators: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     discriminator_start: int = 1_000_000
     head_start: int = 0

@@ -7,9 +7,9 @@ from typing import Literal
 
 from codec.discriminators import DiscriminatorConfig
 from codec.errors import SoundloomError
+from codec.losses import LossWeights
 from codec.model import CodecConfig
 from pipelines.training.codec_crops import AugmentSettings, Source
-from pipelines.training.codec_step import LossSettings
 from pipelines.training.optimizer import OptimizerSettings
 
 
@@ -58,7 +58,7 @@ class TrainCodecSettings:
     dev_sources: list[Source]
     codec: CodecConfig = field(default_factory=CodecConfig)
     discriminators: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
-    losses: LossSettings = field(default_factory=LossSettings)
+    losses: LossWeights = field(default_factory=LossWeights)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     optimizer: OptimizerSettings = field(
         default_factory=lambda: OptimizerSettings(lr=1e-3, schedule="wsd", beta1=0.8, beta2=0.95, weight_decay=0.01)

@@ -4,58 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from codec.balancer import Balancer
 from codec.common.distributed import mean_over_processes, process_place
 from codec.discriminators import DiscriminatorConfig, Discriminators
-from codec.errors import SoundloomError
 from codec.health.survey import Finding, judge_log, judge_survey, judge_weights, survey
 from codec.losses import (
-    Balancer,
+    LossWeights,
     MelLoss,
     adversarial_loss,
     discriminator_loss,
     feature_matching_loss,
     feature_sizes,
+    whitening_loss,
 )
 from codec.model import Codec
-
-
-@dataclass(frozen=True)
-class LossSettings:
-    """The shares of the losses in the gradient at the codec's output, and what is asked of the latent.
-
-    Args:
-        mel: share of the mel distance.
-        wave: share of the mean absolute distance of the waveforms, which ties the phase down.
-        adversarial: share of the discriminators' judgement.
-        feature: share of the distance of the discriminators' inner features.
-        commitment: weight of the distance from the latent to its quantized self.
-        whitening: weight of the latent's distance from zero mean, unit variance and no correlation.
-        balance: ``shares`` scales each loss's gradient to its share (EnCodec); ``sum`` takes the numbers above as plain
-            weights.
-        balance_every: measure the losses' gradients one by one at every n-th step only; in between they share a pass.
-        judge_seconds: the discriminators hear so long a part of each crop, at a random place; 0 is the whole.
-    """
-
-    mel: float = 1.0
-    wave: float = 0.1
-    adversarial: float = 1.0
-    feature: float = 1.0
-    commitment: float = 0.1
-    whitening: float = 0.1
-    balance: Literal["shares", "sum"] = "shares"
-    balance_every: int = 1
-    judge_seconds: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.balance_every < 1 or self.judge_seconds < 0:
-            raise SoundloomError("losses: balance_every must be at least 1 and judge_seconds at least 0")
 
 
 @dataclass
@@ -66,22 +35,6 @@ class _Judgement:
     part: slice
     real: list[Tensor]
     fake: list[Tensor]
-
-
-def whitening_loss(latent: Tensor) -> Tensor:
-    """How far latent vectors [B, D, T] are from uncorrelated with unit variance: mean squared entry, times D.
-
-    Without it the latent of a short training collapses to a few directions (effective rank 3 to 8 of 128), and
-    levels 2… quantize nothing; with it each level has something to add (after VICReg, Bardes et al. 2022).
-    The vectors of all processes count together.
-    """
-    B, D, T = latent.shape
-    vectors = latent.float().transpose(1, 2).reshape(B * T, D)
-    mean = mean_over_processes(vectors.mean(0))
-    centred = vectors - mean
-    covariance = mean_over_processes(centred.t() @ centred / len(vectors))
-    identity = torch.eye(D, device=latent.device)
-    return ((covariance - identity).square().sum() + mean.square().sum()) / D
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
@@ -137,21 +90,12 @@ class CodecLosses(nn.Module):
     weight.
     """
 
-    def __init__(self, sample_rate: int, settings: LossSettings, discriminators: DiscriminatorConfig) -> None:
+    def __init__(self, sample_rate: int, settings: LossWeights, discriminators: DiscriminatorConfig) -> None:
         super().__init__()
         self.settings = settings
         self.mel = MelLoss(sample_rate)
         self.discriminators = Discriminators(discriminators)
-        self.balancer = Balancer(
-            {
-                "mel": settings.mel,
-                "wave": settings.wave,
-                "adversarial": settings.adversarial,
-                "feature": settings.feature,
-            },
-            every=settings.balance_every,
-            plain=settings.balance == "sum",
-        )
+        self.balancer = Balancer(settings.balanced(), every=settings.balance_every, plain=settings.balance == "sum")
         self._samples = round(settings.judge_seconds * sample_rate)
         self._judgement: _Judgement | None = None
 

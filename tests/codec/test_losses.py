@@ -3,14 +3,22 @@
 import pytest
 import torch
 
+from codec.balancer import Balancer
 from codec.discriminators import DiscriminatorConfig, Discriminators, PeriodDiscriminator
 from codec.errors import SoundloomError
 from codec.health.survey import effective_rank
-from codec.losses import Balancer, MelLoss, adversarial_loss, discriminator_loss, feature_matching_loss
+from codec.losses import (
+    LossWeights,
+    MelLoss,
+    adversarial_loss,
+    discriminator_loss,
+    feature_matching_loss,
+    whitening_loss,
+)
 from codec.model import Codec, CodecConfig
 from codec.quantize import QuantizerConfig
 from codec.spectral import SpectralConfig
-from pipelines.training.codec_step import CodecLosses, LossSettings, whitening_loss
+from pipelines.training.codec_step import CodecLosses
 
 SMALL = DiscriminatorConfig(windows=(128, 64), stft_channels=4, periods=(2, 3), period_channels=4)
 
@@ -115,7 +123,7 @@ def test_discriminators_learn_the_same_from_what_they_said_in_the_generator_step
         quantizer=QuantizerConfig(num_levels=2, codebook_size=16),
     )  # fmt: skip
     codec, wave = Codec(config).train(), 0.1 * torch.randn(2, 1, 4800)
-    losses = CodecLosses(24_000, LossSettings(), SMALL)
+    losses = CodecLosses(24_000, LossWeights(), SMALL)
 
     def learnt(out: torch.Tensor) -> tuple[dict[str, float], list[torch.Tensor]]:
         losses.zero_grad()
@@ -143,14 +151,14 @@ def test_a_period_discriminator_is_a_convolution_over_columns() -> None:
 
 
 def test_discriminators_may_hear_a_part() -> None:
-    losses = CodecLosses(24_000, LossSettings(judge_seconds=0.05), SMALL)
+    losses = CodecLosses(24_000, LossWeights(judge_seconds=0.05), SMALL)
     generator = torch.Generator().manual_seed(0)
     parts = {(part.start, part.stop - part.start) for part in (losses._part(2400, generator) for _ in range(50))}
     assert {length for _, length in parts} == {1200} and len(parts) > 20
     assert losses._part(1000, generator) == slice(0, 1000)  # a crop that is shorter is heard whole
-    assert CodecLosses(24_000, LossSettings(), SMALL)._part(2400, generator) == slice(0, 2400)
+    assert CodecLosses(24_000, LossWeights(), SMALL)._part(2400, generator) == slice(0, 2400)
     with pytest.raises(SoundloomError, match="balance_every"):
-        LossSettings(balance_every=0)
+        LossWeights(balance_every=0)
 
 
 def test_whitening_is_zero_for_white_latents_and_sees_a_collapse() -> None:

@@ -13,12 +13,11 @@ from torch import Tensor, nn
 
 from codec.health.survey import Finding, Survey, effective_rank, judge_log, judge_survey, judge_weights, survey
 from codec.health.trials import overfit, straight_through
-from codec.losses import MelLoss
+from codec.losses import MelLoss, whitening_loss
 from codec.metrics import alive_share, attainable_perplexity, codebook_use, expected_usage
 from codec.model import Codec, CodecConfig
 from codec.quantize import Quantized, QuantizerConfig, ResidualVectorQuantizer
 from codec.spectral import SpectralConfig
-from pipelines.training.codec_step import whitening_loss
 
 RATE = 16_000
 SHAPE = SpectralConfig(
