@@ -25,7 +25,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +33,16 @@ import torch
 from tqdm import tqdm
 
 from codec.errors import SoundloomError
-from codec.metrics import require
 from pipelines.command_line.run import run
 from pipelines.command_line.voice_options import SETTINGS
 from pipelines.corpus.texts import read_texts
-from pipelines.evaluation import judges
 from pipelines.evaluation import tts_scores as scores
+from pipelines.evaluation.anchors import numbers, opus_targets
 from pipelines.evaluation.cloning import measure_cloning, read_speakers
+from pipelines.evaluation.judges import Panel, add_judge_options, choose_judges
+from pipelines.evaluation.packages import package_versions
 from pipelines.evaluation.report import write_report
+from pipelines.evaluation.similarity import SpeakerEncoder
 from pipelines.evaluation.tts_report import Results, build_report, listenings
 from pipelines.evaluation.tts_scores import Item, Reference
 from pipelines.voice.voice import Voice, load_voice
@@ -53,14 +55,14 @@ def measure(
     results: Results,
     seeds: list[int],
     settings: dict[str, Any],
-    transcribe: scores.Transcribe | None,
-    judged: dict[str, scores.Judge],
+    panel: Panel,
     batch_size: int,
+    opus: Sequence[int] = (),
 ) -> None:
-    """Speak everything, then let the judges hear it."""
+    """Speak everything, then judge it."""
     bar = tqdm(total=len(results.texts) * len(seeds), unit="sentence", disable=not sys.stderr.isatty())
     if results.reference is not None:
-        results.items += scores.reference_items(results.reference, voice, settings["levels"])
+        results.items += scores.reference_items(results.reference, voice, settings["levels"], opus)
     for seed in seeds:
         for item in scores.voice_items(voice, results.texts, seed, settings, batch_size):
             results.items.append(item)
@@ -73,7 +75,7 @@ def measure(
             item.transcript, item.scores = same.transcript, same.scores
             continue
         reference = results.reference.waves[item.index] if results.reference else None
-        scores.score(item, reference, results.sample_rate, transcribe, judged)
+        scores.score(item, reference, results.sample_rate, panel)
         heard[id(item.wave)] = item
 
 
@@ -93,28 +95,6 @@ def cold_starts(name: str | None, text: str, count: int) -> list[float]:
             raise SoundloomError(f"tts.py gave no sound for {text!r} with the voice {name or 'shipped'}")
         waits.append(waited)
     return waits
-
-
-def _judges(options: argparse.Namespace) -> tuple[dict[str, scores.Judge], Any, dict[str, str]]:
-    """The judges by column, the transcriber or None, and what they are; missing packages are told before any work."""
-    chosen: dict[str, scores.Judge] = {}
-    facts: dict[str, str] = {}
-    if options.dnsmos:
-        dnsmos = judges.Dnsmos()
-        chosen["DNSMOS"] = lambda wave, reference, rate: dnsmos(wave, rate)
-        facts["DNSMOS"] = f"{dnsmos.description}, {judges.package_versions('speechmos', 'onnxruntime')}"
-    if options.speaker:
-        encoder = judges.SpeakerEncoder()
-        chosen["speaker"] = lambda wave, reference, rate: (
-            None if reference is None else encoder.similarity(reference, wave, rate)
-        )
-        facts["speaker"] = f"cosine to the reference of the same sentence; {encoder.description}"
-    if options.no_wer:
-        return chosen, None, facts
-    require("jiwer")
-    transcriber = judges.Transcriber(threads=options.threads or 2)
-    facts["transcripts"] = f"{transcriber.description}; {judges.english_normalizer()[1]}"
-    return chosen, transcriber, facts
 
 
 def _reference(options: argparse.Namespace, sample_rate: int) -> tuple[list[str], Reference | None]:
@@ -145,7 +125,7 @@ def _facts(options: argparse.Namespace, voice: Voice, results: Results) -> dict[
         "guard": f"at most {voice.config.retries} tries more",
         "intervals": "95%, percentile bootstrap over sentences, 1,000 draws, seed 0",
         "machine": f"{os.cpu_count()} CPUs, {torch.get_num_threads()} threads",
-        "software": judges.package_versions("soundloom", "torch", "transformers", "faster-whisper", "hibari-tts"),
+        "software": package_versions("soundloom", "torch", "transformers", "faster-whisper", "hibari-tts"),
     }
     return facts
 
@@ -163,10 +143,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--teacher", help="who reads the reference: hibari, flite:slt …, or none")
     parser.add_argument("--reference", help="manifest.jsonl with audio and text: sentences and reference at once")
     parser.add_argument("--split", help="rows of this split of the manifest only")
+    parser.add_argument(
+        "--opus", default="16", help="the reference through Opus, kbit/s; '' leaves it out (default: 16)"
+    )
     parser.add_argument("--levels", type=int, help="decode the first n levels (default: the voice's own)")
-    parser.add_argument("--no-wer", action="store_true", help="leave out the transcripts")
-    parser.add_argument("--dnsmos", action="store_true", help="DNSMOS by speechmos")
-    parser.add_argument("--speaker", action="store_true", help="speaker similarity to the reference, by Resemblyzer")
+    add_judge_options(parser, wer=True)
     parser.add_argument("--listen", type=int, default=6, help="sentences to hear in the page (default: 6)")
     parser.add_argument("--prompts", help="manifest.jsonl of new speakers: how like them after a prompt of 2 to 6 s")
     parser.add_argument("--prompt-sentences", type=int, default=4, help="sentences a new speaker (default: 4)")
@@ -189,10 +170,10 @@ def main(argv: list[str] | None = None) -> int:
         raise SoundloomError("--limit and --batch must be at least 1")
     if min(options.first_sound, options.cold, options.listen, options.endings, options.prompt_sentences - 1) < 0:
         raise SoundloomError("--listen, --first-sound, --cold and --endings must be at least 0, --prompt-sentences 1")
-    try:
-        seeds = sorted({int(part) for part in options.seeds.split(",")})
-    except ValueError:
-        raise SoundloomError(f"--seeds {options.seeds}: wanted numbers with commas between, such as 0,1,2") from None
+    seeds = numbers(options.seeds, "--seeds")
+    opus = opus_targets(options.opus)
+    if not seeds:
+        raise SoundloomError("--seeds must name at least one, such as 0")
     if options.threads:
         torch.set_num_threads(options.threads)
     name = None if options.voice == "shipped" else options.voice
@@ -201,18 +182,18 @@ def main(argv: list[str] | None = None) -> int:
     settings |= {"levels": options.levels, "speaker": options.speaker_name}
     if options.speaker_name is not None:
         voice.check_speaker(options.speaker_name)
-    chosen, transcriber, judge_facts = _judges(options)
+    panel = choose_judges(options, references=False)
     texts, reference = _reference(options, voice.sample_rate)
     speakers = read_speakers(Path(options.prompts), voice.sample_rate) if options.prompts else {}
     results = Results(texts, voice.sample_rate, reference)
-    measure(voice, results, seeds, settings, transcriber, chosen, options.batch)
+    measure(voice, results, seeds, settings, panel, options.batch, opus)
     if options.endings:
         prompts = read_texts(options.endings_texts) if options.endings_texts else texts
         prompts = [prompts[i % len(prompts)] for i in range(options.endings)]
         results.many = scores.ends_of_many(voice, prompts, settings, options.batch, seed=max(seeds) + 1)
     if options.prompts:
-        encoder = judges.SpeakerEncoder()
-        judge_facts["new speakers"] = f"{options.prompts}; {encoder.description}"
+        encoder = SpeakerEncoder()
+        panel.facts["new speakers"] = f"{options.prompts}; {encoder.description}"
         prompted = settings | {"speaker": None}
         results.cloning = measure_cloning(
             voice, speakers, texts[: options.prompt_sentences], encoder, prompted, options.batch, _shown
@@ -221,7 +202,7 @@ def main(argv: list[str] | None = None) -> int:
         results.factors = scores.real_time_factors(voice, texts, settings, options.first_sound)
         results.warm = scores.first_sound(voice, texts, settings, options.first_sound)
     results.cold = cold_starts(name, texts[0], options.cold)
-    report = build_report(voice, results, seeds, _facts(options, voice, results) | judge_facts, list(chosen))
+    report = build_report(voice, results, seeds, _facts(options, voice, results) | panel.facts, list(panel.judges))
     report.listening = listenings(voice, results, seeds[0], settings, options.listen)
     for path in write_report(options.output, report):
         print(path)

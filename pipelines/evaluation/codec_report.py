@@ -11,12 +11,13 @@ from torch import Tensor
 from codec.audio.files import encode_audio
 from codec.metrics import Summary, alive_share, codebook_use, expected_usage, summarize
 from pipelines.evaluation import codec_scores as scores
-from pipelines.evaluation import judges, plots
+from pipelines.evaluation import plots
 from pipelines.evaluation.report import Listening, Picture, Report, Sound, Table
+from pipelines.evaluation.words import word_errors
 
-CURVES = {"PESQ-WB": "higher is better", "STOI": "higher is better", "ViSQOL": "higher is better"}
-CURVES |= {"DNSMOS": "higher is better", "mel distance": "lower is better", "SI-SDR": "dB, higher is better"}
-CEILINGS = ("PESQ-WB", "STOI", "ViSQOL", "DNSMOS")  # columns in which the recording itself has a finite score
+SCORES = ("DistillMOS", "PESQ-WB", "STOI", "ViSQOL", "DNSMOS")  # of which the recording itself has a finite one
+CURVES = dict.fromkeys(SCORES, "higher is better")
+CURVES |= {"mel distance": "lower is better", "SI-SDR": "dB, higher is better"}
 
 
 @dataclass
@@ -61,7 +62,7 @@ def build_report(
             for family, systems in results.systems.items()
         }
         ceiling = summarize(reference[column])
-        anchors = {"reference": ceiling.mean} if ceiling.n and column in CEILINGS else {}
+        anchors = {"reference": ceiling.mean} if ceiling.n and column in SCORES else {}
         figure = plots.curve_figure(lines, "kbit/s of the file", column, anchors)
         report.pictures.append(Picture(f"{column} by bitrate", plots.figure_png(figure), note))
     for name, counts in results.counts.items():
@@ -111,9 +112,9 @@ def word_table(results: Results) -> Table | None:
     rows: list[list[Any]] = []
     base = 0.0
     for system, texts in heard.items():
-        errors = judges.word_errors(references, texts)
+        errors = word_errors(references, texts)
         base = errors.corpus.mean if system == "reference itself" else base
-        rows.append([system, errors.corpus, errors.corpus.mean - base, errors.mean, errors.over_half, errors.corpus.n])
+        rows.append([system, errors.corpus, errors.corpus.mean - base, errors.mean, errors.over_half, errors.outputs])
     source = "the known transcripts" if known else "the judge's own transcript of the reference"
     return Table(
         "Word errors",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from codec.audio.files import encode_audio, read_audio, resample
+from codec.audio.files import read_audio, resample
 from codec.errors import SoundloomError
 from codec.loom import CodeFile, mark_of, pack
-from codec.metrics import count_codes, mel_distance, pesq_wb, si_sdr, stoi
+from codec.metrics import count_codes, si_sdr
 from codec.store.plan import Settings
 from pipelines.corpus.read import open_corpus
+from pipelines.evaluation.anchors import through_opus
+from pipelines.evaluation.judges import Judge
 from pipelines.training.optimizer import stable_seed
-
-# Calls a judge with (reference [N], estimate [N], sample rate); None: the pair could not be judged.
-Judge = Callable[[Tensor, Tensor, int], float | None]
 
 
 @dataclass(frozen=True)
@@ -143,10 +141,10 @@ def codec_outputs(tested: CodecUnderTest, clip: Clip, sample_rate: int) -> Itera
 
 
 def opus_outputs(bitrates: Sequence[int], clip: Clip, sample_rate: int) -> Iterator[Output]:
-    """The clip through Opus (libopus in libsndfile, variable bitrate, its own Ogg file) at each target in bit/s."""
+    """Yield the clip through Opus at each target in bit/s."""
     for bitrate in bitrates:
-        data = encode_audio(resample(clip.wave, sample_rate, 24_000), 24_000, ".opus", bitrate)
-        yield Output(f"Opus, target {bitrate / 1000:g}", read_audio(io.BytesIO(data), sample_rate)[0], len(data))
+        wave, num_bytes = through_opus(clip.wave, sample_rate, bitrate)
+        yield Output(f"Opus, target {bitrate / 1000:g}", wave, num_bytes)
 
 
 def anchor_outputs(clips: Sequence[Clip], i: int) -> Iterator[Output]:
@@ -158,17 +156,12 @@ def anchor_outputs(clips: Sequence[Clip], i: int) -> Iterator[Output]:
         yield Output("another recording", other.repeat(-(-n // other.shape[0]))[:n], None)
 
 
-def standard_judges() -> dict[str, Judge]:
-    """PESQ-WB, STOI and mel distance, by the name of their column."""
-    return {"PESQ-WB": pesq_wb, "STOI": stoi, "mel distance": mel_distance}
-
-
-def score(clip: Clip, output: Output, sample_rate: int, judges: dict[str, Judge]) -> dict[str, float | None]:
+def score(clip: Clip, output: Output, sample_rate: int, judges: Mapping[str, Judge]) -> dict[str, float | None]:
     """All scores of one output by column, with SI-SDR and its lag, and the bitrate in kbit/s of its file."""
     n = clip.wave.shape[0]
     estimate = output.wave[:n]
     estimate = torch.nn.functional.pad(estimate, (0, n - estimate.shape[0]))  # what a codec left out is silence
-    scores = {name: judge(clip.wave, estimate, sample_rate) for name, judge in judges.items()}
+    scores = {name: judge(estimate, clip.wave, sample_rate) for name, judge in judges.items()}
     try:
         ratio = si_sdr(clip.wave, estimate, max_lag=sample_rate // 20)
         scores["SI-SDR"], scores["lag"] = ratio.decibels, float(ratio.lag)

@@ -50,8 +50,6 @@ def build_report(voice: Voice, results: Results, seeds: list[int], facts: dict[s
         "comparing rows of one table, not for comparing with figures published elsewhere.",
         facts,
     )
-    if any(item.transcript is not None for item in results.items):
-        report.tables.append(_word_table(results, seeds))
     columns = [*judged, *(["duration ratio"] if results.reference else [])]
     if columns:
         rows = [
@@ -59,6 +57,8 @@ def build_report(voice: Voice, results: Results, seeds: list[int], facts: dict[s
             for system in results.systems
         ]
         report.tables.append(Table("Sound", ["system", *columns], rows, "Mean [95% interval over sentences]."))
+    if any(item.transcript is not None for item in results.items):
+        report.tables.append(_word_table(results, seeds))
     if results.cloning is not None:
         report.tables.append(results.cloning.table())
     report.tables.append(_endings_table("How requests end", {name: results.of(name) for name in GUARDS}))
@@ -71,14 +71,14 @@ def build_report(voice: Voice, results: Results, seeds: list[int], facts: dict[s
 
 def _word_table(results: Results, seeds: list[int]) -> Table:
     def row(name: str, items: list[Item], shift: int = 0) -> list[Any]:
-        errors = scores.word_errors(results.texts, items, shift)
+        errors = scores.item_errors(results.texts, items, shift)
         excess = errors.corpus.mean - base if base is not None else None
-        return [name, errors.corpus, excess, errors.mean, errors.over_half, errors.rows, errors.missing]
+        return [name, errors.corpus, excess, errors.mean, errors.over_half, errors.outputs, errors.missing]
 
     base: float | None = None
     reference = results.of("reference")
     if reference:
-        base = scores.word_errors(results.texts, reference).corpus.mean
+        base = scores.item_errors(results.texts, reference).corpus.mean
     rows = [row(system, results.of(system)) for system in results.systems]
     if len(seeds) > 1:
         rows += [row(f"voice, seed {seed}", results.of("voice", seed)) for seed in seeds]

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,16 +17,16 @@ from torch import Tensor
 
 from codec.audio.files import read_audio, resample
 from codec.errors import SoundloomError
-from codec.metrics import Summary, bootstrap_interval, require, summarize
-from pipelines.evaluation import judges, plots
+from codec.metrics import Summary, summarize
+from pipelines.evaluation import plots
+from pipelines.evaluation.anchors import through_opus
+from pipelines.evaluation.judges import Panel
+from pipelines.evaluation.words import WordErrors, word_errors
 from pipelines.voice.speech import FINISH_REASONS, Speech
 from pipelines.voice.voice import Voice
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Transcribe = Callable[[Tensor, int], str]
-Judge = Callable[[Tensor, Tensor | None, int], float | None]  # wave [N], reference [N], sample rate
 
 
 @dataclass
@@ -98,20 +98,28 @@ def manifest_reference(
     return texts, Reference(f"recordings of {path.name}", str(path), waves)
 
 
-def reference_items(reference: Reference, voice: Voice, levels: int | None = None) -> Iterator[Item]:
-    """The reference, and its resynthesis through the voice's codec at all levels and at those it decodes."""
+def reference_items(
+    reference: Reference, voice: Voice, levels: int | None = None, opus: Sequence[int] = ()
+) -> Iterator[Item]:
+    """Yield the anchors: the reference, the same through the voice's codec and through Opus.
+
+    ``levels``: those that the voice decodes (None: its own); the codec runs at all, a half and a quarter of its levels,
+    and at these. ``opus``: target bitrates in bit/s.
+    """
     every = voice.codec.num_levels
-    used = levels or voice.config.levels or voice.num_levels
-    names = {f"reference through the codec, {used} levels": used} if used < every else {}
-    names["reference through the codec"] = every
+    counts = sorted({levels or voice.config.levels or voice.num_levels, every // 2, every // 4} - {0, every})
     for index, wave in enumerate(reference.waves):
         yield Item("reference", index, 0, wave)
         codes = None if wave is None else voice.codec.encode(wave.expand(1, voice.codec.channels, -1))
-        for name, count in names.items():
+        for count in (every, *reversed(counts)):
+            name = "reference through the codec" + (f", {count} levels" if count < every else "")
             again = None
             if wave is not None and codes is not None:
                 again = voice.codec.decode(codes[:, :count])[0].mean(0)[: wave.shape[0]].clone()
             yield Item(name, index, 0, again)
+        for bitrate in opus:
+            again = None if wave is None else through_opus(wave, voice.sample_rate, bitrate)[0]
+            yield Item(f"reference through Opus, target {bitrate / 1000:g}", index, 0, again)
 
 
 def voice_items(
@@ -175,57 +183,22 @@ def real_time_factors(voice: Voice, texts: Sequence[str], settings: dict[str, An
     return factors[1:]
 
 
-def score(
-    item: Item, reference: Tensor | None, rate: int, transcribe: Transcribe | None, judged: dict[str, Judge]
-) -> None:
+def score(item: Item, reference: Tensor | None, rate: int, panel: Panel) -> None:
     """Fill in the transcript and the scores of one output."""
     if item.wave is None:
-        item.scores = dict.fromkeys(judged)
+        item.scores = dict.fromkeys(panel.judges)
         return
-    if transcribe is not None:
-        item.transcript = transcribe(item.wave, rate)
-    item.scores = {name: judge(item.wave, reference, rate) for name, judge in judged.items()}
+    if panel.transcribe is not None:
+        item.transcript = panel.transcribe(item.wave, rate)
+    item.scores = {name: judge(item.wave, reference, rate) for name, judge in panel.judges.items()}
     if reference is not None:
         item.scores["duration ratio"] = item.wave.shape[0] / reference.shape[0]
 
 
-@dataclass(frozen=True)
-class Errors:
-    """Word errors over sentences: intervals resample sentences, each with all of its seeds."""
-
-    corpus: Summary
-    mean: Summary
-    over_half: int
-    rows: int
-    missing: int
-
-
-def word_errors(texts: Sequence[str], items: Sequence[Item], shift: int = 0) -> Errors:
-    """WER of the items against their sentences, or those ``shift`` further on (a floor). None: all words deleted."""
-    jiwer = require("jiwer")
-    normalize, _ = judges.english_normalizer()
-    table = np.zeros((len(texts), 2))
-    rates: list[list[float]] = [[] for _ in texts]
-    for item in items:
-        words = normalize(texts[(item.index + shift) % len(texts)]).split()
-        if not words:
-            continue
-        output = jiwer.process_words(" ".join(words), normalize(item.transcript or ""))
-        wrong = output.substitutions + output.deletions + output.insertions
-        table[item.index] += (wrong, len(words))
-        rates[item.index].append(wrong / len(words))
-    table = table[table[:, 1] > 0]
-    if not len(table):
-        raise SoundloomError("word error rate: no sentence has any words")
-
-    def rate(rows: np.ndarray) -> float:
-        return float(rows[:, 0].sum() / rows[:, 1].sum())
-
-    low, high = bootstrap_interval(table, rate)
-    missing = sum(item.transcript is None for item in items)
-    means = [float(np.mean(values)) for values in rates if values]
-    over = sum(value > 0.5 for values in rates for value in values)
-    return Errors(Summary(rate(table), low, high, len(table), 0), summarize(means), over, len(items), missing)
+def item_errors(texts: Sequence[str], items: Sequence[Item], shift: int = 0) -> WordErrors:
+    """Return the word errors of the items against their sentences, or those ``shift`` further on (a floor)."""
+    references = [texts[(item.index + shift) % len(texts)] for item in items]
+    return word_errors(references, [item.transcript for item in items], [item.index for item in items])
 
 
 def mean_score(items: Sequence[Item], name: str) -> Summary:

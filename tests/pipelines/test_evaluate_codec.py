@@ -18,7 +18,7 @@ from codec.model import Codec, CodecConfig
 from codec.quantize import QuantizerConfig
 from codec.spectral import SpectralConfig
 from pipelines import evaluate_codec
-from pipelines.evaluation import codec_report, codec_scores, judges, plots
+from pipelines.evaluation import codec_report, codec_scores, judges, plots, quality
 
 SIZES = {"latent_dim": 8, "encoder_dim": 16, "encoder_blocks": 1, "bottleneck_dim": 16, "bottleneck_blocks": 1}
 
@@ -49,7 +49,7 @@ def test_report_end_to_end(bench: Path, capsys: pytest.CaptureFixture[str]) -> N
     for package in ("pesq", "pystoi", "matplotlib"):
         pytest.importorskip(package)
     arguments = [str(bench / "codec"), str(bench / "clips"), "-o", str(bench / "report"), "--levels", "1,3"]
-    assert evaluate_codec.main([*arguments, "--opus", "12", "--listen", "1"]) == 0
+    assert evaluate_codec.main([*arguments, "--opus", "12", "--listen", "1", "--no-quality"]) == 0
     assert "broken.wav" in capsys.readouterr().err
     record = json.loads((bench / "report" / "report.json").read_text())
     quality = {row["system"]: row for row in record["tables"][0]["rows"]}
@@ -124,7 +124,7 @@ def test_a_codec_beside_and_dnsmos_loss(bench: Path, monkeypatch: pytest.MonkeyP
     drawn: dict[str, list[str]] = {}
 
     class Dnsmos:
-        description = "a stand-in"
+        name, description = "DNSMOS", "a stand-in"
 
         def __call__(self, wave: torch.Tensor, sample_rate: int) -> float | None:
             return float(wave.square().mean()) or None
@@ -136,11 +136,18 @@ def test_a_codec_beside_and_dnsmos_loss(bench: Path, monkeypatch: pytest.MonkeyP
 
         return draw
 
-    monkeypatch.setattr(judges, "Dnsmos", Dnsmos)
+    class DistillMOS(Dnsmos):
+        name = "DistillMOS"
+
+        def __init__(self, device: str) -> None:
+            assert device == "cpu"
+
+    monkeypatch.setattr(quality, "Dnsmos", Dnsmos)
+    monkeypatch.setattr(quality, "DistillMOS", DistillMOS)
     monkeypatch.setattr(plots, "curve_figure", spy("curves", plots.curve_figure))
     monkeypatch.setattr(plots, "spectrogram_figure", spy("spectrograms", plots.spectrogram_figure))
     words = [str(bench / "codec"), str(bench / "clips"), "-o", str(bench / "beside"), "--levels", "1,3", "--opus", ""]
-    words += ["--beside", f"without GAN={bench / 'codec'}", "--dnsmos", "--listen", "1"]
+    words += ["--beside", f"without GAN={bench / 'codec'}", "--dnsmos", "--listen", "1", "--quality"]
     assert evaluate_codec.main(words) == 0
     assert drawn == {
         "curves": ["codec", "without GAN"],
@@ -154,7 +161,8 @@ def test_a_codec_beside_and_dnsmos_loss(bench: Path, monkeypatch: pytest.MonkeyP
             for a, b in zip(scores["reference itself"]["DNSMOS"], scores[system]["DNSMOS"], strict=True)
         ]
         assert scores[system]["DNSMOS loss"] == [None if value is None else pytest.approx(value) for value in expected]
-    assert "DNSMOS loss" in record["tables"][0]["rows"][0]
+    columns = list(record["tables"][0]["rows"][0])
+    assert columns[2:4] == ["DistillMOS", "DistillMOS loss"] and "DNSMOS loss" in columns
     assert "ViSQOL" in record["facts"]
     assert "without GAN, 3 levels" in (bench / "beside" / "report.html").read_text()
 
@@ -163,9 +171,10 @@ def test_visqol_missing_is_told_not_fatal(monkeypatch: pytest.MonkeyPatch) -> No
     for package in ("pesq", "pystoi"):
         pytest.importorskip(package)
     monkeypatch.setitem(sys.modules, "visqol", None)
-    options = argparse.Namespace(dnsmos=False, speaker=False, wer=False, threads=1)
-    chosen, _, facts = evaluate_codec._choose_judges(options)
-    assert "ViSQOL" not in chosen and "not judged" in facts["ViSQOL"] and "pip install" in facts["ViSQOL"]
+    options = argparse.Namespace(quality=False, dnsmos=False, speaker=False, wer=False, threads=1)
+    panel = judges.choose_judges(options, references=True)
+    fact = panel.facts["ViSQOL"]
+    assert "ViSQOL" not in panel.judges and "not judged" in fact and "pip install" in fact
 
 
 def test_outputs_have_the_length_and_rate_of_the_clip(bench: Path) -> None:

@@ -14,8 +14,8 @@ from codec.audio.files import write_audio
 from codec.errors import SoundloomError
 from pipelines import evaluate_tts
 from pipelines.corpus.texts import read_texts
-from pipelines.evaluation import judges
 from pipelines.evaluation import tts_scores as scores
+from pipelines.evaluation import words
 from pipelines.evaluation.tts_scores import Item
 
 
@@ -30,8 +30,8 @@ class Parrot:
 
     description = "parrot"
 
-    def __init__(self, threads: int = 1) -> None:
-        pass
+    def __init__(self, model: str, threads: int = 1) -> None:
+        assert model == "base"
 
     def __call__(self, wave: torch.Tensor, sample_rate: int) -> str:
         return "hello world"
@@ -47,7 +47,7 @@ def test_the_sentences_that_come_along() -> None:
 def test_the_whole_report(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("jiwer")
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr(judges, "Transcriber", Parrot)
+    monkeypatch.setattr(words, "Transcriber", Parrot)
     manifest = tmp_path / "manifest.jsonl"
     rows = [{"audio": f"{i}.wav", "text": text, "split": "test"} for i, text in enumerate(["Hello world.", "How so?"])]
     for row in rows:
@@ -55,19 +55,21 @@ def test_the_whole_report(folder: Path, tmp_path: Path, monkeypatch: pytest.Monk
     manifest.write_text("".join(json.dumps(row) + "\n" for row in [{"split": "train"}, *rows]))
     arguments = [str(folder), "-o", str(tmp_path / "report"), "--reference", str(manifest), "--split", "test"]
     arguments += ["--seeds", "0,1", "--first-sound", "2", "--cold", "1", "--listen", "1", "--threads", "1"]
-    arguments += ["--levels", "2"]
+    arguments += ["--levels", "2", "--no-quality", "--recogniser", "base", "--opus", "12"]
     assert evaluate_tts.main(arguments) == 0
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     tables = {table["title"]: {row[next(iter(row))]: row for row in table["rows"]} for table in report["tables"]}
-    words = tables["Word errors"]
-    assert words["reference"]["WER, corpus"]["mean"] == 0.5  # "hello world" for 2 + 2 words
-    assert words["voice"]["outputs"] == 4 and "voice, seed 1" in words and "voice, other sentences (floor)" in words
+    found = tables["Word errors"]
+    assert found["reference"]["WER, corpus"]["mean"] == 0.5  # "hello world" for 2 + 2 words
+    assert found["voice"]["outputs"] == 4 and "voice, seed 1" in found and "voice, other sentences (floor)" in found
     ends = tables["How requests end"]
     assert sum(ends["voice"][key] for key in ("end", "length", "silence", "loop", "cap", "error")) == 4
     assert ends["voice"]["end"] >= ends["voice, guard off"]["end"]
     assert tables["Speed"]["time to first audio, cold, ms"]["n"] == 1
     assert tables["Sound"]["reference"]["duration ratio"]["mean"] == 1
-    assert {"reference through the codec", "reference through the codec, 2 levels"} <= set(tables["Sound"])
+    anchors = {"reference through the codec", "reference through the codec, 2 levels"}
+    assert anchors | {"reference through Opus, target 12"} <= set(tables["Sound"])
+    assert report["tables"][0]["title"] == "Sound"
     page = (tmp_path / "report" / "report.html").read_text()
     assert "audio/flac" in page and "Spectrogram and alignment" in page
 
@@ -77,11 +79,11 @@ def test_word_errors_group_seeds_and_count_what_is_missing() -> None:
     texts = ["red green blue black", "cold water"]
     items = [Item("voice", 0, 0, None, transcript="Red, green blue black!"), Item("voice", 0, 1, None)]
     items += [Item("voice", 1, 0, None, transcript="cold water"), Item("voice", 1, 1, None, transcript="cold")]
-    errors = scores.word_errors(texts, items)
+    errors = scores.item_errors(texts, items)
     assert errors.corpus.mean == pytest.approx(5 / 12) and errors.corpus.n == 2
     assert errors.mean.mean == pytest.approx((0.5 + 0.25) / 2)
-    assert errors.over_half == 1 and errors.missing == 1 and errors.rows == 4
-    assert scores.word_errors(texts, items, shift=1).corpus.mean > 0.9
+    assert errors.over_half == 1 and errors.missing == 1 and errors.outputs == 4
+    assert scores.item_errors(texts, items, shift=1).corpus.mean > 0.9
 
 
 def test_scores_are_means_over_sentences() -> None:
@@ -110,7 +112,7 @@ def test_alignment_is_a_distribution_over_the_text(folder: Path) -> None:
 
 def test_bad_input_is_told(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text("{}\n")
-    out = ["-o", str(tmp_path / "report"), "--no-wer"]
+    out = ["-o", str(tmp_path / "report"), "--no-wer", "--no-quality"]
     for arguments, message in (
         ([str(folder), *out, "--seeds", "a"], "seeds"),
         ([str(folder), *out, "--limit", "0"], "limit"),
