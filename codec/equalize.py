@@ -8,7 +8,7 @@ from torch import Tensor
 from codec.audio.files import mel_filterbank
 from codec.errors import SoundloomError
 
-BANDS = 40  # finer ones gain nothing for speakers apart from those of the report (docs/lm-probes.md)
+BANDS = 40  # finer ones gain nothing for speakers apart from those of the report (docs/experiments/lm-probes.md)
 _LOUD = 0.01  # frames that have less than this share of the loudest one's power tell the room, not the speaker
 _LARGEST = 1.5  # of a gain, about 13 dB
 _TRUST = 5  # loud frames of which half of what they tell is believed
