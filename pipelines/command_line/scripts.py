@@ -1,0 +1,29 @@
+"""Entry points of the console commands: ``soundloom-tts`` calls ``scripts.tts``, and so on for every program."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+from pipelines.command_line.run import run
+
+
+def __getattr__(name: str) -> Callable[[], int]:
+    """Return the program ``name`` of pipelines/ as a function without arguments that returns its exit code.
+
+    A program is imported when its command runs: no command waits for the modules of another.
+    """
+    if name.startswith("_"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def command() -> int:
+        return run(importlib.import_module(f"pipelines.{name}").main)
+
+    command.__name__ = name
+    return command
+
+
+def command_name(program: str) -> str:
+    """Return the console command of a program: ``make_corpus`` is ``soundloom-make-corpus``."""
+    return f"soundloom-{program.replace('_', '-')}"
+
