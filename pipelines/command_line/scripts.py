@@ -26,4 +26,3 @@ def __getattr__(name: str) -> Callable[[], int]:
 def command_name(program: str) -> str:
     """Return the console command of a program: ``make_corpus`` is ``soundloom-make-corpus``."""
     return f"soundloom-{program.replace('_', '-')}"
-
