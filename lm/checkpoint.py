@@ -26,10 +26,9 @@ from torch import Tensor, nn
 from codec.common.files import atomic_path, write_text
 from codec.errors import SoundloomError
 from codec.store.reader import StoreFacts
-from lm.coarse_lm import CoarseLM, CoarseLMConfig
 from lm.config import LMConfig, from_dict, to_dict
-from lm.delay_lm import DelayLM, DelayLMConfig
-from lm.fine_lm import CoarseFineLM, FineLM, FineLMConfig
+from lm.fine_lm import CoarseFineLM, FineLM
+from lm.step_lm import CoarseLM, DelayLM, DelayLMConfig
 from lm.text.tokenizer import MODEL_FILE as TEXT_FILE
 from lm.text.tokenizer import TextTokenizer
 
@@ -37,8 +36,8 @@ FORMAT = "soundloom-lm-1"
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 KINDS: dict[str, tuple[type[nn.Module], type[LMConfig]]] = {
     "delay": (DelayLM, DelayLMConfig),
-    "coarse": (CoarseLM, CoarseLMConfig),
-    "fine": (FineLM, FineLMConfig),
+    "coarse": (CoarseLM, LMConfig),
+    "fine": (FineLM, LMConfig),
 }
 PAIR = "coarse+fine"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

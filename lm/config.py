@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -133,6 +134,40 @@ class LMConfig:
     def null_text_id(self) -> int:
         """Text id of the learned null prefix (no text)."""
         return self.text_vocab_size
+
+
+def check_number(
+    name: str,
+    value: object,
+    kind: type[int] | type[float],
+    least: float,
+    most: float,
+    *,
+    optional: bool = False,
+    above: bool = False,
+) -> None:
+    """Raise `SoundloomError` unless ``value`` is a number of this kind from ``least`` to ``most``.
+
+    ``optional``: None is good too. ``above``: ``least`` itself is not.
+    """
+    if value is None and optional:
+        return
+    known = isinstance(value, numbers.Integral if kind is int else numbers.Real) and not isinstance(value, bool)
+    if known and least <= value <= most and not (above and value == least):  # type: ignore[operator]
+        return
+    what = "a whole number" if kind is int else "a number"
+    low, high = (f"{limit:,}" if kind is int else f"{limit:g}" for limit in (least, most))
+    limits = f"above {low} and at most {high}" if above else f"from {low} to {high}"
+    raise SoundloomError(f"{name} is {quoted(value)}; expected {what} {limits}{', or none' if optional else ''}")
+
+
+def quoted(value: object) -> str:
+    """Return a value as an error message shows it: at most 60 characters, control characters escaped."""
+    try:
+        shown = repr(value)
+    except ValueError:  # an integer of thousands of digits
+        shown = "a number of thousands of digits"
+    return shown if len(shown) <= 60 else shown[:59] + "…"
 
 
 def to_dict(config: Any) -> dict[str, Any]:

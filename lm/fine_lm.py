@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,25 +10,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codec.errors import SoundloomError
-from lm.coarse_lm import CoarseLM
 from lm.config import LMConfig
 from lm.generation.generate import generate_codes, guided, guided_text
 from lm.generation.request import Request
 from lm.generation.sampling import sample
-from lm.output import LMOutput
+from lm.loss import LMOutput
 from lm.prefix import Earlier, TextPrefix, full_mask, positions
+from lm.step_lm import CoarseLM
 from lm.transformer import Transformer
-
-
-@dataclass(frozen=True)
-class FineLMConfig(LMConfig):
-    """Settings of `FineLM`."""
 
 
 class FineLM(nn.Module):
     """Non-causal model of one level given all lower ones; every frame sees the text and every frame."""
 
-    def __init__(self, config: FineLMConfig) -> None:
+    def __init__(self, config: LMConfig) -> None:
         super().__init__()
         if config.num_levels < 2:
             raise SoundloomError(f"num_levels is {config.num_levels}; a fine model needs at least 2")
@@ -98,10 +93,12 @@ class CoarseFineLM(nn.Module):
     def decoder(self) -> CoarseLM:
         return self.coarse
 
-    def complete(self, codes: Tensor, request: Request) -> Tensor:
+    def complete(
+        self, codes: Tensor, lengths: Tensor, request: Request, generators: Sequence[torch.Generator]
+    ) -> Tensor:
         """Write levels 1 … K-1 under level 0: codes [B, 1, T] -> [B, K, T]; the prompt's codes stay."""
-        config, lengths = request.config, request.lengths
-        B, _, T = codes.shape
+        config = request.config
+        T = codes.shape[2]
         prompt = F.pad(request.prompt_codes, (0, max(0, T - request.prompt_codes.shape[2])))[:, :, :T]
         index = torch.arange(T, device=codes.device)
         padding, forced = index >= lengths[:, None], index < request.prompt_lengths[:, None]
@@ -111,17 +108,14 @@ class CoarseFineLM(nn.Module):
         for level in range(1, self.config.num_levels):
             output = self.fine(*text, codes.repeat(copies, 1, 1), lengths.repeat(copies), level, earlier=earlier)
             logits = guided(output.logits[:, 0], config.guidance)
-            drawn = torch.full_like(codes[:, 0], self.config.end_id)
-            for row in range(B):  # a row draws as many numbers as it has frames, whatever its neighbours' lengths
-                n = int(lengths[row])
-                temperature = float(config.temperatures(1, level))
-                drawn[row, :n] = sample(
-                    logits[row : row + 1, :n], [request.generators[row]], temperature, config.top_k, config.top_p
-                )[0]
-            drawn = torch.where(forced, prompt[:, level], drawn).masked_fill(padding, self.config.end_id)
-            codes = torch.cat([codes, drawn[:, None]], dim=1)
+            sampled = torch.full_like(codes[:, 0], self.config.end_id)
+            temperature = config.temperatures(1, level)
+            for row, n in enumerate(lengths.tolist()):  # a row takes a number a frame, whatever its neighbours' lengths
+                sampled[row, :n] = sample(logits[row : row + 1, :n], [generators[row]], config, temperature)[0]
+            sampled = torch.where(forced, prompt[:, level], sampled).masked_fill(padding, self.config.end_id)
+            codes = torch.cat([codes, sampled[:, None]], dim=1)
         return codes
 
-    def generate(self, text_ids: Tensor, prompt_codes: Tensor | None = None, **options: Any) -> Tensor:
+    def generate(self, text_ids: Tensor | Sequence[int], prompt_codes: Tensor | None = None, **options: Any) -> Tensor:
         """Write codes [B, K, T]; see `lm.generation.generate.generate_codes` for the options."""
         return generate_codes(self, text_ids, prompt_codes, **options)

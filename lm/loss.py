@@ -10,9 +10,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from codec.errors import SoundloomError
-from lm.output import LMOutput
 
 _IGNORED = -100
+
+
+@dataclass
+class LMOutput:
+    """Scores lined up with the codes: ``logits[:, i, t]`` scores the code of level ``first_level + i`` at frame t.
+
+    logits [B, n, T or T + 1, outputs]; mask bool [B, n, T or T + 1], True where the score counts. With T + 1 positions,
+    position ``length`` of level 0 is where END belongs.
+    """
+
+    logits: Tensor
+    mask: Tensor
+    first_level: int = 0
 
 
 @dataclass

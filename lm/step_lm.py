@@ -1,23 +1,25 @@
-"""The machinery of models that write audio step by step: sum of embeddings in, one head a level out.
+"""Models that write audio step by step: sum of embeddings in, one head a level out.
 
-`DelayLM` writes all levels with the delay pattern, `CoarseLM` writes level 0 alone; both are this with other levels.
+`DelayLM` writes all levels with a delay pattern, `CoarseLM` writes level 0 alone; both are `StepLM`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from codec.errors import SoundloomError
 from lm.config import LMConfig
-from lm.delay import delay
+from lm.cpu_linear import PackedTransformer, pack_linear, weights_version
+from lm.delay import Pattern
 from lm.generation.generate import generate_codes
 from lm.generation.request import Request
-from lm.output import LMOutput
-from lm.packed import PackedTransformer, pack_linear, weights_version
+from lm.loss import LMOutput
 from lm.prefix import Earlier, TextPrefix, causal_mask, positions
 from lm.transformer import KVCache, Transformer, additive_mask
 
@@ -50,15 +52,15 @@ class StepState:
 
 
 class StepLM(nn.Module):
-    """Autoregressive model over audio steps after a text prefix; ``levels`` levels, level k delayed by k steps.
+    """Autoregressive model over audio steps after a text prefix; its levels are delayed by ``pattern``."""
 
-    The input of step s holds frame s - 1 - k of level k; its output scores frame s - k of level k.
-    """
-
-    def __init__(self, config: LMConfig, levels: int) -> None:
+    def __init__(self, config: LMConfig, pattern: Pattern) -> None:
         super().__init__()
+        if not config.transformer.causal:
+            raise SoundloomError("transformer.causal is false; a model that writes step by step looks back only")
         self.config = config
-        self.levels = levels
+        self.pattern = pattern
+        self.levels = levels = pattern.levels
         dim = config.transformer.dim
         self.prefix = TextPrefix(config)
         # One table for all levels: level k owns rows k * num_inputs …, so that one lookup sums the levels.
@@ -96,14 +98,13 @@ class StepLM(nn.Module):
         text, text_lengths = self.prefix(text_ids, text_lengths, drop)
         lost = self._lost_span(B, steps, given, generator, codes)
         if self.config.guide_prompt and drop is not None and given is not None:
-            prompt = self.prompt_steps(given, 0, steps) & drop[:, None]
+            prompt = self.pattern.reads(given, 0, steps) & drop[:, None]
             lost = prompt if lost is None else lost | prompt
         L = text.shape[1]
         x = torch.cat([text, self._embed_training(inputs, generator, lost)], dim=1)
         mask = causal_mask(text_lengths, L, steps)
         hidden = self.transformer(x, positions(self.config, L, steps, x.device, earlier), mask)[:, L:]
-        # Level k's frame t is scored by step t + k. Lining up the hidden states costs less than lining up logits.
-        aligned = torch.stack([hidden[:, k : k + T + 1] for k in range(self.levels)])  # [levels, B, T + 1, D]
+        aligned = self.pattern.aligned(hidden, T + 1)  # [levels, B, T + 1, D]
         heads = self.heads.view(self.levels, self.config.num_outputs, -1).transpose(1, 2)
         logits = torch.bmm(aligned.flatten(1, 2), heads).view(self.levels, B, T + 1, -1).transpose(0, 1)
         frames = torch.arange(T + 1, device=codes.device)
@@ -111,17 +112,13 @@ class StepLM(nn.Module):
         return LMOutput(logits, frames <= last[:, :, None])
 
     def step_inputs(self, codes: Tensor, lengths: Tensor) -> Tensor:
-        """Input ids of all steps: codes [B, levels, T] -> long [B, levels, T + levels].
+        """Return the input ids of all steps: codes [B, levels, T] -> long [B, levels, T + lag + 1].
 
         START before the first frame of a level, END from frame ``length`` on.
         """
-        _, K, T = codes.shape
-        ended = torch.arange(T, device=codes.device) >= lengths[:, None, None]
+        ended = torch.arange(codes.shape[2], device=codes.device) >= lengths[:, None, None]
         codes = torch.where(ended, self.config.end_id, codes.long())
-        delayed = delay(codes, self.config.end_id)
-        for k in range(K):
-            delayed[:, k, :k] = self.config.start_id
-        return F.pad(delayed, (1, 0), value=self.config.start_id)
+        return self.pattern.inputs(codes, self.config.start_id, self.config.end_id)
 
     def embed(self, inputs: Tensor, offsets: Tensor | None = None) -> Tensor:
         """Sum of the levels' embeddings: ids [B, levels, S] -> [B, S, D]; ``offsets``: each level's first row."""
@@ -130,11 +127,6 @@ class StepLM(nn.Module):
             offsets = torch.arange(K, device=inputs.device) * self.config.num_inputs
         rows = (inputs.transpose(1, 2) + offsets).reshape(B * S, K)
         return F.embedding_bag(rows, self.code_embedding, mode="sum").view(B, S, -1) + self.prefix.audio_type
-
-    def prompt_steps(self, frames: Tensor, first: int, end: int) -> Tensor:
-        """Which of the steps ``first`` … ``end`` - 1 read some of the first ``frames`` [B]: bool [B, end - first]."""
-        steps = torch.arange(first, end, device=frames.device)
-        return (steps < frames[:, None] + self.levels) & (frames[:, None] > 0)
 
     def _hide(self, x: Tensor, hidden: Tensor | None) -> Tensor:
         """Put the vector of hidden audio in the place of x [B, S, D] where ``hidden`` [B, S]."""
@@ -161,7 +153,7 @@ class StepLM(nn.Module):
         place, length = torch.rand(2, B, generator=generator).to(like.device)
         first = (place * steps).long()
         if given is not None:
-            first = torch.where(given > 0, given + self.levels, first)
+            first = torch.where(given > 0, self.pattern.free_of(given), first)
         last = first + ((0.2 + length) * self.config.frame_rate).long()
         index = torch.arange(steps, device=like.device)
         return (index >= first[:, None]) & (index < last[:, None]) & chosen[:, None]
@@ -220,11 +212,13 @@ class StepLM(nn.Module):
         """What `lm.generation.generate` takes steps with: this model itself."""
         return self
 
-    def complete(self, codes: Tensor, request: Request) -> Tensor:
-        """Nothing is left to write after the steps."""
+    def complete(
+        self, codes: Tensor, lengths: Tensor, request: Request, generators: Sequence[torch.Generator]
+    ) -> Tensor:
+        """Return the codes as they are: nothing is left to write after the steps."""
         return codes
 
-    def generate(self, text_ids: Tensor, prompt_codes: Tensor | None = None, **options: Any) -> Tensor:
+    def generate(self, text_ids: Tensor | Sequence[int], prompt_codes: Tensor | None = None, **options: Any) -> Tensor:
         """Write codes [B, levels, T]; see `lm.generation.generate.generate_codes` for the options."""
         return generate_codes(self, text_ids, prompt_codes, **options)
 
@@ -243,3 +237,59 @@ class StepLM(nn.Module):
         mask = causal_mask(lengths, L, inputs.shape[2])
         maps = self.transformer.attention_maps(x, positions(self.config, L, inputs.shape[2], x.device), mask)
         return maps[:, :, L : L + T, :L]
+
+
+class CoarseLM(StepLM):
+    """Text to level 0, codes [B, 1, T], with END; `lm.fine_lm.FineLM` writes the other levels.
+
+    The config's ``num_levels`` is the whole grid's, as in the store.
+    """
+
+    def __init__(self, config: LMConfig) -> None:
+        super().__init__(config, Pattern([0]))
+
+
+@dataclass(frozen=True)
+class DelayLMConfig(LMConfig):
+    """Settings of `DelayLM`. ``delays``: one a level, as `lm.delay.Pattern` takes them (default: 0, 1, 2 …)."""
+
+    delays: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.delays and len(self.pattern.delays) != self.num_levels:
+            raise SoundloomError(
+                f"delays has {len(self.delays)} numbers; expected one for each of {self.num_levels} levels"
+            )
+
+    @property
+    def pattern(self) -> Pattern:
+        """The delays in use."""
+        return Pattern(self.delays) if self.delays else Pattern.one_step_a_level(self.num_levels)
+
+
+class DelayLM(StepLM):
+    """Text to codes [B, K, T] in T + lag steps, each step one code a level."""
+
+    config: DelayLMConfig
+
+    def __init__(self, config: DelayLMConfig) -> None:
+        super().__init__(config, config.pattern)
+
+    def first_levels(self, count: int) -> DelayLM:
+        """Return the same model writing its first ``count`` levels only: those levels' tables, and the transformer.
+
+        Its inputs lack the levels above, so train it a little before use.
+
+        Raises: SoundloomError unless ``count`` is 1 to the number of levels.
+        """
+        c = self.config
+        if not 1 <= count <= c.num_levels:
+            raise SoundloomError(f"{count} levels wanted; the model has levels 1 to {c.num_levels}")
+        state = self.state_dict()
+        state["code_embedding"] = state["code_embedding"][: count * c.num_inputs]
+        state["heads"] = state["heads"][: count * c.num_outputs]
+        with torch.device("meta"):
+            cut = DelayLM(replace(c, num_levels=count, delays=c.delays[:count]))
+        cut.load_state_dict({name: value.clone() for name, value in state.items()}, assign=True)
+        return cut

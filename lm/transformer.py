@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -13,24 +14,39 @@ from lm.config import TransformerConfig
 __all__ = ["KVCache", "Transformer", "TransformerConfig"]
 
 
-@dataclass
+_FIRST_ROOM = 512  # positions that a cache allocates at first; it grows as it fills
+
+
 class KVCache:
-    """All layers' keys and values, allocated once, [B, kv_heads, max_length, head_dim] each; ``length`` are filled."""
+    """All layers' keys and values, [B, kv_heads, room, head_dim] each, for at most ``max_length`` positions.
 
-    keys: list[Tensor]
-    values: list[Tensor]
-    length: int = 0
+    ``length`` are filled. Room grows as it fills, so that memory follows what is written, not what was allowed.
+    """
 
-    @property
-    def max_length(self) -> int:
-        return self.keys[0].shape[2]
+    def __init__(self, layers: int, shape: tuple[int, int, int], max_length: int, like: Tensor) -> None:
+        """``shape`` is [B, kv_heads, head_dim]; dtype and device are those of ``like``."""
+        batch, heads, size = shape
+        room = min(max_length, _FIRST_ROOM)
+        self.max_length = max_length
+        self.length = 0
+        self.keys, self.values = (
+            [torch.zeros(batch, heads, room, size, dtype=like.dtype, device=like.device) for _ in range(layers)]
+            for _ in range(2)
+        )
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write after the filled part (``length`` moves on only after the last layer) and return all filled."""
         end = self.length + keys.shape[2]
+        if end > self.keys[layer].shape[2]:
+            for kind in (self.keys, self.values):
+                kind[layer] = self._larger(kind[layer], end)
         self.keys[layer][:, :, self.length : end] = keys
         self.values[layer][:, :, self.length : end] = values
         return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+
+    def _larger(self, old: Tensor, needed: int) -> Tensor:
+        room = min(max(needed, 2 * old.shape[2]), max(needed, self.max_length))
+        return F.pad(old, (0, 0, 0, room - old.shape[2]))
 
 
 def rotary_tables(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -138,15 +154,14 @@ class Transformer(nn.Module):
                 nn.init.normal_(parameter, std=std)
 
     def init_cache(self, batch: int, max_length: int, dtype: torch.dtype | None = None) -> KVCache:
-        """An empty cache for ``max_length`` positions on the model's device."""
+        """Return an empty cache for ``max_length`` positions on the model's device."""
         c = self.config
-        like = self.layers[0].attention.qkv.weight
-        shape = (batch, c.kv_heads, max_length, c.head_dim)
+        like = self.norm.weight if dtype is None else self.norm.weight.to(dtype)
+        return KVCache(c.num_layers, (batch, c.kv_heads, c.head_dim), max_length, like)
 
-        def new() -> list[Tensor]:
-            return [torch.zeros(shape, dtype=dtype or like.dtype, device=like.device) for _ in range(c.num_layers)]
-
-        return KVCache(new(), new())
+    def blocks(self) -> Iterator[Block]:
+        """Yield the layers, as what they are."""
+        return (cast(Block, layer) for layer in self.layers)
 
     def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
         """Run x [B, S, D] at positions float [B, S] or [S] -> [B, S, D], normed.
@@ -180,7 +195,7 @@ class Transformer(nn.Module):
             mask = torch.ones(S, S, dtype=torch.bool, device=x.device).tril()[None, None]
         cos, sin = rotary_tables(positions, c.head_dim, c.rope_theta)
         maps = []
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(self.blocks()):
             q, k, _ = layer.attention.project(layer.attention_norm(x), cos, sin)
             k = k.repeat_interleave(c.num_heads // c.kv_heads, dim=1)
             scores = (q @ k.transpose(-1, -2)).float() * c.head_dim**-0.5

@@ -31,7 +31,7 @@ from codec.errors import SoundloomError
 from codec.losses import LossWeights
 from codec.model import Codec
 from lm.data.dataset import GridDataset
-from lm.delay_lm import DelayLM
+from lm.step_lm import DelayLM
 from pipelines.command_line.progress import Progress, plot_curves
 from pipelines.command_line.run import run
 from pipelines.command_line.settings import changed_settings, flatten_settings, parse_settings

@@ -1,36 +1,36 @@
-"""A request for codes: its settings, its checked tensors and how many frames it may have."""
+"""A request for codes, built once and handed down: its settings, its checked tensors, its limits in frames."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from numbers import Integral
 
 import torch
 from torch import Tensor
 
 from codec.errors import SoundloomError
-from lm.config import LMConfig
+from lm.config import LMConfig, check_number, quoted
+from lm.generation.sampling import SamplingConfig
 from lm.prefix import Earlier
+
+MOST_FRAMES = 100_000  # of one row: above half an hour at 50 frames a second
+SECONDS_WITHOUT_TEXT = 10
 
 
 @dataclass(frozen=True)
-class GenerateConfig:
-    """How to write.
+class GenerateConfig(SamplingConfig):
+    """How to sample, and where to stop.
 
-    ``fine_temperature`` is for levels above 0 (None: the same). ``guidance`` above 1 pushes towards the text
-    (classifier-free). ``max_frames`` and ``min_frames`` count the prompt; without them they follow from the text:
+    ``max_frames`` and ``min_frames`` count the prompt; without them they follow from the text:
     cap_factor * expected frames + cap_seconds, and floor_factor * expected frames.
-    A cycle of level-0 codes that repeats for ``loop_seconds`` ends the request as "loop" (0: no guard).
-    ``drawn_levels``: so many levels sound like their codes (None: all). Of the levels above, the mean of all codes'
-    vectors by the model's probabilities is heard: what is drawn of a level that cannot be guessed is mostly noise.
+    A cycle of at most ``loop_period`` level-0 codes that repeats for ``loop_seconds`` ends the row as "loop" (0: no
+    guard). ``drawn_levels``: the first n levels are decoded as sampled codes (None: all). The levels above are decoded
+    from expected latents: the mean of all codes' vectors under the model's probabilities. What is sampled of a level
+    that cannot be guessed is mostly noise.
     """
 
-    temperature: float = 0.9
-    fine_temperature: float | None = None
-    top_k: int | None = 100
-    top_p: float = 1.0
-    guidance: float = 1.0
     max_frames: int | None = None
     min_frames: int | None = None
     cap_factor: float = 2.0
@@ -41,117 +41,164 @@ class GenerateConfig:
     drawn_levels: int | None = None
 
     def __post_init__(self) -> None:
-        limits = {
-            "temperature": self.temperature >= 0,
-            "fine_temperature": self.fine_temperature is None or self.fine_temperature >= 0,
-            "top_k": self.top_k is None or self.top_k >= 1,
-            "top_p": 0 < self.top_p <= 1,
-            "guidance": self.guidance >= 0,
-            "max_frames": self.max_frames is None or self.max_frames >= 1,
-            "min_frames": self.min_frames is None or self.min_frames >= 0,
-            "loop_seconds": self.loop_seconds >= 0,
-            "loop_period": self.loop_period >= 1,
-            "drawn_levels": self.drawn_levels is None or self.drawn_levels >= 1,
-        }
-        for name, good in limits.items():
-            value = getattr(self, name)
-            if not good or (isinstance(value, float) and not math.isfinite(value)):
-                raise SoundloomError(f"{name} is {value}, which is out of its range")
-
-    def temperatures(self, levels: int, first: int = 0) -> Tensor:
-        """Temperature of each level, float [levels]."""
-        fine = self.temperature if self.fine_temperature is None else self.fine_temperature
-        return torch.tensor([self.temperature if level == 0 else fine for level in range(first, first + levels)])
+        super().__post_init__()
+        check_number("max_frames", self.max_frames, int, 1, MOST_FRAMES, optional=True)
+        check_number("min_frames", self.min_frames, int, 0, MOST_FRAMES, optional=True)
+        check_number("cap_factor", self.cap_factor, float, 0, 10)
+        check_number("cap_seconds", self.cap_seconds, float, 0, 60)
+        check_number("floor_factor", self.floor_factor, float, 0, 10)
+        check_number("loop_seconds", self.loop_seconds, float, 0, 60)
+        check_number("loop_period", self.loop_period, int, 1, 1000)
+        check_number("drawn_levels", self.drawn_levels, int, 1, 1024, optional=True)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Request:
-    """A checked batch of requests, ready to run; ``lengths`` is filled when the decoder is done.
+    """A checked batch of requests, as `make_request` builds it; running it changes nothing in it.
 
-    ``earlier``: what of each row belongs to its prompt; None where the text is that of prompt and new audio as one.
-    ``vectors`` float [n, V, D]: the codebooks of the first n levels, to make latents; None where codes are all that is
-    wanted.
+    text_ids long [B, L] and text_lengths [B], the prompt's text first; prompt_codes long [B, K, P] and prompt_lengths
+    [B]; one seed a row. ``earlier``: which part of each row is its prompt; None where the text is that of prompt and
+    new audio as one. ``vectors`` float [n, V, D]: the codebooks of the first n levels, to return latents as well.
     """
 
     text_ids: Tensor
     text_lengths: Tensor
     prompt_codes: Tensor
     prompt_lengths: Tensor
-    generators: list[torch.Generator]
+    seeds: tuple[int, ...]
     config: GenerateConfig
-    lengths: Tensor
     earlier: Earlier | None = None
     vectors: Tensor | None = None
 
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def rows(self, rows: Sequence[int], seeds: Sequence[int]) -> Request:
+        """Return the request of some rows, with other seeds."""
+        chosen = list(rows)
+        earlier = None
+        if self.earlier is not None:
+            earlier = Earlier(self.earlier.units[chosen], self.earlier.frames[chosen])
+        return replace(
+            self,
+            text_ids=self.text_ids[chosen],
+            text_lengths=self.text_lengths[chosen],
+            prompt_codes=self.prompt_codes[chosen],
+            prompt_lengths=self.prompt_lengths[chosen],
+            seeds=tuple(seeds),
+            earlier=earlier,
+        )
+
 
 def make_request(
-    c: LMConfig,
+    model: LMConfig,
     text_ids: Tensor,
-    text_lengths: Tensor | None,
-    prompt_codes: Tensor | None,
-    prompt_lengths: Tensor | None,
-    seeds: Sequence[int] | None,
-    config: GenerateConfig | None,
+    text_lengths: Tensor | None = None,
+    prompt_codes: Tensor | None = None,
+    prompt_lengths: Tensor | None = None,
+    seeds: Sequence[int] | None = None,
+    config: GenerateConfig | None = None,
     prompt_text_lengths: Tensor | None = None,
     vectors: Tensor | None = None,
 ) -> Request:
-    """Check everything against the model's config and fill the defaults."""
-    if text_ids.dim() != 2:
-        raise SoundloomError(f"text_ids has shape {tuple(text_ids.shape)}; expected [batch, units]")
+    """Check everything against the model's config and fill the defaults.
+
+    text_ids long [B, L], the prompt's text first; prompt_codes long [B, K, P]. Seeds are 0, 1 … by default.
+    ``prompt_text_lengths`` long [B]: how many of a row's text units the prompt speaks (0: its words are not known); the
+    clock of the others then starts where the prompt ends. Without it the text counts as one from the prompt's start.
+    ``vectors`` float [n, V, D]: the codec's codebooks of the first n levels, to return latents next to the codes (only
+    of levels that the model writes step by step).
+
+    Raises: SoundloomError for ids or sizes that do not fit the model.
+    """
+    if text_ids.dim() != 2 or len(text_ids) == 0:
+        raise SoundloomError(f"text_ids has shape {tuple(text_ids.shape)}; expected [batch, units], at least one row")
     B, L = text_ids.shape
     device = text_ids.device
-    lengths = torch.full((B,), L, device=device) if text_lengths is None else text_lengths.to(device).long()
-    prompt = torch.zeros((B, c.num_levels, 0), device=device) if prompt_codes is None else prompt_codes
-    if prompt.dim() != 3 or prompt.shape[:2] != (B, c.num_levels):
-        raise SoundloomError(f"prompt_codes has shape {tuple(prompt.shape)}; expected [{B}, {c.num_levels}, frames]")
+    K = model.num_levels
+    prompt = torch.zeros((B, K, 0), device=device) if prompt_codes is None else prompt_codes.to(device)
+    if prompt.dim() != 3 or prompt.shape[:2] != (B, K):
+        raise SoundloomError(f"prompt_codes has shape {tuple(prompt.shape)}; expected [{B}, {K}, frames]")
     P = prompt.shape[2]
-    plengths = torch.full((B,), P, device=device) if prompt_lengths is None else prompt_lengths.to(device).long()
-    seeds = list(range(B)) if seeds is None else list(seeds)
-    checked = [("text_lengths", lengths, L), ("prompt_lengths", plengths, P)]
+    lengths = _row_lengths("text_lengths", text_lengths, B, L, device)
+    prompt_lengths = _row_lengths("prompt_lengths", prompt_lengths, B, P, device)
     earlier = None
     if prompt_text_lengths is not None and P:
-        earlier = Earlier(prompt_text_lengths.to(device).long(), plengths)
-        checked.append(("prompt_text_lengths", earlier.units, L))
-    for name, value, limit in checked:
-        if value.shape != (B,) or bool(((value < 0) | (value > limit)).any()):
-            raise SoundloomError(f"{name} {value.tolist()}: expected {B} numbers from 0 to {limit}")
-    if len(seeds) != B:
-        raise SoundloomError(f"{len(seeds)} seeds for {B} requests")
-    given = torch.arange(L, device=device) < lengths[:, None]
-    if bool((given & ((text_ids < 0) | (text_ids >= c.text_vocab_size))).any()):
-        raise SoundloomError(f"text_ids outside 0..{c.text_vocab_size - 1}: they come from another tokenizer")
-    used = torch.arange(P, device=device) < plengths[:, None, None]
-    prompt = prompt.to(device).long()
-    if bool((used & ((prompt < 0) | (prompt >= c.codebook_size))).any()):
-        raise SoundloomError(f"prompt_codes outside 0..{c.codebook_size - 1}: they come from another codec")
-    prompt = torch.where(used, prompt, c.end_id)  # padding may hold anything; this embeds
-    if vectors is not None and (
-        vectors.dim() != 3 or len(vectors) > c.num_levels or vectors.shape[1] != c.codebook_size
-    ):
+        units = _row_lengths("prompt_text_lengths", prompt_text_lengths, B, L, device)
+        earlier = Earlier(units, prompt_lengths)
+    prompt = _checked_prompt(model, prompt.long(), prompt_lengths)
+    _check_text(model, text_ids, lengths)
+    _check_vectors(model, vectors)
+    seeds = _checked_seeds(range(B) if seeds is None else seeds, B)
+    return Request(
+        text_ids.long(), lengths, prompt, prompt_lengths, seeds, config or GenerateConfig(), earlier, vectors
+    )
+
+
+def _row_lengths(name: str, lengths: Tensor | None, rows: int, most: int, device: torch.device) -> Tensor:
+    """Return one length a row, long [rows], each 0 to ``most``; all are ``most`` by default."""
+    if lengths is None:
+        return torch.full((rows,), most, device=device)
+    lengths = lengths.to(device).long()
+    if lengths.shape != (rows,) or bool(((lengths < 0) | (lengths > most)).any()):
+        raise SoundloomError(f"{name} {quoted(lengths.tolist())}: expected {rows} numbers from 0 to {most}")
+    return lengths
+
+
+def _checked_prompt(model: LMConfig, prompt: Tensor, lengths: Tensor) -> Tensor:
+    """Return the prompt [B, K, P] with END as its padding, which may have held anything."""
+    used = torch.arange(prompt.shape[2], device=prompt.device) < lengths[:, None, None]
+    if bool((used & ((prompt < 0) | (prompt >= model.codebook_size))).any()):
+        raise SoundloomError(f"prompt_codes outside 0..{model.codebook_size - 1}: they come from another codec")
+    return torch.where(used, prompt, model.end_id)
+
+
+def _check_text(model: LMConfig, text_ids: Tensor, lengths: Tensor) -> None:
+    used = torch.arange(text_ids.shape[1], device=text_ids.device) < lengths[:, None]
+    if bool((used & ((text_ids < 0) | (text_ids >= model.text_vocab_size))).any()):
+        raise SoundloomError(f"text_ids outside 0..{model.text_vocab_size - 1}: they come from another tokenizer")
+
+
+def _check_vectors(model: LMConfig, vectors: Tensor | None) -> None:
+    if vectors is None:
+        return
+    if vectors.dim() != 3 or len(vectors) > model.num_levels or vectors.shape[1] != model.codebook_size:
         raise SoundloomError(
-            f"vectors has shape {list(vectors.shape)}; wanted the codebooks of up to {c.num_levels} levels, "
-            f"[levels, {c.codebook_size}, dimensions]"
+            f"vectors has shape {list(vectors.shape)}; expected the codebooks of up to {model.num_levels} levels, "
+            f"[levels, {model.codebook_size}, dimensions]"
         )
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    config = config or GenerateConfig()
-    return Request(text_ids.long(), lengths, prompt, plengths, generators, config, lengths, earlier, vectors)
+
+
+def _checked_seeds(seeds: Sequence[int], rows: int) -> tuple[int, ...]:
+    seeds = tuple(seeds)
+    if len(seeds) != rows:
+        raise SoundloomError(f"{len(seeds)} seeds for {rows} rows; expected one a row")
+    for seed in seeds:
+        if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**63:
+            raise SoundloomError(f"seed {quoted(seed)}: expected a whole number from 0 to 2^63 - 1")
+    return tuple(int(seed) for seed in seeds)
 
 
 def frame_limits(request: Request, model: LMConfig) -> tuple[Tensor, Tensor]:
-    """Fewest and most frames of each row, prompt included: two long [B]."""
+    """Return the fewest and most frames of each row, prompt included: two long [B].
+
+    Raises: SoundloomError where a row may take more than `MOST_FRAMES` frames.
+    """
     config, text_lengths, prompt_lengths = request.config, request.text_lengths, request.prompt_lengths
-    # Where the prompt's text is told apart, its frames are known, and only the rest is expected.
+    # If the prompt's text length is known, so are its frames: estimate only the rest.
     known = torch.zeros_like(prompt_lengths) if request.earlier is None else request.earlier.frames
     new_units = text_lengths if request.earlier is None else text_lengths - request.earlier.units
     expected = torch.tensor([model.expected_frames(n) for n in new_units.tolist()], dtype=torch.float64)
-    expected = expected.to(text_lengths.device)
+    expected = expected.clamp(max=2.0**40).to(text_lengths.device)
     extra = config.cap_seconds * model.frame_rate
     most = known + (expected * config.cap_factor + extra).ceil()
     most = torch.maximum(most, prompt_lengths + math.ceil(extra)).long()
-    # Without text nothing tells the length: ten seconds.
-    most = torch.where(text_lengths == 0, prompt_lengths + math.ceil(10 * model.frame_rate), most)
+    # Without text nothing limits the length.
+    most = torch.where(text_lengths == 0, prompt_lengths + math.ceil(SECONDS_WITHOUT_TEXT * model.frame_rate), most)
     if config.max_frames is not None:
         most = torch.full_like(most, config.max_frames)
+    if int(most.max()) > MOST_FRAMES:
+        raise SoundloomError(f"a row of up to {int(most.max()):,} frames is more than {MOST_FRAMES:,}; cut its text")
     least = known + (expected * config.floor_factor).floor().long()
     if config.min_frames is not None:
         least = torch.full_like(least, config.min_frames)

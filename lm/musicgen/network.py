@@ -9,7 +9,6 @@ the branch without text, which guidance needs, leaves it out.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codec.errors import SoundloomError
-from lm.delay import delay, undelay
-from lm.few_rows import linear
-from lm.output import LMOutput
+from lm.cpu_linear import linear
+from lm.delay import Pattern
+from lm.loss import LMOutput
 from lm.transformer import KVCache
 
 ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}
@@ -70,9 +69,14 @@ class CrossLMConfig:
         return self.codebook_size + 1
 
     @property
+    def pattern(self) -> Pattern:
+        """The delay pattern: one step a level; in stereo a pair of levels, left and right, shares a delay."""
+        return Pattern([level // self.channels for level in range(self.num_levels)])
+
+    @property
     def lag(self) -> int:
         """Steps by which the last level runs behind the first."""
-        return self.num_levels // self.channels - 1
+        return self.pattern.lag
 
 
 @dataclass
@@ -137,15 +141,15 @@ class CrossBlock(nn.Module):
 
 
 class CrossLM(nn.Module):
-    """Text states to codes [B, K, T] in T + lag steps, all levels at once with the delay pattern.
+    """Text states to codes [B, K, T] in T + lag steps, each step one code a level, delayed by ``pattern``.
 
-    The input of step s holds frame s - 1 - k of level k (in stereo k // 2), its output scores frame s - k. There is
-    no end: one asks for a number of frames.
+    There is no end: one asks for a number of frames.
     """
 
     def __init__(self, config: CrossLMConfig) -> None:
         super().__init__()
         self.config = config
+        self.pattern = config.pattern
         K, dim = config.num_levels, config.dim
         # One table for all levels: level k owns rows k * num_inputs …, so that one lookup sums the levels.
         self.code_embedding = nn.Parameter(torch.randn(K * config.num_inputs, dim) * 0.02)
@@ -155,22 +159,9 @@ class CrossLM(nn.Module):
         self.heads = nn.Parameter(torch.randn(K * config.codebook_size, dim) * dim**-0.5)
         self._table: Tensor | None = None
 
-    # --- the grid -------------------------------------------------------------------------------------------------
-
-    def delay(self, codes: Tensor) -> Tensor:
-        """codes [B, K, T] -> the inputs of steps 1 to T + lag [B, K, T + lag]; in stereo, pairs share a delay."""
-        return self._by_channel(codes, lambda x: delay(x, self.config.empty_id))
-
-    def undelay(self, delayed: Tensor) -> Tensor:
-        """Undo `delay`: [B, K, T + lag] -> codes [B, K, T]."""
-        return self._by_channel(delayed, undelay)
-
-    def _by_channel(self, grid: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-        if self.config.channels == 1:
-            return change(grid)
-        B, K, _ = grid.shape
-        split = change(grid.view(B, K // 2, 2, -1).transpose(1, 2).reshape(B * 2, K // 2, -1))
-        return split.view(B, 2, K // 2, -1).transpose(1, 2).reshape(B, K, -1)
+    def step_inputs(self, codes: Tensor) -> Tensor:
+        """Return the input ids of all steps: codes [B, K, T] -> [B, K, T + lag + 1]."""
+        return self.pattern.inputs(codes, self.config.empty_id, self.config.empty_id)
 
     # --- scoring --------------------------------------------------------------------------------------------------
 
@@ -181,13 +172,10 @@ class CrossLM(nn.Module):
         """
         T = codes.shape[2]
         inside = torch.arange(T, device=codes.device) < lengths[:, None, None]
-        delayed = self.delay(torch.where(inside, codes.long(), self.config.empty_id))
-        inputs = F.pad(delayed, (1, 0), value=self.config.empty_id)[:, :, :-1]
+        inputs = self.step_inputs(torch.where(inside, codes.long(), self.config.empty_id))[:, :, :-1]
         hidden = self._run(self._see(text_states, text_lengths), inputs)
-        # Level k's frame t is scored by step t + its delay. Lining up hidden states costs less than lining up logits.
         c = self.config
-        lags = [k // c.channels for k in range(c.num_levels)]
-        aligned = torch.stack([hidden[:, lag : lag + T] for lag in lags])  # [K, B, T, D]
+        aligned = self.pattern.aligned(hidden, T)  # [K, B, T, D]
         heads = self.heads.view(c.num_levels, c.codebook_size, -1).transpose(1, 2)
         logits = torch.bmm(aligned.flatten(1, 2), heads).view(c.num_levels, len(codes), T, -1).transpose(0, 1)
         return LMOutput(logits, inside.expand_as(codes))
@@ -203,9 +191,8 @@ class CrossLM(nn.Module):
             state = self._see(text_states, text_lengths)
         if state.rows > batch:
             raise SoundloomError(f"text_states are of {state.rows} rows, the batch is of {batch}")
-        shape = (batch, c.num_heads, max_steps, c.dim // c.num_heads)
-        caches = [[self.heads.new_zeros(shape) for _ in self.layers] for _ in range(2)]
-        state.cache = KVCache(*caches)
+        shape = (batch, c.num_heads, c.dim // c.num_heads)
+        state.cache = KVCache(c.num_layers, shape, max_steps, self.heads)
         return state
 
     def _see(self, text_states: Tensor, text_lengths: Tensor) -> CrossState:
@@ -252,11 +239,12 @@ class CrossLM(nn.Module):
         """Positions of ``steps`` steps or more [steps, D]: cosines, then sines."""
         table = self._table
         if table is None or len(table) < steps or table.device != like.device or table.dtype != like.dtype:
-            half = like.shape[-1] // 2
-            rates = torch.exp(torch.arange(half).float() * -(math.log(10000) / (half - 1)))
-            angles = torch.arange(steps).float()[:, None] * rates
-            table = torch.cat([angles.cos(), angles.sin()], dim=1)
-            self._table = table = F.pad(table, (0, like.shape[-1] % 2)).to(like)
+            with torch.inference_mode(False):  # training may read a table that generation made
+                half = like.shape[-1] // 2
+                rates = torch.exp(torch.arange(half).float() * -(math.log(10000) / (half - 1)))
+                angles = torch.arange(steps).float()[:, None] * rates
+                table = torch.cat([angles.cos(), angles.sin()], dim=1)
+                self._table = table = F.pad(table, (0, like.shape[-1] % 2)).to(like.device, like.dtype)
         return table
 
 

@@ -25,8 +25,8 @@ from codec.encodec_weights import convert_encodec
 from codec.losses import MelLoss
 from codec.model import Codec
 from codec.transformers_codecs import import_transformers
+from lm.cpu_linear import packs_in_half
 from lm.loss import lm_loss
-from lm.packed import packs_in_half
 from lm.step_lm import StepLM
 from pipelines.benchmarks.timing import Entry, Work, take_turns
 from pipelines.voice.voice import load_voice

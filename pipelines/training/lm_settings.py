@@ -9,12 +9,11 @@ from codec.common.hub import read_json
 from codec.errors import SoundloomError
 from codec.store.reader import StoreReader
 from lm.checkpoint import CONFIG_FILE, FORMAT, KINDS, LoadedLM, kind_of, load_lm
-from lm.coarse_lm import CoarseLM
 from lm.config import TransformerConfig
 from lm.data.dataset import GridDataset
-from lm.delay_lm import DelayLM
 from lm.fine_lm import CoarseFineLM, FineLM
 from lm.llama import find_text_model, read_shape
+from lm.step_lm import CoarseLM, DelayLM
 from lm.text.tokenizer import TextTokenizer
 from lm.transfer_codes import count_pairs, recode
 from pipelines.training.optimizer import OptimizerSettings

@@ -27,11 +27,11 @@ from codec.model import Codec
 from lm.checkpoint import LoadedLM
 from lm.config import from_dict
 from lm.data.dataset import Example, collate
-from lm.delay_lm import DelayLM
 from lm.generation.generate import evaluating
 from lm.generation.generate import stream as stream_codes
 from lm.generation.latents import SKIPPED, fit_latents, known_latents
 from lm.generation.request import GenerateConfig
+from lm.step_lm import DelayLM
 from pipelines.voice.folder import (
     CARD_FILE,
     DECODER_FILE,

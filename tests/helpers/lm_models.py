@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lm.coarse_lm import CoarseLM, CoarseLMConfig
-from lm.config import TransformerConfig
-from lm.delay_lm import DelayLM, DelayLMConfig
-from lm.fine_lm import CoarseFineLM, FineLM, FineLMConfig
+from lm.config import LMConfig, TransformerConfig
+from lm.fine_lm import CoarseFineLM, FineLM
+from lm.generation.generate import Generation, GenerativeLM, Stream, generate, stream
+from lm.generation.request import GenerateConfig, make_request
+from lm.step_lm import CoarseLM, DelayLM, DelayLMConfig
 
 LEVELS, CODES, TEXT = 3, 11, 20
 SHAPE = TransformerConfig(dim=32, num_layers=2, num_heads=4, num_kv_heads=2, ffn_dim=40)
@@ -28,7 +29,7 @@ def delay_lm(seed: int = 0, **changes: Any) -> DelayLM:
 
 def coarse_fine_lm(seed: int = 0) -> CoarseFineLM:
     torch.manual_seed(seed)
-    coarse, fine = CoarseLM(CoarseLMConfig(**settings())), FineLM(FineLMConfig(**settings()))
+    coarse, fine = CoarseLM(LMConfig(**settings())), FineLM(LMConfig(**settings()))
     return CoarseFineLM(coarse, fine).eval()
 
 
@@ -38,3 +39,23 @@ def batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     text = torch.randint(0, TEXT, (4, 8), generator=g)
     codes = torch.randint(0, CODES, (4, LEVELS, 9), generator=g)
     return text, torch.tensor([8, 0, 4, 6]), codes, torch.tensor([9, 5, 7, 1])
+
+
+def written(model: GenerativeLM, text_ids: Tensor, *parts: Any, **named: Any) -> Generation:
+    """`generate` with a request made of `make_request`'s arguments."""
+    return generate(model, make_request(model.config, text_ids, *parts, **named))
+
+
+def streamed(
+    model: GenerativeLM,
+    text_ids: Tensor,
+    prompt: Tensor | None = None,
+    seed: int = 0,
+    config: GenerateConfig | None = None,
+    said: int | None = None,
+    vectors: Tensor | None = None,
+) -> Stream:
+    """`stream` for one text [L] and its prompt [K, P]."""
+    codes = None if prompt is None else prompt[None]
+    units = None if said is None else torch.tensor([said])
+    return stream(model, make_request(model.config, text_ids[None], None, codes, None, [seed], config, units, vectors))

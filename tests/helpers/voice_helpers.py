@@ -13,10 +13,9 @@ from codec.quantize import QuantizerConfig
 from codec.spectral import SpectralConfig
 from codec.store.reader import StoreFacts
 from lm.checkpoint import LoadedLM, save_lm
-from lm.coarse_lm import CoarseLM, CoarseLMConfig
-from lm.config import TransformerConfig
-from lm.delay_lm import DelayLM, DelayLMConfig
-from lm.fine_lm import FineLM, FineLMConfig
+from lm.config import LMConfig, TransformerConfig
+from lm.fine_lm import FineLM
+from lm.step_lm import CoarseLM, DelayLM, DelayLMConfig
 from lm.text.tokenizer import TextTokenizer
 from pipelines.voice.folder import VoiceConfig
 from pipelines.voice.voice import Voice
@@ -54,8 +53,8 @@ def tiny_lms(codec: Codec, folder: Path, seed: int = 0) -> dict[str, Any]:
     torch.manual_seed(seed)
     return {
         "delay": DelayLM(DelayLMConfig(**settings)).eval(),
-        "coarse": CoarseLM(CoarseLMConfig(**settings)).eval(),
-        "fine": FineLM(FineLMConfig(**settings)).eval(),
+        "coarse": CoarseLM(LMConfig(**settings)).eval(),
+        "fine": FineLM(LMConfig(**settings)).eval(),
     }
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lm_models import CODES, LEVELS, SHAPE, coarse_fine_lm
+from lm_models import CODES, LEVELS, SHAPE, coarse_fine_lm, written
 from safetensors.torch import load_file, save_file
 
 from codec.errors import SoundloomError
@@ -18,9 +18,9 @@ from codec.store.reader import StoreFacts
 from lm import load_lm, save_lm
 from lm.checkpoint import KINDS
 from lm.config import TransformerConfig, from_dict
-from lm.delay_lm import DelayLM, DelayLMConfig
 from lm.fine_lm import CoarseFineLM
-from lm.generation.generate import GenerateConfig, generate
+from lm.generation.request import GenerateConfig
+from lm.step_lm import DelayLM, DelayLMConfig
 from lm.text.tokenizer import TextTokenizer
 
 FACTS = StoreFacts("f" * 64, 24000, 1, 320, 75.0, CODES, LEVELS)
@@ -72,7 +72,7 @@ def test_round_trip(kind: str, tokenizer: TextTokenizer, tmp_path: Path) -> None
     if kind in ("delay", "pair"):
         codes = loaded.generate(ids, seed=3, max_frames=20)
         config = GenerateConfig(max_frames=20)
-        assert torch.equal(codes, generate(model, torch.tensor([ids]), seeds=[3], config=config).codes)
+        assert torch.equal(codes, written(model, torch.tensor([ids]), seeds=[3], config=config).codes)
     else:
         with pytest.raises(SoundloomError, match="alone"):
             loaded.generate(ids)

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from codec.errors import SoundloomError
 from codec.transformers_codecs import import_transformers
-from lm.config import TransformerConfig
-from lm.delay_lm import DelayLM, DelayLMConfig
-from lm.fine_lm import FineLM, FineLMConfig
+from lm.config import LMConfig, TransformerConfig
+from lm.fine_lm import FineLM
 from lm.llama import TextModel, load_text_model, read_shape, save_text_model, start_from
+from lm.step_lm import DelayLM, DelayLMConfig
 from lm.transformer import Transformer
 
 torch.set_num_threads(1)
@@ -156,7 +156,7 @@ def test_broken_weights_are_named(tmp_path: Path, value: Tensor | None) -> None:
 def test_a_language_model_starts_from_one(tmp_path: Path, kind: Any) -> None:
     write(tmp_path)
     text = load_text_model(tmp_path)
-    config_class = DelayLMConfig if kind is DelayLM else FineLMConfig
+    config_class = DelayLMConfig if kind is DelayLM else LMConfig
     shape = replace(text.transformer.config, causal=kind is DelayLM, dropout=0.1)
     model = kind(config_class(**settings(transformer=shape)))
     heads, random = model.heads.clone(), model.code_embedding.clone()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lm_models import CODES, LEVELS, batch, coarse_fine_lm, delay_lm
+from lm_models import CODES, LEVELS, batch, coarse_fine_lm, delay_lm, written
 from torch import nn
 
 from codec.errors import SoundloomError
-from lm.generation.generate import GenerateConfig, generate
-from lm.loss import lm_loss
-from lm.output import LMOutput
+from lm.generation.request import GenerateConfig
+from lm.loss import LMOutput, lm_loss
 
 
 @torch.no_grad()
@@ -205,9 +204,9 @@ def test_hidden_steps_are_those_that_read_the_prompt() -> None:
         state = model.start(text, text_lengths, 9)
         frames = torch.tensor([0, 3, 0, 0])
         scores.append(
-            model.advance(state, model.step_inputs(changed, lengths)[:, :, :9], model.prompt_steps(frames, 0, 9))
+            model.advance(state, model.step_inputs(changed, lengths)[:, :, :9], model.pattern.reads(frames, 0, 9))
         )
-    assert model.prompt_steps(frames, 4, 8).tolist()[1] == [s < 3 + LEVELS for s in range(4, 8)]
+    assert model.pattern.reads(frames, 4, 8).tolist()[1] == [s < 3 + LEVELS for s in range(4, 8)]
     assert torch.equal(*scores)
     with pytest.raises(AssertionError):
         state = model.start(text, text_lengths, 9)
@@ -258,7 +257,7 @@ def test_learns_a_tiny_batch_by_heart(kind: str) -> None:
         assert learn(model.coarse, data, 150) < 0.05
         assert learn(model.fine, data, 250) < 0.1
     config = GenerateConfig(temperature=0.0, max_frames=30, min_frames=1)
-    result = generate(model, text, text_lengths, config=config)
+    result = written(model, text, text_lengths, config=config)
     assert result.finish_reasons == ["end"] * 4 and torch.equal(result.lengths, lengths)
     for b in range(4):
         assert torch.equal(result.row(b), codes[b, :, : lengths[b]])

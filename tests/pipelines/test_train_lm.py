@@ -22,12 +22,11 @@ from train_lm_runs import CONFIG, assert_same_end, history, quick, stop_after  #
 
 from codec.errors import SoundloomError
 from lm import load_lm
-from lm.coarse_lm import CoarseLM, CoarseLMConfig
-from lm.config import TransformerConfig
+from lm.config import LMConfig, TransformerConfig
 from lm.data.dataset import Batch
-from lm.delay_lm import DelayLM, DelayLMConfig
-from lm.fine_lm import FineLM, FineLMConfig
+from lm.fine_lm import FineLM
 from lm.loss import lm_loss
+from lm.step_lm import CoarseLM, DelayLM, DelayLMConfig
 from pipelines import train_lm
 from pipelines.command_line.run import run
 from pipelines.training.checkpoints import list_checkpoints, read_checkpoint
@@ -203,8 +202,8 @@ def test_gradient_accumulation_equals_the_large_batch(kind: str, prompts: bool) 
     torch.manual_seed(0)
     classes: dict[str, Any] = {
         "delay": (DelayLM, DelayLMConfig),
-        "coarse": (CoarseLM, CoarseLMConfig),
-        "fine": (FineLM, FineLMConfig),
+        "coarse": (CoarseLM, LMConfig),
+        "fine": (FineLM, LMConfig),
     }
     levels = 2 if kind == "fine" else 3  # with two levels, the fine model has one to draw
     shape = TransformerConfig(dim=16, num_layers=1, num_heads=2, ffn_dim=32, causal=kind != "fine")

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from lm_models import CODES, LEVELS, TEXT, coarse_fine_lm, delay_lm
+from lm_models import CODES, LEVELS, TEXT, coarse_fine_lm, delay_lm, streamed, written
 from torch import Tensor
 
 from codec.errors import SoundloomError
-from lm.delay_lm import DelayLMConfig
-from lm.generation.generate import Generation, generate, generate_guarded, guided, retry_seed, stream
+from lm.generation.generate import Generation, GenerativeLM, generate_guarded, guided, retry_seed
 from lm.generation.request import GenerateConfig, Request, frame_limits, make_request
 from lm.prefix import Earlier
+from lm.step_lm import DelayLMConfig
 
 CONFIG = GenerateConfig(temperature=1.0, top_k=None, max_frames=25, loop_seconds=0)
 MODELS = {"delay": delay_lm, "pair": coarse_fine_lm}
@@ -26,12 +27,13 @@ class Rigged:
     def __init__(self, script: Callable[[int], int], levels: int = LEVELS) -> None:
         self.levels, self.script = levels, script
         self.config = DelayLMConfig(TEXT, levels, CODES, 10.0, 2.0)
+        self.pattern = self.config.pattern
 
     @property
     def decoder(self) -> Rigged:
         return self
 
-    def complete(self, codes: Tensor, request: Request) -> Tensor:
+    def complete(self, codes: Tensor, lengths: Tensor, request: Request, generators: object) -> Tensor:
         return codes
 
     def start(
@@ -52,8 +54,8 @@ class Rigged:
 def write(script: Callable[[int], int], levels: int = LEVELS, units: int = 5, **options: object) -> Generation:
     config = GenerateConfig(**{"temperature": 0.0, **options})  # type: ignore[arg-type]
     model = Rigged(script, levels)
-    whole = generate(model, torch.zeros(1, units, dtype=torch.long), config=config)
-    parts = stream(model, torch.zeros(units, dtype=torch.long), config=config)
+    whole = written(model, torch.zeros(1, units, dtype=torch.long), config=config)
+    parts = streamed(model, torch.zeros(units, dtype=torch.long), config=config)
     frames = [frame.codes for frame in parts]
     assert torch.equal(torch.stack(frames, 1), whole.row(0)) and parts.finish_reason == whole.finish_reasons[0]
     return whole
@@ -104,15 +106,15 @@ def test_the_text_after_a_prompt_is_the_same_alone_in_a_batch_and_streamed(kind:
     prompt, prompt_lengths = torch.randint(0, CODES, (4, LEVELS, 5), generator=g), torch.tensor([0, 5, 2, 3])
     said = torch.tensor([0, 2, 3, 0])
     config, seeds = GenerateConfig(temperature=1.0, max_frames=25, guidance=guidance), [1, 2, 3, 4]
-    together = generate(model, text, text_lengths, prompt, prompt_lengths, seeds, config, said)
+    together = written(model, text, text_lengths, prompt, prompt_lengths, seeds, config, said)
     for b in range(4):
         own_text, own_prompt = text[b, : text_lengths[b]], prompt[b, :, : prompt_lengths[b]]
-        alone = generate(model, own_text[None], None, own_prompt[None], None, [seeds[b]], config, said[b : b + 1])
+        alone = written(model, own_text[None], None, own_prompt[None], None, [seeds[b]], config, said[b : b + 1])
         assert torch.equal(alone.row(0), together.row(b))
-        parts = stream(model, own_text, own_prompt, seeds[b], config, int(said[b]))
+        parts = streamed(model, own_text, own_prompt, seeds[b], config, int(said[b]))
         frames = torch.stack([frame.codes for frame in parts], 1)
         assert torch.equal(frames, alone.row(0)[:, prompt_lengths[b] :])
-    other = generate(model, text, text_lengths, prompt, prompt_lengths, seeds, config)
+    other = written(model, text, text_lengths, prompt, prompt_lengths, seeds, config)
     assert torch.equal(other.row(0), together.row(0)) and not torch.equal(other.row(2), together.row(2))
 
 
@@ -125,7 +127,7 @@ def test_latents_are_means_by_the_probabilities_that_training_would_give(guidanc
     prompt, prompt_lengths = torch.randint(0, CODES, (2, LEVELS, 5), generator=g), torch.tensor([5, 2])
     said, books = torch.tensor([2, 1]), torch.randn(LEVELS, CODES, 6, generator=g)
     config = GenerateConfig(temperature=1.0, max_frames=25, guidance=guidance, drawn_levels=drawn)
-    both = generate(model, text, text_lengths, prompt, prompt_lengths, [1, 2], config, said, books)
+    both = written(model, text, text_lengths, prompt, prompt_lengths, [1, 2], config, said, books)
     assert both.latents is not None and both.latents.shape == (2, 6, both.codes.shape[2])
     for b, P in enumerate(prompt_lengths.tolist()):
         codes, end = both.row(b), int(both.lengths[b])
@@ -139,21 +141,21 @@ def test_latents_are_means_by_the_probabilities_that_training_would_give(guidanc
         expected = torch.einsum("ktv,kvd->dt", shares, books)
         torch.testing.assert_close(both.latents[b, :, P:end], expected, rtol=0, atol=1e-5)
         assert not both.latents[b, :, :P].any() and not both.latents[b, :, end:].any()
-        parts = stream(model, own_text, prompt[b, :, :P], b + 1, config, int(said[b]), books)
+        parts = streamed(model, own_text, prompt[b, :, :P], b + 1, config, int(said[b]), books)
         heard = [frame.latent for frame in parts if frame.latent is not None]
         torch.testing.assert_close(torch.stack(heard, 1), expected, rtol=0, atol=1e-5)
-    plain = generate(model, text, text_lengths, prompt, prompt_lengths, [1, 2], config, said)
+    plain = written(model, text, text_lengths, prompt, prompt_lengths, [1, 2], config, said)
     assert plain.latents is None and torch.equal(plain.codes, both.codes)  # what is heard does not change what is said
-    first = generate(model, text, text_lengths, prompt, prompt_lengths, [1, 2], config, said, books[:1]).latents
+    first = written(model, text, text_lengths, prompt, prompt_lengths, [1, 2], config, said, books[:1]).latents
     assert first is not None and torch.equal(first[0, :, 5:9], books[0, both.codes[0, 0, 5:9]].T)
 
 
 def test_codebooks_that_are_not_the_models_are_refused() -> None:
     for shape in ((LEVELS + 1, CODES, 4), (LEVELS, CODES + 1, 4), (CODES, 4)):
         with pytest.raises(SoundloomError, match="vectors has shape"):
-            generate(delay_lm(), torch.arange(6)[None], vectors=torch.zeros(shape))
+            written(delay_lm(), torch.arange(6)[None], vectors=torch.zeros(shape))
     with pytest.raises(SoundloomError, match="writes 1 step by step"):
-        generate(MODELS["pair"](), torch.arange(6)[None], vectors=torch.zeros(LEVELS, CODES, 4))
+        written(MODELS["pair"](), torch.arange(6)[None], vectors=torch.zeros(LEVELS, CODES, 4))
 
 
 def test_after_a_prompt_greedy_codes_are_what_training_scores_highest() -> None:
@@ -161,7 +163,7 @@ def test_after_a_prompt_greedy_codes_are_what_training_scores_highest() -> None:
     g = torch.Generator().manual_seed(7)
     text, prompt = torch.randint(0, TEXT, (1, 9), generator=g), torch.randint(0, CODES, (1, LEVELS, 6), generator=g)
     said, config = torch.tensor([4]), GenerateConfig(temperature=0.0, top_k=None, max_frames=16, min_frames=16)
-    codes = generate(model, text, None, prompt, None, [0], config, said).codes
+    codes = written(model, text, None, prompt, None, [0], config, said).codes
     with torch.no_grad():
         lengths = torch.tensor([16])
         logits = [
@@ -191,17 +193,17 @@ def test_alone_in_a_batch_and_streamed_are_the_same(kind: str, guidance: float) 
     prompt[2, :, 2:] = -1  # padding may hold anything
     config = GenerateConfig(temperature=1.0, max_frames=25, guidance=guidance)
     seeds = [11, 12, 13, 14]
-    together = generate(model, text, text_lengths, prompt, prompt_lengths, seeds, config)
+    together = written(model, text, text_lengths, prompt, prompt_lengths, seeds, config)
     assert together.codes.shape[1] == LEVELS
     for b in range(4):
         own_text, own_prompt = text[b, : text_lengths[b]], prompt[b, :, : prompt_lengths[b]]
-        alone = generate(model, own_text[None], None, own_prompt[None], None, [seeds[b]], config)
+        alone = written(model, own_text[None], None, own_prompt[None], None, [seeds[b]], config)
         assert torch.equal(alone.row(0), together.row(b))
         assert alone.finish_reasons[0] == together.finish_reasons[b]
         assert torch.equal(alone.row(0)[:, : prompt_lengths[b]], own_prompt)
         assert (alone.row(0) >= 0).all() and (alone.row(0) < CODES).all()
         assert (together.codes[b, :, together.lengths[b] :] == model.config.end_id).all()
-        parts = stream(model, own_text, own_prompt, seeds[b], config)
+        parts = streamed(model, own_text, own_prompt, seeds[b], config)
         frames = torch.stack([frame.codes for frame in parts], 1)
         assert torch.equal(frames, alone.row(0)[:, prompt_lengths[b] :])
         assert parts.finish_reason == alone.finish_reasons[0]
@@ -211,10 +213,10 @@ def test_seeds_decide_and_nothing_else() -> None:
     model = delay_lm()
     text = torch.arange(6)[None]
     torch.manual_seed(1)
-    first = generate(model, text, seeds=[3], config=CONFIG)
+    first = written(model, text, seeds=[3], config=CONFIG)
     torch.manual_seed(2)
-    assert torch.equal(first.codes, generate(model, text, seeds=[3], config=CONFIG).codes)
-    others = [generate(model, text, seeds=[s], config=CONFIG).codes for s in (4, 5)]
+    assert torch.equal(first.codes, written(model, text, seeds=[3], config=CONFIG).codes)
+    others = [written(model, text, seeds=[s], config=CONFIG).codes for s in (4, 5)]
     assert any(o.shape != first.codes.shape or not torch.equal(o, first.codes) for o in others)
 
 
@@ -225,7 +227,7 @@ def test_stream_gives_a_frame_as_soon_as_it_is_whole() -> None:
         steps.append(frame)
         return CODES if frame >= 10 else frame % 5
 
-    parts = stream(Rigged(script), torch.arange(5), config=GenerateConfig(temperature=0.0))
+    parts = streamed(Rigged(script), torch.arange(5), config=GenerateConfig(temperature=0.0))
     for frame in range(10):
         next(parts)
         assert steps[-1] == frame + LEVELS - 1
@@ -235,9 +237,9 @@ def test_stream_gives_a_frame_as_soon_as_it_is_whole() -> None:
 
 def test_training_mode_and_dropout_are_off_while_writing() -> None:
     model = delay_lm(cfg_drop=0.9, audio_drop=0.9)
-    expected = generate(model, torch.arange(6)[None], config=CONFIG)
+    expected = written(model, torch.arange(6)[None], config=CONFIG)
     model.train()
-    assert torch.equal(generate(model, torch.arange(6)[None], config=CONFIG).codes, expected.codes)
+    assert torch.equal(written(model, torch.arange(6)[None], config=CONFIG).codes, expected.codes)
     assert model.training
 
 
@@ -249,8 +251,8 @@ def test_guidance_mixes_with_and_without_text() -> None:
     # Guidance 0 is the model without text, whatever the text says (apart from its caps).
     config = GenerateConfig(temperature=1.0, guidance=0.0, max_frames=20, min_frames=1)
     plain = GenerateConfig(temperature=1.0, guidance=1.0, max_frames=20, min_frames=1)
-    no_text = generate(model, text[:, :0], config=plain)
-    assert torch.equal(generate(model, text, config=config).codes, no_text.codes)
+    no_text = written(model, text[:, :0], config=plain)
+    assert torch.equal(written(model, text, config=config).codes, no_text.codes)
 
 
 def test_limits() -> None:
@@ -283,12 +285,16 @@ class Moody(Rigged):
         return super().advance(state, inputs)
 
 
+def guarded(model: GenerativeLM, retries: int, text: Tensor, **named: Any) -> Generation:
+    return generate_guarded(model, make_request(model.config, text, **named), retries)
+
+
 def test_guard_tries_again_a_bounded_number_of_times() -> None:
     text = torch.zeros(2, 5, dtype=torch.long)
     config = GenerateConfig(temperature=0.0, max_frames=20)
-    result = generate_guarded(Moody(lambda t: 0), text, config=config, retries=2)
+    result = guarded(Moody(lambda t: 0), 2, text, config=config)
     assert result.finish_reasons == ["end", "end"] and result.attempts == [3, 3] and result.lengths.tolist() == [9, 9]
-    result = generate_guarded(Moody(lambda t: 0), text, config=config, retries=1)
+    result = guarded(Moody(lambda t: 0), 1, text, config=config)
     assert result.finish_reasons == ["cap", "cap"] and result.attempts == [2, 2] and result.lengths.tolist() == [20, 20]
     assert len({retry_seed(s, a) for s in range(50) for a in range(1, 4)}) == 150
 
@@ -304,13 +310,13 @@ def test_guidance_hides_the_prompt_from_rows_without_text(guide: bool, monkeypat
     text, prompt = torch.randint(0, TEXT, (2, 6)), torch.randint(0, CODES, (2, LEVELS, 4))
     lengths = torch.tensor([4, 2])
     config = GenerateConfig(guidance=2.0, max_frames=9, min_frames=9)
-    first = generate(model, text, None, prompt, lengths, config=config)
+    first = written(model, text, None, prompt, lengths, config=config)
     hidden = torch.cat([step for step in told if step is not None], 1) if guide else None
     if hidden is None:
         assert told and all(step is None for step in told)
     else:
         assert hidden.sum(1).tolist() == [0, 0, 4 + LEVELS, 2 + LEVELS]
-    alone = [generate(model, text[b : b + 1], None, prompt[b : b + 1], lengths[b : b + 1], [b], config) for b in (0, 1)]
+    alone = [written(model, text[b : b + 1], None, prompt[b : b + 1], lengths[b : b + 1], [b], config) for b in (0, 1)]
     assert all(torch.equal(alone[b].row(0), first.row(b)) for b in (0, 1))
 
 
@@ -318,10 +324,10 @@ def test_a_guarded_row_does_not_depend_on_its_neighbours() -> None:
     model = delay_lm()
     text = torch.randint(0, TEXT, (4, 6), generator=torch.Generator().manual_seed(0))
     config = GenerateConfig(temperature=1.0, top_k=None, max_frames=9)
-    together = generate_guarded(model, text, seeds=[5, 6, 7, 8], config=config)
+    together = guarded(model, 2, text, seeds=[5, 6, 7, 8], config=config)
     assert max(together.attempts) > 1
     for b in range(4):
-        alone = generate_guarded(model, text[b : b + 1], seeds=[5 + b], config=config)
+        alone = guarded(model, 2, text[b : b + 1], seeds=[5 + b], config=config)
         assert torch.equal(alone.row(0), together.row(b)) and alone.attempts[0] == together.attempts[b]
 
 
@@ -350,7 +356,7 @@ def test_the_thin_face() -> None:
 def test_requests_that_do_not_fit(change: dict[str, object], message: str) -> None:
     values = {"text_ids": torch.tensor([[1, 2]]), "config": CONFIG, **change}
     with pytest.raises(SoundloomError, match=message):
-        generate(delay_lm(), **values)  # type: ignore[arg-type]
+        written(delay_lm(), **values)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("field", [{"temperature": -1.0}, {"top_p": 0.0}, {"top_k": 0}, {"guidance": float("nan")}])

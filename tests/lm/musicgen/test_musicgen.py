@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from codec.common.hub import INDEX_FILE, WEIGHTS_FILE
 from codec.errors import SoundloomError
-from lm.few_rows import linear
+from lm.cpu_linear import linear
 from lm.musicgen.checkpoint import load_decoder, save_musicgen
 from lm.musicgen.generate import CrossSettings, generate
 from lm.musicgen.network import CrossLM, CrossLMConfig
@@ -77,7 +77,7 @@ def test_logits_equal(pair: tuple[Any, MusicGen]) -> None:
     inputs = tokens(music, TEXTS)
     codes = some_codes(music, 2, 9)
     c = music.decoder.config
-    delayed = torch.nn.functional.pad(music.decoder.delay(codes), (1, 0), value=c.empty_id)[:, :, :-1]
+    delayed = music.decoder.step_inputs(codes)[:, :, :-1]
     theirs = model(**inputs, decoder_input_ids=delayed.flatten(0, 1)).logits
     theirs = theirs.view(2, c.num_levels, -1, c.codebook_size)
     expected = torch.stack([theirs[:, k, k // c.channels :][:, :9] for k in range(c.num_levels)], dim=1)

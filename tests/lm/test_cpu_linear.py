@@ -9,7 +9,7 @@ import torch
 from lm_models import CODES, LEVELS, SHAPE, TEXT, batch, delay_lm
 
 from lm.config import TransformerConfig
-from lm.packed import pack_linear, packs_in_half
+from lm.cpu_linear import pack_linear, packs_in_half
 
 SHAPES = {
     "shared keys": SHAPE,

@@ -1,14 +1,19 @@
-"""A transformer made ready to write: the same numbers within rounding, in a tenth of the time a step.
+"""Products of a few rows with large matrices, as each step of a generation makes them, at the speed of memory.
 
-A step of generation multiplies one or two rows by every weight of the model, so it is bound by how fast weights are
-read, and PyTorch's general product of so few rows reads them several times slower than memory gives them. Here weights
-are laid out once for few rows: in half precision where they are numbers of half precision anyway, as those of a
-published checkpoint often are (nothing is rounded; products and sums stay float32), else in float32.
+Such a product reads every weight once, so memory bounds it. PyTorch's general product of a few rows reads weights
+several times slower than memory allows. Two ways out, the same numbers within rounding:
+
+- `pack_linear` and `PackedTransformer` lay the weights out once, for a tenth of the time a step. It is a second copy
+  of every weight: in half precision if half precision holds them exactly (products and sums stay float32), else in
+  float32.
+- `linear` copies nothing, for a model of gigabytes. It cuts the product over the threads, or swaps its operands. It is
+  slower than packing from two rows on at the sizes of a small voice, from four at a MusicGen's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,17 +21,18 @@ from torch import Tensor, nn
 
 from lm.transformer import Block, KVCache, Transformer, rotary_tables
 
-_FEW_ROWS = 2  # what the float32 layout is tuned for: one request, with and without text
+MOST_ROWS = 8  # beyond that `linear` leaves the product to `F.linear`, which is faster
+_FEW_ROWS = 2  # what the packed float32 layout is tuned for: one request, with and without text
 
 
 def pack_linear(weight: Tensor) -> Callable[[Tensor], Tensor]:
-    """x [..., in] -> x · weightᵀ [..., out], fast for few rows: a snapshot of ``weight`` [out, in] as it is now.
+    """Return x [..., in] -> x · weightᵀ [..., out], fast for few rows: a snapshot of ``weight`` [out, in] as it is now.
 
-    float32 on a CPU is packed for FBGEMM where half precision holds it exactly, else for oneDNN; anything else, or a
+    float32 on a CPU is packed for FBGEMM if half precision holds it exactly, else for oneDNN. Anything else, or a
     build of PyTorch without these libraries, goes through `F.linear`.
     """
     weight = weight.detach()
-    if weight.device.type == "cpu" and weight.dtype == torch.float32:
+    if _is_copied(weight):
         if packs_in_half(weight):
             half = torch.ops.quantized.linear_prepack_fp16(weight.contiguous(), None)
             product = torch.ops.quantized.linear_dynamic_fp16.default
@@ -39,8 +45,8 @@ def pack_linear(weight: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def packs_in_half(weight: Tensor) -> bool:
-    """Whether `pack_linear` reads two bytes a weight: half precision holds it exactly, and FBGEMM is there."""
-    if weight.device.type != "cpu" or weight.dtype != torch.float32:
+    """Return whether `pack_linear` reads two bytes a weight: half precision holds it exactly, and FBGEMM is there."""
+    if not _is_copied(weight):
         return False
     return torch.backends.quantized.engine in ("fbgemm", "x86", "onednn") and torch.equal(weight.half().float(), weight)
 
@@ -75,18 +81,15 @@ class _PackedBlock:
 
 
 class PackedTransformer:
-    """What a `Transformer` computes with a cache, from a snapshot of its weights; for inference only.
-
-    ``current`` tells whether the snapshot still is what the transformer holds.
-    """
+    """What a `Transformer` computes with a cache, from a snapshot of its weights; for inference only."""
 
     def __init__(self, transformer: Transformer) -> None:
         self.config = transformer.config
-        self.blocks = [_PackedBlock(block) for block in transformer.layers]
+        self.blocks = [_PackedBlock(block) for block in transformer.blocks()]
         self.norm = transformer.norm.weight.detach()
 
     def tables(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and signed sine of a whole run, made once, of which each step takes its rows.
+        """Return cosine and signed sine of a whole run, made once; each step takes its rows.
 
         positions float [S] or [B, S] -> two [S, 1, head_dim] or [B, S, 1, head_dim].
         """
@@ -99,7 +102,7 @@ class PackedTransformer:
         return cos.to(self.norm.dtype), sin.to(self.norm.dtype)
 
     def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache) -> Tensor:
-        """Next inputs x [B, S, D] with their rows of `tables` -> [B, S, D], normed; the cache moves on by S.
+        """Run the next inputs x [B, S, D] with their rows of `tables` -> [B, S, D], normed; the cache moves on by S.
 
         ``mask`` is added to the scores, [B or 1, 1, S or 1, keys]; without one all S see all that the cache holds.
         """
@@ -109,6 +112,48 @@ class PackedTransformer:
         return torch.rms_norm(x, x.shape[2:], self.norm, self.config.norm_eps)
 
 
-def weights_version(module: nn.Module) -> tuple[tuple[int, int], ...]:
-    """Changes whenever a weight of ``module`` is written to, moved or replaced: where a snapshot is out of date."""
-    return tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in module.parameters())
+def weights_version(module: nn.Module) -> tuple[tuple[Any, ...], ...]:
+    """Return a value that changes whenever a weight of ``module`` changes: where a snapshot is out of date.
+
+    Moves, replacements and optimizer steps show in addresses and version counters. Writes through ``parameter.data`` or
+    in inference mode do not, so the bits of what `pack_linear` copies are summed too (about 0.2 ms a million weights).
+    """
+    return tuple(
+        (p.data_ptr(), 0 if p.is_inference() else p._version, _checksum(p.detach()) if _is_copied(p) else None)
+        for p in module.parameters()
+    )
+
+
+def _is_copied(weight: Tensor) -> bool:
+    return weight.device.type == "cpu" and weight.dtype == torch.float32
+
+
+def _checksum(weight: Tensor) -> bytes:
+    """Return sums of the bits of a float32 tensor, 64 of them, so that no regular change cancels out in all."""
+    flat = weight.contiguous().view(-1)
+    whole = flat.numel() // 128 * 128
+    sums = flat[:whole].view(torch.int64).view(-1, 64).sum(0)
+    return sums.numpy().tobytes() + flat[whole:].numpy().tobytes()
+
+
+def linear(x: Tensor, weight: Tensor) -> Tensor:
+    """Multiply x [..., in] by weight [out, in], transposed -> [..., out]; quick for a few float32 rows on a CPU.
+
+    If gradients are recorded, and for other devices or dtypes, it is `F.linear` itself.
+    """
+    size, out = x.shape[-1], weight.shape[0]
+    rows = x.numel() // size
+    if rows > MOST_ROWS or x.dtype != torch.float32 or x.device.type != "cpu" or torch.is_grad_enabled():
+        return F.linear(x, weight)
+    flat = x.reshape(rows, size)
+    if rows in (2, 3):
+        # Contiguous again: attention's fused kernel needs it.
+        return (weight @ flat.t()).t().contiguous().view(*x.shape[:-1], out)
+    parts = torch.get_num_threads()
+    if out % parts:
+        return F.linear(x, weight)
+    pieces = weight.view(parts, out // parts, size)
+    if rows == 1:
+        return torch.bmm(pieces, flat.t().expand(parts, size, 1)).view(*x.shape[:-1], out)
+    y = torch.bmm(flat.expand(parts, rows, size), pieces.transpose(1, 2))  # [parts, rows, out / parts]
+    return y.transpose(0, 1).reshape(*x.shape[:-1], out)
