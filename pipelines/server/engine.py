@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
+from lm.delay_lm import DelayLM
 
 from codec.errors import SoundloomError
-from lm.delay_lm import DelayLM
 from lm.generation.generate import Frame
 from pipelines.server.metrics import Metrics
 from pipelines.server.rows import Row, RowBatch

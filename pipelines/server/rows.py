@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from lm.delay_lm import DelayLM
 from torch import Tensor
 
 from codec.errors import SoundloomError
-from lm.delay_lm import DelayLM
-from lm.generation.generate import UNKNOWN, Frame, _Run, guided
+from lm.generation.generate import UNKNOWN, Frame, GridWriter, guided
 from lm.generation.latents import level_vectors
 from lm.generation.request import GenerateConfig, Request
 from lm.generation.sampling import sample
@@ -34,6 +34,7 @@ class Row:
     owner: Any
     levels: int
     next_frame: int = 0
+    generator: torch.Generator | None = None
     frames: list[Frame] = field(default_factory=list)
     finish_reason: str | None = None
 
@@ -113,9 +114,11 @@ class RowBatch:
         self.model, self.config, self.capacity, self.vectors = model, config, capacity, vectors
         self.copies = 1 if config.guidance == 1.0 else 2
         self.rows: list[Row] = []
-        device, K = model.heads.device, model.levels
+        self.pattern = model.pattern
+        device, K = model.heads.device, self.pattern.levels
         self.cache = _Rows(model, capacity * self.copies)
         self.levels = torch.arange(K, device=device)
+        self.first_frames = self.pattern.frames_at(0, device)  # of a step s, level k scores frame s + first_frames[k]
         self.places = torch.arange(capacity, device=device)
         self.periods = torch.arange(1, config.loop_period + 1, device=device)
         limit = torch.tensor(config.loop_seconds * model.config.frame_rate, device=device)
@@ -153,17 +156,18 @@ class RowBatch:
 
         It pauses after each piece of work of some 50 ms, so that the batch can take steps between them.
         """
-        request, K = row.request, self.model.levels
+        request = row.request
         with torch.inference_mode():
-            run = _Run(self.model, request)
-        row.next_frame = int(request.prompt_lengths[0])
+            run = GridWriter(self.model, request)
+        row.next_frame, row.generator = int(request.prompt_lengths[0]), run.generators[0]
+        free = int(self.pattern.free_of(request.prompt_lengths)[0])
         yield
         while run.taken + PREFILL_STEPS < run.step:
             with torch.inference_mode():
                 self._read_prompt(run, run.taken + PREFILL_STEPS)
             yield
         # Until all of a frame's levels are written by the model itself, inputs are given and guidance hides them.
-        while run.step < row.next_frame + K and not bool(run.done.all()):
+        while run.step < free and not bool(run.done.all()):
             with torch.inference_mode():
                 run.advance()
         with torch.inference_mode():
@@ -189,19 +193,19 @@ class RowBatch:
     def _wants(self, row: Row) -> bool:
         return row.request.vectors is not None
 
-    def _read_prompt(self, run: Any, end: int) -> None:
+    def _read_prompt(self, run: GridWriter, end: int) -> None:
         """Take the given steps up to ``end`` whose scores nobody needs."""
         new = run.inputs[:, :, run.taken : end]
         hidden = None
         if self.copies == 2:
             new = torch.cat([new, new])
         if run.taken < run.hidden_until:
-            lost = self.model.prompt_steps(run.request.prompt_lengths, run.taken, end)
+            lost = self.pattern.reads(run.request.prompt_lengths, run.taken, end)
             hidden = torch.cat([torch.zeros_like(lost), lost])
         self.model.advance(run.state, new, hidden)
         run.taken = end
 
-    def _join(self, row: Row, run: Any) -> None:
+    def _join(self, row: Row, run: GridWriter) -> None:
         place = len(self.rows)
         self.writer = run.state.writer
         steps = run.inputs.shape[2]
@@ -255,8 +259,8 @@ class RowBatch:
             latents = self.state["latents"][place] if self._wants(row) else None
             self._collect(row, s + 1, lengths[place], self.state["inputs"][place], latents)
             row.finish_reason = reasons[place] or row.finish_reason
-        K = self.model.levels
-        ended = [row for row, s, length in zip(rows, step.tolist(), lengths, strict=True) if s + 1 > length + K - 2]
+        ends = [self.pattern.steps(length) for length in lengths]
+        ended = [row for row, s, end in zip(rows, step.tolist(), ends, strict=True) if s + 1 >= end]
         for row in rows:
             if row in ended:
                 self.leave(row)
@@ -271,7 +275,7 @@ class RowBatch:
         mask = self.cache.begin_step(R)
         hidden = self.writer.transformer(x, cos, sin, mask, self.cache)[:, -1]
         self.cache.end_step()
-        return self.writer.heads(hidden).view(n, self.copies, self.model.levels, -1)
+        return self.writer.heads(hidden).view(n, self.copies, self.pattern.levels, -1)
 
     def _write(self, n: int, logits: Tensor, step: Tensor) -> tuple[Tensor, list[str]]:
         """Sample the codes of a step [n, K] and write them as the next step's inputs; say which rows ended, and why."""
@@ -279,13 +283,13 @@ class RowBatch:
         length, inputs = self.state["length"][:n], self.state["inputs"]
         logits[:, 1:, end] = float("-inf")
         logits[:, 0, end].masked_fill_(step < self.state["least"][:n], float("-inf"))
-        generators = [row.request.generators[0] for row in self.rows]
-        codes = sample(logits, generators, self.temperatures, config.top_k, config.top_p)
+        generators = [row.generator for row in self.rows if row.generator is not None]
+        codes = sample(logits, generators, config, self.temperatures)
         unended = length == UNKNOWN
         capped = unended & (step >= self.state["most"][:n])
         ended = unended & ~capped & (codes[:, 0] == end)
         length[capped | ended] = step[capped | ended]
-        codes = torch.where(step[:, None] - self.levels < length[:, None], codes, end)
+        codes = torch.where(step[:, None] + self.first_frames < length[:, None], codes, end)
         inputs[self.places[:n], :, step + 1] = codes
         looped = unended & ~capped & ~ended & self._loops(n, step)
         length[looped] = step[looped] + 1
@@ -304,7 +308,7 @@ class RowBatch:
 
     def _add_latents(self, n: int, scores: Tensor, codes: Tensor, step: Tensor, vectors: Tensor) -> None:
         levels = self.levels[: len(vectors)]
-        frames = step[:, None] - levels
+        frames = step[:, None] + self.first_frames[levels]
         new = (frames >= self.state["prompt"][:n, None]) & (frames < self.state["length"][:n, None])
         new &= levels < self.state["levels"][:n, None]
         added = level_vectors(codes, scores, vectors, self.config.drawn_levels) * new[..., None]
@@ -312,9 +316,8 @@ class RowBatch:
 
     def _collect(self, row: Row, step: int, length: int, inputs: Tensor, latents: Tensor | None) -> None:
         """Hand a row the frames that are whole before ``step``: inputs [K, steps], latents [steps, D]."""
-        K = self.model.levels
-        while row.next_frame + K <= step and row.next_frame < length:
+        while self.pattern.steps(row.next_frame + 1) <= step and row.next_frame < length:
             frame = row.next_frame
-            codes = inputs[self.levels, frame + self.levels + 1]
+            codes = self.pattern.frame_of(inputs, frame)
             row.frames.append(Frame(codes, None if latents is None else latents[frame].clone()))
             row.next_frame += 1

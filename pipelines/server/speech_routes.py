@@ -1,0 +1,139 @@
+"""``POST /v1/audio/speech``: text in, audio out while it is made, plain or as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from pipelines.server.encoders import MEDIA_TYPES, new_encoder
+from pipelines.server.errors import ApiError
+from pipelines.server.orders import MODEL, MODEL_ALIASES, SpeechFields, json_object, parse_speech
+from pipelines.server.service import Events, Service, failure
+from pipelines.server.speaking import Failed, Finished, SentenceEnded, SentenceStarted, Sound
+
+# No proxy may hold back what streams.
+_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+
+
+def speech_routes(service: Service) -> list[BaseRoute]:
+    """Return the routes."""
+
+    async def speech(request: Request) -> Response:
+        body = await request.body()
+        fields = parse_speech(body)
+        model = json_object(body).get("model") or MODEL
+        if model not in (MODEL, *MODEL_ALIASES, service.engine.voice.name):
+            message = f"no model {str(model)[:60]!r}; expected {MODEL}"
+            raise ApiError(404, message, "model", "model_not_found")
+        return SpeechResponse(service, await service.speak(service.order(fields)), fields)
+
+    return [Route("/v1/audio/speech", speech, methods=["POST"])]
+
+
+class SpeechResponse(Response):
+    """Streams a request's sound. Its status waits for the first sound, so that an early failure is a proper error."""
+
+    def __init__(self, service: Service, events: Events, fields: SpeechFields) -> None:
+        super().__init__()
+        self.service, self.events, self.fields = service, events, fields
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send until all is said or the client leaves."""
+        speaking = asyncio.ensure_future(self._send(scope, receive, send))
+        leaving = asyncio.ensure_future(_left(receive))
+        try:
+            await asyncio.wait({speaking, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if speaking.done():
+                speaking.result()
+        finally:
+            self.events.cancel()
+            for task in (speaking, leaving):
+                task.cancel()
+
+    async def _send(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind = "text/event-stream" if self.fields.sse else MEDIA_TYPES[self.fields.format]
+        parts = self._events() if self.fields.sse else self._audio()
+        started = False
+        try:
+            async for part in parts:
+                if not started:
+                    headers = {**_HEADERS, "content-type": kind}
+                    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+                    await send({"type": "http.response.start", "status": 200, "headers": raw})
+                    started = True
+                if part:
+                    await send({"type": "http.response.body", "body": part, "more_body": True})
+        except ApiError as error:
+            if started:
+                return  # without an end: the connection breaks off, which is how a client of plain audio sees it
+            self.service.engine.metrics.error(error.status)
+            await error.response()(scope, receive, send)
+            return
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _audio(self) -> AsyncIterator[bytes]:
+        voice = self.service.engine.voice
+        encoder = new_encoder(self.fields.format, voice.sample_rate, voice.codec.channels)
+        while not isinstance(event := await self.events.next(), Finished):
+            if isinstance(event, Failed):
+                raise failure(event)
+            if isinstance(event, Sound):
+                yield encoder.push(event.wave)
+        yield encoder.finish()
+
+    async def _events(self) -> AsyncIterator[bytes]:
+        voice = self.service.engine.voice
+        encoder = new_encoder(self.fields.format, voice.sample_rate, voice.codec.channels)
+        started, frame = False, 0
+        while not isinstance(event := await self.events.next(), Finished):
+            if isinstance(event, Failed):
+                error = failure(event)
+                if not started:
+                    raise error
+                yield sse({"type": "speech.audio.error", **error.body()})
+                return
+            if self.fields.codes and isinstance(event, (SentenceStarted, SentenceEnded)):
+                yield sse(sentence_event(event, voice.sample_rate))
+            if isinstance(event, Sound):
+                if self.fields.codes and event.codes:
+                    yield sse({"type": "speech.codes", "frame": frame, "codes": event.codes})
+                    frame += len(event.codes)
+                yield _delta(encoder.push(event.wave))
+            started = True
+        yield _delta(encoder.finish())
+        levels = self.events.speaking.levels
+        usage = {"input_tokens": event.units, "output_tokens": event.frames * levels}
+        usage["total_tokens"] = sum(usage.values())
+        yield sse({"type": "speech.audio.done", "usage": usage})
+
+
+def sentence_event(event: SentenceStarted | SentenceEnded, sample_rate: int) -> dict[str, object]:
+    """Return a sentence's begin or end as clients get it; times are seconds."""
+    if isinstance(event, SentenceStarted):
+        times = {"start": event.start / sample_rate, "expected_seconds": round(event.seconds, 3)}
+        return {"type": "speech.sentence.started", "index": event.index, "text": event.text, **times}
+    seconds = event.samples / sample_rate
+    reason = event.finish_reason
+    return {"type": "speech.sentence.ended", "index": event.index, "seconds": seconds, "finish_reason": reason}
+
+
+def sse(data: dict[str, object]) -> bytes:
+    """Return one server-sent event."""
+    return f"data: {json.dumps(data, separators=(',', ':'))}\n\n".encode()
+
+
+def _delta(audio: bytes) -> bytes:
+    return sse({"type": "speech.audio.delta", "audio": base64.b64encode(audio).decode()}) if audio else b""
+
+
+async def _left(receive: Receive) -> None:
+    """Return when the client has left."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
