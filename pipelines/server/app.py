@@ -63,15 +63,11 @@ def create_app(service: Service) -> Starlette:
         headers = ["authorization", "content-type"]
         cors = {"allow_origins": list(service.settings.origins), "allow_headers": headers}
         middleware.insert(0, Middleware(CORSMiddleware, **cors, allow_methods=["GET", "POST"]))
+    handlers = {ApiError: on_api_error, SoundloomError: on_bad_input, HTTPException: on_http_error}
     return Starlette(
         routes=[route for routes in ROUTE_LISTS for route in routes(service)],
         middleware=middleware,
-        exception_handlers={
-            ApiError: on_api_error,
-            SoundloomError: on_bad_input,
-            HTTPException: on_http_error,
-            Exception: on_failure,
-        },
+        exception_handlers={**handlers, Exception: on_failure},
         lifespan=lifespan,
     )
 

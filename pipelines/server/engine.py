@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
-from lm.delay_lm import DelayLM
 
 from codec.errors import SoundloomError
 from lm.generation.generate import Frame
+from lm.step_lm import DelayLM
 from pipelines.server.metrics import Metrics
 from pipelines.server.rows import Row, RowBatch
 from pipelines.server.solo import SoloBatch

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from lm.delay_lm import DelayLM
 from torch import Tensor
 
 from codec.errors import SoundloomError
@@ -20,6 +19,7 @@ from lm.generation.generate import UNKNOWN, Frame, GridWriter, guided
 from lm.generation.latents import level_vectors
 from lm.generation.request import GenerateConfig, Request
 from lm.generation.sampling import sample
+from lm.step_lm import DelayLM
 from lm.transformer import additive_mask
 
 PREFILL_STEPS = 96  # of a prompt, read at once: about 50 ms on one core, in which the others wait
