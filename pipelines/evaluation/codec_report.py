@@ -1,4 +1,4 @@
-"""The codec's report: tables, rate-quality curves, spectrograms and things to hear, from what was measured."""
+"""Build the codec's report: tables, rate-quality curves, spectrograms and things to hear."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pipelines.evaluation.report import Listening, Picture, Report, Sound, Table
 from pipelines.evaluation.words import word_errors
 
 SCORES = ("DistillMOS", "PESQ-WB", "STOI", "ViSQOL", "DNSMOS")  # of which the recording itself has a finite one
+PICTURED_OPUS = 16  # kbit/s; the Opus nearest to it is among the spectrograms
 CURVES = dict.fromkeys(SCORES, "higher is better")
 CURVES |= {"mel distance": "lower is better", "SI-SDR": "dB, higher is better"}
 
@@ -32,7 +33,7 @@ class Results:
     counted_minutes: float = 0.0
     heard: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # clip -> system -> wave, of a few clips
     systems: dict[str, list[str]] = field(default_factory=dict)  # family (a line of a curve) -> systems
-    beside: list[str] = field(default_factory=list)  # families that stand beside the codec in its spectrograms
+    beside: list[str] = field(default_factory=list)  # families that stand next to the codec in its spectrograms
 
     def mean(self, system: str, column: str) -> Summary:
         return summarize(self.table[system][column])
@@ -41,7 +42,7 @@ class Results:
 def build_report(
     tested: Sequence[scores.CodecUnderTest], results: Results, facts: dict[str, str], columns: Sequence[str]
 ) -> Report:
-    """Tables, curves and things to hear from what was measured."""
+    """Return tables, curves and things to hear from what was measured."""
     first = tested[0]
     report = Report(
         f"Codec report: {first.name}",
@@ -153,10 +154,18 @@ def _listening(first: scores.CodecUnderTest, results: Results, i: int) -> Listen
 
     own = results.systems[first.name]
     others = [system for family, systems in results.systems.items() if family != first.name for system in systems]
-    # original, reconstruction, what stands beside it; then the reconstruction at fewer levels
-    drawn = {"original": waves["reference itself"], first.label(first.levels[-1]): waves[own[-1]]}
-    drawn |= {family: waves[results.systems[family][-1]] for family in results.beside}
-    drawn |= {f"{n} lev.": waves[first.label(n)] for n in reversed(first.levels[:-1])}
-    picture = Picture("Mel spectrograms", plots.figure_png(plots.spectrogram_figure(drawn, rate), 90))
+    picture = Picture("Spectrograms", plots.figure_png(plots.spectrogram_figure(_pictured(first, results, i), rate)))
     dial, beside = [sound(system) for system in own], [sound(system) for system in ["reference itself", *others]]
     return Listening(clip.name, dial, beside, clip.text or "", picture)
+
+
+def _pictured(first: scores.CodecUnderTest, results: Results, i: int) -> dict[str, Tensor]:
+    """Return what to show side by side: the original, the codec, its variants, Opus, then fewer levels."""
+    waves = results.heard[i]
+    shown = ["reference itself", results.systems[first.name][-1]]
+    shown += [results.systems[family][-1] for family in results.beside]
+    shown += sorted(
+        results.systems.get("Opus", []), key=lambda name: abs(results.mean(name, "kbit/s").mean - PICTURED_OPUS)
+    )[:1]
+    shown += [first.label(n) for n in reversed(first.levels[:-1])]
+    return {"original" if name == "reference itself" else name: waves[name] for name in shown}

@@ -258,7 +258,8 @@ def speech_figure(voice: Voice, speech: Speech) -> Figure:
     """Spectrogram over the alignment of the first sentence."""
     figure = plots.new_figure(8, 4.5)
     rows = figure.subplots(2, 1, height_ratios=[1, 1.4])
-    plots.draw_spectrogram(rows[0], speech.waveform.mean(0), speech.sample_rate, "mel")
+    plots.draw_harmonics(rows[0], speech.waveform.mean(0), speech.sample_rate, "")
+    rows[0].set_ylabel("kHz")
     found = alignment(voice, speech)
     if found is None:
         plots.draw_codes(rows[1], speech.codes, voice.codec.codebook_size, voice.frame_rate)

@@ -65,7 +65,7 @@ def test_report_end_to_end(bench: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert record["scores"]["codec, 3 levels"]["kbit/s"][0] == pytest.approx((44 + 75) * 8 / 1000)
     assert len(record["unread"]) == 1
     page = (bench / "report" / "report.html").read_text()
-    assert "type=range" in page and page.count("data:audio/flac") == 2 + 1 + 1
+    assert 'type="range"' in page and page.count("data:audio/flac") == 2 + 1 + 1
     use = record["tables"][1]["rows"]
     assert len(use) == 3 and 0 < use[0]["share of codes used"] <= 1 <= use[0]["perplexity"] <= 16
 
@@ -151,7 +151,7 @@ def test_a_codec_beside_and_dnsmos_loss(bench: Path, monkeypatch: pytest.MonkeyP
     assert evaluate_codec.main(words) == 0
     assert drawn == {
         "curves": ["codec", "without GAN"],
-        "spectrograms": ["original", "codec, 3 levels", "without GAN", "1 lev."],
+        "spectrograms": ["original", "codec, 3 levels", "without GAN, 3 levels", "codec, 1 level"],
     }
     record = json.loads((bench / "beside" / "report.json").read_text())
     scores = record["scores"]
