@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from codec.common.hub import Weights, read_json
+from codec.common.checked import read_json
+from codec.common.hub import Weights
 from codec.conv import apply_weight_norm
 from codec.errors import SoundloomError
 from codec.model import Codec, CodecConfig

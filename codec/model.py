@@ -18,7 +18,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from codec.common.checked import from_dict
+from codec.common.checked import from_dict, read_json
+from codec.common.files import check_file
 from codec.conv import folded_state
 from codec.errors import SoundloomError
 from codec.quantize import QuantizerConfig, ResidualVectorQuantizer
@@ -275,8 +276,6 @@ class Codec(nn.Module):
             tensors = load_file(path)
             # float16 on disk is exact in float32: the same weights, hence the same codes, on every machine
             codec.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
-        except FileNotFoundError:
-            raise SoundloomError(f"{path} is missing; a codec folder holds config.json and model.safetensors") from None
         except SoundloomError:
             raise
         except Exception as error:
@@ -286,6 +285,7 @@ class Codec(nn.Module):
 
 def _check_sizes(config: CodecConfig, path: Path) -> None:
     """Hold a config against the shapes that the weights' file tells, before anything of its sizes is made."""
+    check_file(path, missing="a codec folder holds config.json and model.safetensors")
     with safe_open(path, framework="pt") as opened:
         shapes = {name: list(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118 - no dict
     network = config.spectral if config.network == "spectral" else config.seanet
@@ -303,13 +303,8 @@ def _check_sizes(config: CodecConfig, path: Path) -> None:
 
 def read_config(path: Path) -> CodecConfig:
     """Read a codec's config.json; unknown keys, wrong types and other formats raise `SoundloomError`."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SoundloomError(f"{path} is missing; a codec folder holds config.json and model.safetensors") from None
-    except (OSError, ValueError) as error:
-        raise SoundloomError(f"{path} is not readable JSON: {error}") from None
-    if not isinstance(record, dict) or record.pop("format", None) != FORMAT:
+    record = read_json(path, missing="a codec folder holds config.json and model.safetensors")
+    if record.pop("format", None) != FORMAT:
         raise SoundloomError(f'{path} is not a codec of soundloom: its "format" should be "{FORMAT}"')
     if record.pop("version", None) != 1:
         raise SoundloomError(f"{path} has an unknown version; this soundloom reads version 1")

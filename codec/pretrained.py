@@ -9,7 +9,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from codec.common.hub import find_checkpoint, read_json
+from codec.common.checked import read_json
+from codec.common.hub import resolve
 from codec.errors import SoundloomError
 from codec.model import FORMAT, Codec
 
@@ -72,8 +73,8 @@ def _open(name_or_folder: str | os.PathLike[str] | None, native: bool) -> AudioC
             raise SoundloomError(f"the shipped codec is missing from this installation: no folder {SHIPPED}")
         return Codec.from_pretrained(SHIPPED)
     patterns = ["config.json", "model*.safetensors*"]
-    folder = find_checkpoint(name_or_folder, "codec", "facebook/encodec_24khz", patterns)
-    config = read_json(folder / "config.json")
+    folder = resolve(name_or_folder, "codec", patterns, "facebook/encodec_24khz")
+    config = read_json(folder / "config.json", missing="a codec folder holds it and model.safetensors")
     if config.get("format") == FORMAT:
         return Codec.from_pretrained(folder)
     from codec.encodec_weights import convert_encodec, why_not_native

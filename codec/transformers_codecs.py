@@ -25,6 +25,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from codec.audio import files as audio
+from codec.common.checked import read_json
+from codec.common.files import check_file
 from codec.conv import fold_weight_norm
 from codec.errors import SoundloomError
 
@@ -105,7 +107,7 @@ class TransformersCodec(nn.Module):
 
         Names are left out of it, because transformers renames weights from release to release.
         """
-        config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(self.folder / "config.json")
         told = {key: config.get(key) for key in ("model_type", *self.code_settings)}
         digests = []
         for path in _weight_files(self.folder):
@@ -298,6 +300,8 @@ def open_adapter(folder: Path, model_type: str) -> TransformersCodec:
         model_class = getattr(transformers, adapter.model_class)
     except (ImportError, OSError, AttributeError, RuntimeError) as error:
         raise SoundloomError(f"{folder} needs {adapter.model_class} of transformers: {error}") from None
+    for path in _weight_files(folder):
+        check_file(path)
     if not _weight_files(folder):
         raise SoundloomError(f"{folder} holds no model.safetensors; weights in other formats are not read")
     try:

@@ -11,9 +11,7 @@ config.json::
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +21,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from codec.common.files import atomic_path, write_text
-from codec.errors import SoundloomError
+from codec.common.checked import read_json
+from codec.common.files import atomic_path, check_file, sha256_file, write_text
+from codec.common.hub import resolve
+from codec.errors import SoundloomError, quoted
 from codec.store.reader import StoreFacts
 from lm.config import LMConfig, from_dict, to_dict
 from lm.fine_lm import CoarseFineLM, FineLM
@@ -94,13 +94,13 @@ def save_lm(
     weights = {name: t.detach().to("cpu", DTYPES[dtype]).contiguous() for name, t in model.state_dict().items()}
     with atomic_path(folder / WEIGHTS_FILE) as temporary:
         save_file(weights, temporary)
-        digest = _sha256(temporary)
+        digest = sha256_file(temporary)
     if isinstance(model, CoarseFineLM):
         settings = {"coarse": to_dict(model.coarse.config), "fine": to_dict(model.fine.config)}
     else:
         settings = to_dict(model.config)
     config = {"format": FORMAT, "kind": kind, "model": settings, "codec": asdict(facts)}
-    config |= {"weights_sha256": digest, "text_sha256": _sha256(folder / TEXT_FILE)}
+    config |= {"weights_sha256": digest, "text_sha256": sha256_file(folder / TEXT_FILE)}
     write_text(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
 
 
@@ -119,7 +119,7 @@ def load_lm(name: str | Path, codec: Any = None) -> LoadedLM:
     model = _load_model(folder, config, path)
     _check_facts(model.config, facts, str(path))
     tokenizer = TextTokenizer.from_pretrained(folder)
-    if _sha256(folder / TEXT_FILE) != config["text_sha256"] or tokenizer.vocab_size != model.config.text_vocab_size:
+    if sha256_file(folder / TEXT_FILE) != config["text_sha256"] or tokenizer.vocab_size != model.config.text_vocab_size:
         raise SoundloomError(f"{folder / TEXT_FILE}: another tokenizer than the one that the model learned with")
     loaded = LoadedLM(model, tokenizer, facts)
     if codec is not None:
@@ -128,43 +128,32 @@ def load_lm(name: str | Path, codec: Any = None) -> LoadedLM:
 
 
 def find_folder(name: str | Path) -> Path:
-    """The folder itself, or the local copy of a hub repository (only what a model folder holds is fetched)."""
-    if Path(name).is_dir():
-        return Path(name)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)) or str(name).startswith("."):
-        raise SoundloomError(f"{name}: no such folder; expected a language model's folder or a hub name (owner/name)")
-    from huggingface_hub import snapshot_download
-
-    try:
-        patterns = ["*.json", "*.safetensors", "text.*", "lexicon.*", "README.md"]
-        return Path(snapshot_download(str(name), allow_patterns=patterns))
-    except Exception as error:  # the hub client fails in a dozen ways; all mean the same here
-        raise SoundloomError(f"{name}: neither a folder nor to be had from the hub ({error})") from error
+    """Return the folder itself, or the local copy of a hub repository (only what a model folder holds is fetched)."""
+    patterns = ["*.json", "*.safetensors", "text.*", "lexicon.*", "README.md"]
+    return resolve(name, "language model", patterns, "someone/voice")
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise SoundloomError(f"{path}: not a readable JSON file ({error})") from error
+    config = read_json(path)
     keys = {"format", "kind", "model", "codec", "weights_sha256", "text_sha256"}
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
+    if config.get("format") != FORMAT:
         raise SoundloomError(f'{path}: expected the config of a language model, with "format": "{FORMAT}"')
     if set(config) != keys:
-        wrong = ", ".join(sorted(set(config) ^ keys))
+        wrong = quoted(", ".join(sorted(set(config) ^ keys)))
         raise SoundloomError(f"{path}: unknown or missing: {wrong}; it must hold {', '.join(sorted(keys))}")
-    if config["kind"] not in (*KINDS, PAIR):
-        raise SoundloomError(f"{path}: kind {config['kind']!r}; expected one of {', '.join(KINDS)}, {PAIR}")
+    if not isinstance(config["kind"], str) or config["kind"] not in (*KINDS, PAIR):
+        raise SoundloomError(f"{path}: kind {quoted(config['kind'])}; expected one of {', '.join(KINDS)}, {PAIR}")
     if not isinstance(config["codec"], dict):
-        raise SoundloomError(f"{path}: codec is {config['codec']!r}, expected an object")
+        raise SoundloomError(f"{path}: codec is {quoted(config['codec'])}, expected an object")
     return config
 
 
 def _load_model(folder: Path, config: dict[str, Any], path: Path) -> nn.Module:
     """Build the model without memory, compare it with what the weights' file holds, and only then read that."""
     file = folder / WEIGHTS_FILE
+    check_file(file)
     try:
-        digest = _sha256(file)
+        digest = sha256_file(file)
         if digest != config["weights_sha256"]:
             raise SoundloomError(f"{file}: damaged, its sha256 is not the one in {CONFIG_FILE}")
         with safe_open(file, framework="pt") as opened:
@@ -217,11 +206,3 @@ def _check_facts(config: LMConfig, facts: StoreFacts, where: str) -> None:
         ours, theirs = getattr(config, name), getattr(facts, name)
         if ours != theirs:
             raise SoundloomError(f"{where}: the model's {name} is {ours}, its codec's is {theirs}")
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -19,8 +19,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from codec.common.checked import read_json
 from codec.common.files import atomic_path, write_text
-from codec.common.hub import CONFIG_FILE, WEIGHTS_FILE, Table, Weights, find_checkpoint, read_json, unstack
+from codec.common.hub import CONFIG_FILE, WEIGHTS_FILE, Table, Weights, resolve, unstack
 from codec.errors import SoundloomError
 from lm.config import TransformerConfig
 from lm.transformer import Transformer
@@ -54,7 +55,7 @@ class TextModel:
 def find_text_model(name: str | Path) -> Path:
     """The folder of a Llama-style checkpoint: itself, or the local copy of a hub name."""
     patterns = [CONFIG_FILE, "model*.safetensors*"]
-    return find_checkpoint(name, "text model", "HuggingFaceTB/SmolLM2-135M", patterns)
+    return resolve(name, "text model", patterns, "HuggingFaceTB/SmolLM2-135M")
 
 
 def read_shape(folder: Path) -> TransformerConfig:

@@ -24,6 +24,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from codec.common.distributed import alike_over_processes, gather_clips, mean_figures
+from codec.common.seeds import seed_step, stable_seed
 from codec.conv import apply_weight_norm
 from codec.errors import SoundloomError
 from codec.model import Codec, CodecConfig
@@ -44,9 +46,6 @@ from pipelines.training.codec_settings import TrainCodecSettings
 from pipelines.training.codec_step import (
     CodecLosses,
     alarm_lines,
-    alike_over_processes,
-    gather_clips,
-    mean_figures,
     validate,
 )
 from pipelines.training.log import JsonlLog, open_tensorboard, record
@@ -54,9 +53,7 @@ from pipelines.training.optimizer import (
     StopFlag,
     agree_to_stop,
     recompute_activations,
-    seed_step,
     set_learning_rate,
-    stable_seed,
 )
 from pipelines.training.sharding import refuse_sharding
 

@@ -26,6 +26,8 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 from torch import Tensor
 
+from codec.common.distributed import mean_figures
+from codec.common.seeds import seed_step
 from codec.discriminators import DiscriminatorConfig
 from codec.errors import SoundloomError
 from codec.losses import LossWeights
@@ -42,7 +44,7 @@ from pipelines.training.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
-from pipelines.training.codec_step import CodecLosses, mean_figures
+from pipelines.training.codec_step import CodecLosses
 from pipelines.training.decoder_crops import VoiceCrops, audio_by_id
 from pipelines.training.lm_settings import open_store
 from pipelines.training.log import JsonlLog, record
@@ -50,7 +52,6 @@ from pipelines.training.optimizer import (
     OptimizerSettings,
     StopFlag,
     agree_to_stop,
-    seed_step,
     set_learning_rate,
 )
 from pipelines.voice.voice import Voice, load_voice

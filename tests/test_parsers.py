@@ -29,7 +29,7 @@ from store_helpers import FakeCodec, write_corpus
 from voice_helpers import save_lms, tiny_codec, tiny_voice
 
 from codec.audio.files import encode_audio, read_audio
-from codec.common.checked_json import sha256_bytes
+from codec.common.files import sha256_bytes
 from codec.errors import SoundloomError
 from codec.loom import CodeFile, load_codes, mark_of, save_codes
 from codec.model import Codec

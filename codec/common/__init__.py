@@ -1,1 +1,1 @@
-"""What every part shares: whole files, checked JSON, checkpoints on the hub, process means."""
+"""What every room shares: whole files, checked JSON, checkpoints on the hub, seeds, process helpers."""

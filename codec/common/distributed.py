@@ -1,23 +1,27 @@
-"""Means over the processes of a training: one batch in several processes is to be what it is in one."""
+"""What the processes of a training exchange: means, sums and gradients; in one process each is a no-op.
+
+A batch that several processes share gives what it would give in one.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def process_place() -> tuple[int, int]:
-    """Tell (rank, number of processes); (0, 1) where torch.distributed is not in use."""
+    """Return (rank, number of processes); (0, 1) where torch.distributed is not in use."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
 
 
 def mean_over_processes(x: Tensor) -> Tensor:
-    """Mean of a tensor over all processes, with its gradient; the tensor itself where there is one process.
+    """Return the mean of a tensor over all processes, with its gradient; with one process, the tensor itself.
 
     The gradient is right where the processes' gradients are averaged at the end, as every trainer here does.
     """
@@ -36,3 +40,57 @@ class _Mean(torch.autograd.Function):
         total = gradients[0].clone()
         dist.all_reduce(total)
         return total / dist.get_world_size()
+
+
+def sum_over_processes(values: Iterable[float], device: torch.device | str = "cpu") -> list[float]:
+    """Return the sums of ``values`` over all processes, the same on each; every process must call it."""
+    total = torch.tensor(list(values), dtype=torch.float64, device=device)
+    if process_place()[1] > 1:
+        dist.all_reduce(total)
+    return [float(value) for value in total.tolist()]
+
+
+def mean_figures(figures: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """Return figures for the log as means over all processes, all of which must call it."""
+    numbers = {key: torch.tensor(value, dtype=torch.float64, device=device) for key, value in figures.items()}
+    return {key: mean_over_processes(value).tolist() for key, value in numbers.items()}
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Average the gradients over all processes (DDP's hooks do not fit two backward passes in a step)."""
+    if process_place()[1] == 1:
+        return
+    grads = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([g.flatten() for g in grads])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    offset = 0
+    for grad in grads:
+        grad.copy_(flat[offset : offset + grad.numel()].view_as(grad))
+        offset += grad.numel()
+
+
+@torch.no_grad()
+def gather_clips(x: Tensor) -> Tensor:
+    """Return every process's clips [B, ...] as one batch in which the processes take turns, as `Crops` deals them."""
+    _, world = process_place()
+    if world == 1:
+        return x
+    shares = [torch.empty_like(x) for _ in range(world)]
+    dist.all_gather(shares, x.contiguous())
+    return torch.stack(shares, 1).flatten(0, 1)
+
+
+def alike_over_processes(module: nn.Module) -> bool:
+    """Return whether all processes hold the same parameters and buffers to the bit; every process must call it."""
+    if process_place()[1] == 1:
+        return True
+    sums = []
+    for tensor in module.state_dict().values():
+        # Bits as numbers, each weighed by its place: two processes that differ anywhere have other sums.
+        bits = tensor.detach().flatten().view(torch.uint8).to(torch.int64)
+        sums.append((bits * torch.arange(1, len(bits) + 1, device=bits.device)).sum())
+    least, most = torch.stack(sums), torch.stack(sums)
+    dist.all_reduce(least, dist.ReduceOp.MIN)
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    return torch.equal(least, most)

@@ -1,11 +1,10 @@
-"""A checkpoint in the format of the Hugging Face hub: config.json beside safetensors, in one file or in shards.
+"""A checkpoint in the format of the Hugging Face hub: config.json next to safetensors, in one file or in shards.
 
 Nothing is allocated for what a header only claims: a tensor is read when it is asked for, after its shape is checked.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from codec.errors import SoundloomError
+from codec.common.checked import read_json
+from codec.common.files import check_file
+from codec.errors import SoundloomError, quoted
 
 CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE = "config.json", "model.safetensors", "model.safetensors.index.json"
 #: a model's own tensors: those of the files, each with its shape; several are stacked along the first axis
@@ -24,22 +25,46 @@ Table = dict[str, list[tuple[str, list[int]]]]
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
-def find_checkpoint(name: str | os.PathLike[str], what: str, example: str, patterns: Sequence[str]) -> Path:
-    """The local folder that a name stands for: itself, or a hub repository's copy (only files of ``patterns``).
+def resolve(
+    name: str | os.PathLike[str],
+    what: str,
+    patterns: Sequence[str],
+    example: str,
+    shipped: Mapping[str, Path] | None = None,
+) -> Path:
+    """Return the local folder that a name stands for.
 
-    Raises: `SoundloomError` that says what was looked for, and how to get it where the hub did not answer.
+    That is a folder of this name, one of the ``shipped`` by its name, or a hub repository's copy, which is downloaded
+    (only files of ``patterns``).
+
+    Raises:
+        SoundloomError: it says what was looked for, and how to get it where the hub did not answer.
     """
-    name = os.fspath(name)
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise SoundloomError(f"{name} is a file; give the folder that holds {CONFIG_FILE} and {WEIGHTS_FILE}")
+    name, shipped = os.fspath(name), shipped or {}
+    wanted = f"no {what} {quoted(name)}"
+    if not name:
+        raise SoundloomError(f"{wanted}: the name is empty; give a folder or a hub name such as {example}")
+    try:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            return path
+        exists = path.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # too long; the home of an unknown user; a NUL
+        reason = getattr(error, "strerror", None) or error
+        raise SoundloomError(f"{wanted}: not a name of a folder ({reason})") from None
+    if exists:
+        raise SoundloomError(f"{name} is a file; give the folder that holds it")
+    if name in shipped and shipped[name].is_dir():
+        return shipped[name]
     if not _HUB_NAME.fullmatch(name):
+        known = f"shipped: {', '.join(sorted(shipped))}; " if shipped else ""
         raise SoundloomError(
-            f"no {what} {name!r}: there is no such folder, and a name on the hub has the form owner/name, "
-            f"such as {example}"
+            f"{wanted}: there is no such folder; {known}a name on the hub has the form owner/name, such as {example}"
         )
+    return _download(name, wanted, patterns)
+
+
+def _download(name: str, wanted: str, patterns: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
@@ -47,24 +72,9 @@ def find_checkpoint(name: str | os.PathLike[str], what: str, example: str, patte
     except Exception as error:  # the hub's client fails in a dozen ways
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SoundloomError(
-            f"no {what} {name!r}: there is no such folder here (`hf download {name} --local-dir FOLDER` fetches it "
+            f"{wanted}: there is no such folder here (`hf download {name} --local-dir FOLDER` fetches it "
             f"where the hub can be reached; then give FOLDER), and the Hugging Face hub did not give it: {said}"
         ) from None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises: `SoundloomError` that names the file."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SoundloomError(
-            f"{path.parent} has no {path.name}; a checkpoint folder holds {CONFIG_FILE} and {WEIGHTS_FILE}"
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise SoundloomError(f"{path} is not readable JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise SoundloomError(f"{path} must hold a JSON object")
-    return value
 
 
 class Weights:
@@ -83,6 +93,7 @@ class Weights:
 
     def _open(self, path: Path) -> Any:
         if path.name not in self._files:
+            check_file(path)
             try:
                 self._files[path.name] = safe_open(path, framework="pt")
             except (OSError, SafetensorError) as error:
@@ -95,9 +106,9 @@ class Weights:
             raise SoundloomError(f'{path}: "weight_map" should be an object of tensor and file names')
         for name, file in places.items():
             if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
-                raise SoundloomError(f"{path}: {name} is said to be in {file!r}; expected a file of this folder")
+                raise SoundloomError(f"{path}: {quoted(name)} is in {quoted(file)}; expected a file of this folder")
             if name not in self._open(path.parent / file).keys():  # noqa: SIM118 - not a dict
-                raise SoundloomError(f"{path.parent / file}: lacks tensor {name!r}, which {path.name} promises")
+                raise SoundloomError(f"{path.parent / file}: lacks tensor {quoted(name)}, which {path.name} promises")
         return {name: path.parent / file for name, file in places.items()}
 
     def __contains__(self, name: str) -> bool:
@@ -107,17 +118,21 @@ class Weights:
         return len(self._places)
 
     def names(self, prefix: str = "") -> Iterator[str]:
-        """Names of all tensors that begin with ``prefix``, in order."""
+        """Return the names of all tensors that begin with ``prefix``, in order."""
         return (name for name in sorted(self._places) if name.startswith(prefix))
 
     def shape(self, name: str) -> list[int]:
-        """A tensor's shape, without reading it. Raises: `SoundloomError` where there is none of this name."""
+        """Return a tensor's shape without reading it.
+
+        Raises:
+            SoundloomError: there is no tensor of this name.
+        """
         if name not in self._places:
-            raise SoundloomError(f"{self.place(name)}: lacks tensor {name!r}")
+            raise SoundloomError(f"{self.place(name)}: lacks tensor {quoted(name)}")
         return list(self._open(self._places[name]).get_slice(name).get_shape())
 
     def place(self, name: str) -> Path:
-        """The file of a tensor; for an unknown name, where it should be."""
+        """Return the file of a tensor; for an unknown name, where it should be."""
         path = self._places.get(name)
         if path is None:
             whole = self.folder / WEIGHTS_FILE
@@ -125,9 +140,12 @@ class Weights:
         return path
 
     def tensor(self, name: str, shape: Sequence[int] | None = None, copy: bool = True) -> Tensor:
-        """A tensor in float32 (integers as they are), of this shape where one is given, its memory its own.
+        """Return a tensor in float32 (integers keep their type), of this shape where one is given.
 
-        ``copy=False`` may leave it in the file, mapped. Raises: `SoundloomError` that names file and tensor.
+        Its memory is its own; ``copy=False`` may leave it in the file, mapped.
+
+        Raises:
+            SoundloomError: it names the file and the tensor.
         """
         self._require(name, self.shape(name) if shape is None else shape)
         try:
@@ -142,17 +160,20 @@ class Weights:
         return value
 
     def read(self, table: Table, ignored: Sequence[str] = (), elsewhere: tuple[str, ...] = ()) -> dict[str, Tensor]:
-        """A model's tensors in float32, by its own names. All shapes are checked before the first tensor is read.
+        """Return a model's tensors in float32, by its own names; all shapes are checked before any tensor is read.
 
         A tensor of the files that the table lacks is an error too, unless it is ``ignored`` or begins with one of
-        ``elsewhere``. Raises: `SoundloomError` that names file and tensor.
+        ``elsewhere``.
+
+        Raises:
+            SoundloomError: it names the file and the tensor.
         """
         sources = dict(source for parts in table.values() for source in parts)
         for name, shape in sources.items():
             self._require(name, shape)
         for stray in sorted(set(self._places) - set(sources) - set(ignored)):
             if not stray.startswith(elsewhere):
-                raise SoundloomError(f"{self.place(stray)}: tensor {stray!r} is unknown")
+                raise SoundloomError(f"{self.place(stray)}: tensor {quoted(stray)} is unknown")
         tensors = {}
         for ours, parts in table.items():
             found = [self.tensor(name, shape, copy=len(parts) == 1) for name, shape in parts]
@@ -165,13 +186,13 @@ class Weights:
             raise SoundloomError(f"{self.place(name)}: {name} has shape {found}, {CONFIG_FILE} says {list(shape)}")
 
     def part(self, prefix: str) -> dict[str, Tensor]:
-        """All tensors whose names begin with ``prefix``, which is taken off."""
+        """Return all tensors whose names begin with ``prefix``, without it."""
         return {name.removeprefix(prefix): self.tensor(name) for name in self.names(prefix)}
 
 
 def unstack(tensors: Mapping[str, Tensor], table: Table) -> dict[str, Tensor]:
-    """A model's tensors by the names of the files, float32 on the CPU: what `Weights.read` did, undone."""
-    files = {}
+    """Undo `Weights.read`: return a model's tensors by the names of the files, float32 on the CPU."""
+    files: dict[str, Tensor] = {}
     for ours, parts in table.items():
         pieces = tensors[ours].detach().to("cpu", torch.float32).split([shape[0] for _, shape in parts])
         files |= {name: piece.clone() for (name, _), piece in zip(parts, pieces, strict=True)}

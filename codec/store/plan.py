@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from codec.audio.files import audio_info
-from codec.common.checked_json import sha256_file
+from codec.common.files import sha256_file
 from codec.errors import SoundloomError
 from codec.store.plan_file import HASH_DIGITS, Settings, Utterance, plan_paths, read_plan, write_plan
 from codec.store.reader import StoreFacts, StoreReader, shard_paths

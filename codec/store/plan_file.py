@@ -18,8 +18,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from codec.common.checked_json import field, parse_json, read_bytes, sha256_bytes
-from codec.common.files import write_bytes
+from codec.common.checked import field, parse_json
+from codec.common.files import read_bytes, sha256_bytes, write_bytes
 from codec.errors import SoundloomError
 from codec.store.schema import StoreFacts, seal
 

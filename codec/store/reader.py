@@ -25,7 +25,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from codec.common.checked_json import field, parse_json, read_bytes, sha256_file
+from codec.common.checked import field, parse_json
+from codec.common.files import read_bytes, sha256_file
 from codec.errors import SoundloomError
 from codec.store.schema import FORMAT, SCHEMA, VERSION, ShardRecord, StoreFacts, seal, shard_paths
 

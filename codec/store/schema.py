@@ -8,7 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from codec.common.checked_json import dump_json, field, sha256_bytes
+from codec.common.checked import dump_json, field
+from codec.common.files import sha256_bytes
 from codec.errors import SoundloomError
 
 FORMAT = "soundloom-store"

@@ -14,8 +14,8 @@ import pyarrow as pa
 import torch
 
 from codec.audio.files import audio_info, read_audio
-from codec.common.checked_json import dump_json, parse_json, read_bytes, sha256_bytes, sha256_file
-from codec.common.files import atomic_path, write_bytes
+from codec.common.checked import dump_json, parse_json
+from codec.common.files import atomic_path, read_bytes, sha256_bytes, sha256_file, write_bytes
 from codec.errors import SoundloomError
 from codec.store.plan import Fetch, Plan, Utterance, describe_unusable, load_plans, open_file
 from codec.store.reader import FORMAT, SCHEMA, VERSION, ShardRecord, StoreFacts, StoreReader, seal, shard_paths

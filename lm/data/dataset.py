@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Generator, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from codec.common.read_ahead import read_ahead
 from codec.errors import SoundloomError
 from codec.store.reader import StoreReader
 from lm.data.batch_plan import BatchPlan, hash_keys
@@ -253,18 +253,4 @@ def prefetch(
     def make(number: int) -> Batch:
         return dataset.batch(plan.rows(number), number)
 
-    if threads == 0:
-        yield from map(make, numbers)
-        return
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="batch")
-    try:
-        iterator = iter(numbers)
-        waiting = [pool.submit(make, number) for _, number in zip(range(2 * threads), iterator, strict=False)]
-        while waiting:
-            batch = waiting.pop(0).result()
-            number = next(iterator, None)
-            if number is not None:
-                waiting.append(pool.submit(make, number))
-            yield batch
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    return read_ahead(make, numbers, threads)

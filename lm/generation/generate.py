@@ -8,7 +8,6 @@ The loop knows only a model's face (`GenerativeLM`): a decoder that takes steps,
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from codec.common.seeds import retry_seed
 from codec.errors import SoundloomError
 from lm.config import LMConfig
 from lm.delay import Pattern
@@ -316,11 +316,6 @@ def generate_guarded(model: GenerativeLM, request: Request, retries: int = 2) ->
     for row, (row_codes, _) in best.items():
         codes[row, :, : row_codes.shape[1]] = row_codes
     return Generation(codes, lengths, [reason for _, reason in best.values()], attempts)
-
-
-def retry_seed(seed: int, attempt: int) -> int:
-    """Return the seed of a request's n-th retry: a hash, so that neighbouring seeds' retries share nothing."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{attempt}".encode()).digest()[:7], "big")
 
 
 def generate_codes(

@@ -18,8 +18,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from codec.common.checked import read_json
 from codec.common.files import atomic_path, write_text
-from codec.common.hub import CONFIG_FILE, WEIGHTS_FILE, Table, Weights, find_checkpoint, read_json, unstack
+from codec.common.hub import CONFIG_FILE, WEIGHTS_FILE, Table, Weights, resolve, unstack
 from codec.errors import SoundloomError
 from lm.musicgen.network import CrossLM, CrossLMConfig
 
@@ -66,7 +67,7 @@ _LAYER = {
 def find_musicgen(name: str | Path) -> Path:
     """The folder of a MusicGen checkpoint: itself, or the local copy of a hub name such as facebook/musicgen-small."""
     patterns = [CONFIG_FILE, "model*.safetensors*", *EXTRA_FILES]
-    return find_checkpoint(name, "MusicGen checkpoint", "facebook/musicgen-small", patterns)
+    return resolve(name, "MusicGen checkpoint", patterns, "facebook/musicgen-small")
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from typing import Protocol
 
 import sentencepiece
 
-from codec.common.files import write_bytes, write_text
+from codec.common.checked import read_json
+from codec.common.files import TEXT_MODEL_BYTES, read_bytes, sha256_bytes, write_bytes, write_text
 from codec.errors import SoundloomError
 from lm.text.english.normalize import normalize, split_sentences
 from lm.text.lexicon import (
@@ -216,7 +217,7 @@ class TextTokenizer:
             "format": FORMAT,
             "pronunciation": self._lexicon_name,
             "lexicon_sha256": self._lexicon_sha256,
-            "model_sha256": hashlib.sha256(self._model).hexdigest(),
+            "model_sha256": sha256_bytes(self._model),
             "vocab_size": self.vocab_size,
         }
         if self._lexicon is not None and self._lexicon_name == LEXICON_FILE:
@@ -233,11 +234,8 @@ class TextTokenizer:
         """
         folder = Path(folder)
         settings = _read_settings(folder / SETTINGS_FILE)
-        try:
-            model = (folder / MODEL_FILE).read_bytes()
-        except OSError as error:
-            raise SoundloomError(f"{folder / MODEL_FILE}: cannot be read ({error})") from error
-        if hashlib.sha256(model).hexdigest() != settings["model_sha256"]:
+        model = read_bytes(folder / MODEL_FILE, TEXT_MODEL_BYTES)
+        if sha256_bytes(model) != settings["model_sha256"]:
             raise SoundloomError(f"{folder / MODEL_FILE}: damaged, its sha256 is not the one in {SETTINGS_FILE}")
         name = settings["pronunciation"]
         words, name, sha256 = _open_lexicon(folder / LEXICON_FILE if name == LEXICON_FILE else name)
@@ -263,11 +261,8 @@ def _open_lexicon(source: str | Path | None) -> tuple[Lexicon | None, str | None
 
 def _read_settings(path: Path) -> dict[str, str | None]:
     """text.json, checked field by field."""
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise SoundloomError(f"{path}: not a readable JSON file ({error})") from error
-    if not isinstance(settings, dict) or settings.get("format") != FORMAT:
+    settings = read_json(path)
+    if settings.get("format") != FORMAT:
         raise SoundloomError(f'{path}: expected the settings of a text tokenizer, with "format": "{FORMAT}"')
     name = settings.get("pronunciation")
     known = name is None or name == LEXICON_FILE or (isinstance(name, str) and re.fullmatch(r"[a-z]{2}-[a-z]{2}", name))

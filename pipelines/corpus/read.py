@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from codec.audio.files import AUDIO_SUFFIXES, audio_files
-from codec.common.checked_json import parse_json
+from codec.common.checked import parse_json
 from codec.errors import SoundloomError
 from codec.store.plan import Fetch, Settings, Utterance, open_file
 from pipelines.corpus.fields import FIELD_NAMES, is_text, pick

@@ -10,24 +10,26 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from codec.common.checked import read_json
 from codec.common.files import write_text
 from codec.errors import SoundloomError
+from pipelines.corpus.manifest import MANIFEST, Row
+
+__all__ = [
+    "FACTS",
+    "MANIFEST",
+    "REJECTS",
+    "Reject",
+    "Row",
+    "read_facts",
+    "remove_leftovers",
+    "split_of",
+    "write_corpus",
+]
 
 FORMAT = "soundloom-corpus-1"
-MANIFEST, REJECTS, FACTS = "manifest.jsonl", "rejects.jsonl", "corpus.json"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of a manifest: ``audio`` is relative to its folder, ``duration`` in seconds."""
-
-    id: str
-    audio: str
-    text: str
-    speaker: str
-    language: str
-    duration: float
-    split: str
+REJECTS, FACTS = "rejects.jsonl", "corpus.json"
+_FACTS_BYTES = 64 << 20  # it counts utterances by speaker
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,8 @@ def _line(record: Row | Reject) -> str:
 def read_facts(folder: Path) -> dict[str, Any]:
     """The facts of the corpus in ``folder``; empty where it has none yet. Raises: SoundloomError on a broken file."""
     path = folder / FACTS
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise SoundloomError(f"{path}: not a readable JSON file ({error}); remove it to make it anew") from error
-    if not isinstance(facts, dict) or (facts and facts.get("format") != FORMAT):
+    facts = read_json(path, _FACTS_BYTES) if path.exists() else {}
+    if facts and facts.get("format") != FORMAT:
         raise SoundloomError(f'{path}: expected the facts of a corpus, with "format": "{FORMAT}"')
     return facts
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 from codec.audio.files import read_audio
 from codec.errors import SoundloomError
 from codec.metrics import Summary, summarize
+from pipelines.corpus.manifest import read_manifest
 from pipelines.evaluation.report import Table
 from pipelines.voice.voice import Voice
 
@@ -68,17 +68,12 @@ def read_speakers(path: Path, sample_rate: int, most: int = 4) -> dict[str, list
     Raises: SoundloomError where it cannot be read, or has not two such speakers.
     """
     found: dict[str, list[Recording]] = {}
-    try:
-        for line in path.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            speaker, text = row.get("speaker"), row.get("text")
-            if not speaker or not text or len(found.get(speaker, ())) >= most:
-                continue
-            wave = read_audio(path.parent / row["audio"], sample_rate)[0]
-            if SHORTEST <= len(wave) / sample_rate <= LONGEST:
-                found.setdefault(speaker, []).append(Recording(wave, text))
-    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
-        raise SoundloomError(f"{path}: is no manifest that can be read ({error!r})") from error
+    for row in read_manifest(path):
+        if not row.speaker or not row.text or len(found.get(row.speaker, ())) >= most:
+            continue
+        wave = read_audio(path.parent / row.audio, sample_rate)[0]
+        if SHORTEST <= len(wave) / sample_rate <= LONGEST:
+            found.setdefault(row.speaker, []).append(Recording(wave, row.text))
     speakers = {name: recordings for name, recordings in found.items() if len(recordings) > 1}
     if len(speakers) < 2:
         raise SoundloomError(

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from codec.audio.files import read_audio, resample
+from codec.common.seeds import stable_seed
 from codec.errors import SoundloomError
 from codec.loom import CodeFile, mark_of, pack
 from codec.metrics import count_codes, si_sdr
@@ -20,7 +21,6 @@ from codec.store.plan import Settings
 from pipelines.corpus.read import open_corpus
 from pipelines.evaluation.anchors import through_opus
 from pipelines.evaluation.judges import Judge
-from pipelines.training.optimizer import stable_seed
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.util
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from codec.common.files import sha256_file
 from codec.errors import SoundloomError
 
 EVAL_EXTRA = "pip install 'soundloom[eval]'"
@@ -40,8 +40,4 @@ def package_versions(*names: str) -> str:
 @functools.cache
 def weights_mark(path: Path) -> str:
     """Return the first 12 hex digits of the SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:12]
+    return sha256_file(path)[:12]

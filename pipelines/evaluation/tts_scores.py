@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from codec.audio.files import read_audio, resample
 from codec.errors import SoundloomError
 from codec.metrics import Summary, summarize
+from pipelines.corpus.manifest import read_manifest
 from pipelines.evaluation import plots
 from pipelines.evaluation.anchors import through_opus
 from pipelines.evaluation.judges import Panel
@@ -80,19 +82,11 @@ def manifest_reference(
     """Texts and recordings of a manifest (lines with ``audio`` and ``text``). Raises: SoundloomError."""
     texts: list[str] = []
     waves: list[Tensor | None] = []
-    try:
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            row = json.loads(line)
-            if split is not None and row.get("split") != split:
-                continue
-            if limit is not None and len(texts) >= limit:
-                break
-            if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("audio", "text")):
-                raise SoundloomError(f'{path}: line {number}: wanted an object with "audio" and "text"')
-            texts.append(row["text"])
-            waves.append(read_audio(path.parent / row["audio"], sample_rate)[0])
-    except (OSError, ValueError, AttributeError) as error:
-        raise SoundloomError(f"{path}: is no manifest that can be read ({error})") from error
+    for row in islice(read_manifest(path, split or ""), limit):
+        if not row.text:
+            raise SoundloomError(f'{path}: {row.audio}: wanted a row with "audio" and "text"')
+        texts.append(row.text)
+        waves.append(read_audio(path.parent / row.audio, sample_rate)[0])
     if not texts:
         raise SoundloomError(f"{path}: has no rows{f' of split {split}' if split else ''}")
     return texts, Reference(f"recordings of {path.name}", str(path), waves)

@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from codec.common.distributed import average_gradients, sum_over_processes
 from pipelines.training.checkpoints import Checkpoint, load_module, load_optimizer, module_tensors, optimizer_tensors
-from pipelines.training.codec_step import CodecLosses, average_gradients
+from pipelines.training.codec_step import CodecLosses
 from pipelines.training.optimizer import (
     BadSteps,
     Ema,
     OptimizerSettings,
     clip_gradients,
     make_adamw,
-    sum_over_processes,
 )
 
 

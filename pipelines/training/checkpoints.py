@@ -15,7 +15,6 @@ checkpoint, never an old one.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -31,11 +30,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from codec.common.checked import read_json
+from codec.common.files import check_file, sha256_file, write_folder
 from codec.errors import SoundloomError
 from pipelines.training.sharding import shard_like
 
 _NAME = re.compile(r"step-(\d{8,})")
 _FILES = ("state.safetensors", "facts.json")
+_FACTS_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -65,26 +67,21 @@ def save_checkpoint(
     """
     folder = Path(folder)
     final = folder / f"step-{step:08d}"
-    temporary = folder / f".tmp-{final.name}-{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _collect_leftovers(folder)
-        temporary.mkdir()
+
+    def fill(place: Path) -> None:
         plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-        save_file(plain, temporary / _FILES[0])
-        (temporary / _FILES[1]).write_text(json.dumps(dict(facts), indent=1, allow_nan=False), encoding="utf-8")
-        files = {name: {"bytes": _sync(temporary / name), "sha256": _sha256(temporary / name)} for name in _FILES}
-        (temporary / "record.json").write_text(json.dumps({"step": step, "files": files}, indent=1), encoding="utf-8")
-        _sync(temporary / "record.json")
-        _sync_folder(temporary)
-        if final.exists():
-            # The same step again: a run that went back past a broken checkpoint. A folder cannot be replaced by
-            # a rename, so the old one steps aside first; until the next line the older checkpoints still stand.
-            os.replace(final, folder / f".tmp-old-{final.name}-{os.getpid()}")
-        os.replace(temporary, final)
-        _sync_folder(folder)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        save_file(plain, place / _FILES[0])
+        (place / _FILES[1]).write_text(json.dumps(dict(facts), indent=1, allow_nan=False), encoding="utf-8")
+        paths = {name: place / name for name in _FILES}
+        files = {name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)} for name, path in paths.items()}
+        (place / "record.json").write_text(json.dumps({"step": step, "files": files}, indent=1), encoding="utf-8")
+
+    try:
+        if folder.is_dir():
+            _collect_leftovers(folder)
+        # A run that went back past a broken checkpoint writes the same step again.
+        write_folder(final, fill)
+    except (SoundloomError, SafetensorError) as error:
         raise SoundloomError(f"{final}: could not write the checkpoint ({error}); earlier ones are intact") from error
     prune_checkpoints(folder, keep)
     return final
@@ -124,19 +121,19 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         SoundloomError: a file is missing, has another size or sha256, or does not parse; the message names it.
     """
     path = Path(path)
-    record = _read_json(path / "record.json")
+    record = read_json(path / "record.json")
     try:
         step, files = int(record["step"]), {name: record["files"][name] for name in _FILES}
         for name, entry in files.items():
-            size = (path / name).stat().st_size
+            size = check_file(path / name)
             if size != entry["bytes"]:
                 raise SoundloomError(f"{path / name}: {size} bytes, its record says {entry['bytes']}")
-            if _sha256(path / name) != entry["sha256"]:
+            if sha256_file(path / name) != entry["sha256"]:
                 raise SoundloomError(f"{path / name}: its content does not match the sha256 in record.json")
         tensors = load_file(path / _FILES[0])
     except (KeyError, TypeError, ValueError, OverflowError, OSError, SafetensorError) as error:
         raise SoundloomError(f"{path}: not a whole checkpoint ({type(error).__name__}: {error})") from error
-    return Checkpoint(step, tensors, _read_json(path / _FILES[1]), path)
+    return Checkpoint(step, tensors, read_json(path / _FILES[1], _FACTS_BYTES), path)
 
 
 def prune_checkpoints(folder: str | Path, keep: int) -> None:
@@ -221,38 +218,6 @@ def load_rng(tensors: Mapping[str, Tensor], prefix: str = "rng") -> None:
         torch.cuda.set_rng_state(tensors[f"{prefix}.cuda"])
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise SoundloomError(f"{path}: cannot be read as JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise SoundloomError(f"{path}: must hold a JSON object")
-    return value
-
-
 def _collect_leftovers(folder: Path) -> None:
     for path in folder.glob(".tmp-*"):
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _sync(path: Path) -> int:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    return path.stat().st_size
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,8 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from codec.audio.files import audio_files, audio_info, read_audio, resample
+from codec.common.read_ahead import read_ahead
+from codec.common.seeds import stable_seed
 from codec.errors import SoundloomError
-from pipelines.training.optimizer import stable_seed
+from pipelines.corpus.manifest import MANIFEST, read_manifest
 
 STRETCHES = (0.8, 0.85, 0.9, 1.1, 1.15, 1.2)
 
@@ -118,12 +118,9 @@ class Crops:
 
     def prefetched(self, first: int, last: int) -> Iterator[tuple[int, Tensor, list[str]]]:
         """Yield (step, batch, names) for steps first … last - 1, the next two read ahead by a thread."""
-        with ThreadPoolExecutor(1) as pool:
-            waiting: list[Future[tuple[Tensor, list[str]]]] = []
-            for step in range(first, last):
-                while len(waiting) < 3 and step + len(waiting) < last:
-                    waiting.append(pool.submit(self.batch, step + len(waiting)))
-                yield step, *waiting.pop(0).result()
+        steps = range(first, last)
+        for step, batch in zip(steps, read_ahead(self.batch, steps, ahead=2), strict=True):
+            yield step, *batch
 
     def _draw(self, rng: np.random.Generator, length: int | None = None) -> tuple[Tensor, str]:
         """One crop [1, length]; what is shorter is followed by other files of the same source."""
@@ -165,18 +162,13 @@ class Crops:
 def _list_files(source: Source) -> _Files:
     """The files of a source with their lengths in seconds; raises `SoundloomError` where there are none."""
     root = Path(source.path)
-    manifest = root / "manifest.jsonl"
+    manifest = root / MANIFEST
     if not root.is_dir():
         raise SoundloomError(f"{root}: not a folder; a source is a folder of audio files or a corpus")
     found: list[tuple[str, float]] = []
     if manifest.is_file():
-        for number, line in enumerate(manifest.read_text(encoding="utf-8").splitlines(), 1):
-            try:
-                row = json.loads(line)
-                if source.split in ("all", row.get("split", "train")):
-                    found.append((row["audio"], float(row["duration"])))
-            except (ValueError, KeyError, TypeError) as error:
-                raise SoundloomError(f"{manifest}, line {number}: not a row of a corpus ({error!r})") from None
+        rows = (row for row in read_manifest(manifest) if source.split in ("all", row.split or "train"))
+        found = [(row.audio, row.duration) for row in rows]
     else:
         found = [(str(path.relative_to(root)), -1.0) for path in audio_files(root)]
     included = [word for word in source.include.split(",") if word]

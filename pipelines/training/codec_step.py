@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from codec.balancer import Balancer
-from codec.common.distributed import mean_over_processes, process_place
 from codec.discriminators import DiscriminatorConfig, Discriminators
 from codec.health.survey import Finding, judge_log, judge_survey, judge_weights, survey
 from codec.losses import (
@@ -35,52 +33,6 @@ class _Judgement:
     part: slice
     real: list[Tensor]
     fake: list[Tensor]
-
-
-def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Average the gradients over all processes (the trainer's two backward passes do not fit DDP's hooks)."""
-    if process_place()[1] == 1:
-        return
-    grads = [p.grad for p in parameters if p.grad is not None]
-    flat = torch.cat([g.flatten() for g in grads])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    offset = 0
-    for grad in grads:
-        grad.copy_(flat[offset : offset + grad.numel()].view_as(grad))
-        offset += grad.numel()
-
-
-@torch.no_grad()
-def gather_clips(x: Tensor) -> Tensor:
-    """Every process's clips [B, ...] as one batch in which the processes take turns, as `Crops` shares them out."""
-    _, world = process_place()
-    if world == 1:
-        return x
-    shares = [torch.empty_like(x) for _ in range(world)]
-    dist.all_gather(shares, x.contiguous())
-    return torch.stack(shares, 1).flatten(0, 1)
-
-
-def alike_over_processes(module: nn.Module) -> bool:
-    """Tell whether all processes hold the same parameters and buffers to the bit; every process must call it."""
-    if process_place()[1] == 1:
-        return True
-    sums = []
-    for tensor in module.state_dict().values():
-        # Bits as numbers, each weighed by its place: two processes that differ anywhere have other sums.
-        bits = tensor.detach().flatten().view(torch.uint8).to(torch.int64)
-        sums.append((bits * torch.arange(1, len(bits) + 1, device=bits.device)).sum())
-    least, most = torch.stack(sums), torch.stack(sums)
-    dist.all_reduce(least, dist.ReduceOp.MIN)
-    dist.all_reduce(most, dist.ReduceOp.MAX)
-    return torch.equal(least, most)
-
-
-def mean_figures(figures: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """Figures for the log as means over all processes, all of which must call it."""
-    numbers = {key: torch.tensor(value, dtype=torch.float64, device=device) for key, value in figures.items()}
-    return {key: mean_over_processes(value).tolist() for key, value in numbers.items()}
 
 
 class CodecLosses(nn.Module):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from codec.audio.files import read_audio
+from codec.common.read_ahead import read_ahead
+from codec.common.seeds import stable_seed
 from codec.errors import SoundloomError
 from lm.data.dataset import Example, GridDataset, collate
 from lm.generation.latents import fit_latents, known_latents
-from pipelines.training.optimizer import stable_seed
+from pipelines.corpus.manifest import read_manifest
 from pipelines.voice.voice import Voice
 
 CONTEXT_SECONDS = 0.25  # of latents that the decoder hears before a crop, as it does in the midst of a sentence
@@ -33,12 +33,8 @@ def audio_by_id(manifests: Sequence[str]) -> dict[str, Path]:
     for name in manifests:
         before, sign, after = name.partition("=")
         prefix, path = (before, Path(after)) if sign and not Path(name).is_file() else ("", Path(name))
-        try:
-            for line in path.read_text(encoding="utf-8").splitlines():
-                row = json.loads(line)
-                found.setdefault(prefix + row["id"], path.parent / row["audio"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise SoundloomError(f"{path}: is no manifest that can be read ({error!r})") from error
+        for row in read_manifest(path):
+            found.setdefault(prefix + row.id, path.parent / row.audio)
     return found
 
 
@@ -130,9 +126,6 @@ class VoiceCrops:
 
     def prefetched(self, first: int, last: int) -> Iterator[tuple[int, Tensor, Tensor, list[str]]]:
         """Yield (step, latents, wave, names) for steps first … last - 1, the next one made ahead by a thread."""
-        with ThreadPoolExecutor(1) as pool:
-            waiting: list[Future[tuple[Tensor, Tensor, list[str]]]] = []
-            for step in range(first, last):
-                while len(waiting) < 2 and step + len(waiting) < last:
-                    waiting.append(pool.submit(self.batch, step + len(waiting)))
-                yield step, *waiting.pop(0).result()
+        steps = range(first, last)
+        for step, batch in zip(steps, read_ahead(self.batch, steps, ahead=1), strict=True):
+            yield step, *batch

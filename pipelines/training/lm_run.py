@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,8 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from codec.common.files import write_folder
+from codec.common.seeds import seed_step
 from codec.errors import SoundloomError
 from codec.store.reader import StoreReader
 from lm.checkpoint import KINDS, LoadedLM, save_lm
@@ -39,7 +39,7 @@ from pipelines.training.lm_settings import (
     make_model,
     open_store,
 )
-from pipelines.training.optimizer import BadSteps, Ema, make_adamw, recompute_activations, seed_step
+from pipelines.training.optimizer import BadSteps, Ema, make_adamw, recompute_activations
 from pipelines.training.sharding import gather, shard_model
 
 
@@ -184,12 +184,5 @@ def export(accelerator: Accelerator, state: State, data: Data, settings: TrainLM
         if model is None:
             return
         model.load_state_dict(tensors)
-    folder = Path(settings.output) / "best"
-    fresh, old = folder.with_name(f".tmp-{folder.name}"), folder.with_name(f".tmp-old-{folder.name}")
-    for leftover in (fresh, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    save_lm(fresh, model, data.tokenizer, replace(data.reader.facts, num_levels=data.reader.num_levels))
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(fresh, folder)
-    shutil.rmtree(old, ignore_errors=True)
+    facts = replace(data.reader.facts, num_levels=data.reader.num_levels)
+    write_folder(Path(settings.output) / "best", lambda place: save_lm(place, model, data.tokenizer, facts))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from codec.common.hub import read_json
+from codec.common.checked import read_json
 from codec.errors import SoundloomError
 from codec.store.reader import StoreReader
 from lm.checkpoint import CONFIG_FILE, FORMAT, KINDS, LoadedLM, kind_of, load_lm

@@ -14,11 +14,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from codec.common.distributed import sum_over_processes
+from codec.common.seeds import seed_step
 from codec.errors import SoundloomError
 from lm.data.batch_plan import BatchPlan
 from lm.data.dataset import Batch, GridDataset
 from lm.loss import lm_loss
-from pipelines.training.optimizer import seed_step, sum_over_processes
 
 
 @dataclass

@@ -20,7 +20,6 @@ Files of a training live in `pipelines.training.checkpoints`, its history in `pi
 
 from __future__ import annotations
 
-import hashlib
 import math
 import signal
 import sys
@@ -36,6 +35,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from codec.common.distributed import sum_over_processes
 from codec.errors import SoundloomError
 from pipelines.training.checkpoints import with_prefix
 from pipelines.training.log import JsonlLog as JsonlLog  # where other modules look for it
@@ -122,29 +122,6 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> float
     if torch.isfinite(norm):
         torch.nn.utils.clip_grads_with_norm_(with_grad, max_norm, norm)
     return float(norm)
-
-
-def sum_over_processes(values: Iterable[float], device: torch.device | str = "cpu") -> list[float]:
-    """Return the sums of ``values`` over all processes, the same on each; every process must call it."""
-    total = torch.tensor(list(values), dtype=torch.float64, device=device)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(total)
-    return [float(value) for value in total.tolist()]
-
-
-def stable_seed(*parts: int | str) -> int:
-    """Return a 63-bit seed that depends on ``parts`` alone (not on the process, as Python's ``hash`` does)."""
-    digest = hashlib.sha256("\0".join(str(part) for part in parts).encode()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1
-
-
-def seed_step(seed: int, *position: int | str) -> None:
-    """Seed torch's global generators from the run's seed and a position (step, micro-batch …).
-
-    Called before each forward pass it makes dropout and the like a function of the position, so that a resumed
-    run needs no saved random state, and one process can repeat what two would draw.
-    """
-    torch.manual_seed(stable_seed(seed, *position))
 
 
 class Ema:

@@ -18,8 +18,7 @@ import json
 import os
 import re
 import shutil
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from codec.common.files import write_text
+from codec.common.checked import read_json
+from codec.common.files import CARD_BYTES, check_file, read_text, write_folder, write_text
+from codec.common.hub import resolve
 from codec.errors import SoundloomError
 from codec.pretrained import SHIPPED as SHIPPED_CODEC
 from codec.pretrained import load_codec
@@ -104,29 +105,8 @@ def find_voice(name: str | os.PathLike[str] | None) -> Path:
                 f"the shipped voice is missing from this installation: no folder {folder}; name another with --voice"
             )
         return folder
-    text = os.fspath(name)
-    path = Path(text).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise SoundloomError(f"{text}: is a file; a voice is a folder with {VOICE_FILE}")
-    if re.fullmatch(r"[\w-]+", text) and (SHIPPED_VOICES / text).is_dir():
-        return SHIPPED_VOICES / text
-    if not _HUB_NAME.fullmatch(text):
-        known = ", ".join(sorted(p.parent.name for p in SHIPPED_VOICES.glob(f"*/{VOICE_FILE}"))) or "none"
-        raise SoundloomError(
-            f"no voice {text!r}: there is no such folder; shipped voices: {known}; a hub name has the form owner/name"
-        )
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(text, allow_patterns=_HUB_FILES))
-    except Exception as error:  # the hub client fails in a dozen ways; all mean the same here
-        said = str(error).strip().splitlines()
-        raise SoundloomError(
-            f"no voice {text!r}: there is no such folder here, and the Hugging Face hub did not give it: "
-            f"{said[0] if said else type(error).__name__}"
-        ) from None
+    shipped = {path.parent.name: path.parent for path in SHIPPED_VOICES.glob(f"*/{VOICE_FILE}")}
+    return resolve(name, "voice", _HUB_FILES, "someone/voice", shipped)
 
 
 def read_voice(folder: Path) -> tuple[VoiceConfig, Any, LoadedLM]:
@@ -177,6 +157,7 @@ def open_pair(coarse_folder: str | Path, fine_folder: str | Path, codec: Any) ->
 
 def read_decoder(path: Path) -> dict[str, Tensor]:
     """A voice's own layers of its codec's decoder, float32 by name. Raises: SoundloomError."""
+    check_file(path)
     try:
         return {name: value.float() for name, value in load_file(path).items()}
     except (OSError, SafetensorError) as error:
@@ -193,10 +174,8 @@ def read_speaker_prompts(folder: Path) -> dict[str, SpeakerPrompt]:
         if path.suffix == ".txt" or path.name.startswith("."):
             continue
         text = path.with_suffix(".txt")
-        try:
-            found[path.stem] = SpeakerPrompt(path, text.read_text(encoding="utf-8").strip())
-        except (OSError, UnicodeDecodeError) as error:
-            raise SoundloomError(f"{text}: cannot be read, but should hold what {path.name} says ({error})") from error
+        words = read_text(text, CARD_BYTES, missing=f"it should hold what {path.name} says")
+        found[path.stem] = SpeakerPrompt(path, words.strip())
         if not found[path.stem].text:
             raise SoundloomError(f"{text}: is empty; wanted the words that {path.name} says")
     lonely = {path.stem for path in folder.glob("*.txt")} - set(found)
@@ -248,39 +227,12 @@ def write_voice(
         record = {"format": FORMAT, "version": VERSION, **asdict(config)}
         write_text(place / VOICE_FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
-    return _whole_folder(folder, fill)
-
-
-def _whole_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
-    """Fill a temporary folder, then give it the name; an old folder of that name goes last."""
-    temporary: Path | None = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        place, old = temporary / "new", temporary / "old"
-        place.mkdir()
-        fill(place)
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(place, folder)
-    except OSError as error:
-        raise SoundloomError(
-            f"{folder}: cannot write it ({error.strerror or error}); free space or choose another place"
-        ) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-    return folder
+    return write_folder(folder, fill)
 
 
 def _read_config(path: Path) -> VoiceConfig:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SoundloomError(f"{path.parent}: is no voice, it has no {VOICE_FILE}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise SoundloomError(f"{path}: not a readable JSON file ({error})") from error
-    if not isinstance(record, dict) or record.pop("format", None) != FORMAT:
+    record = read_json(path, missing="a voice's folder holds it")
+    if record.pop("format", None) != FORMAT:
         raise SoundloomError(f'{path}: is not a voice of soundloom; its "format" should be "{FORMAT}"')
     version = record.pop("version", None)
     if version != VERSION:

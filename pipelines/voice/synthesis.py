@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from codec.common.seeds import retry_seed
 from codec.errors import SoundloomError
 from codec.model import Codec
 from lm.checkpoint import LoadedLM
-from lm.generation.generate import Frame, Generation, generate, retry_seed
+from lm.generation.generate import Frame, Generation, generate
 from lm.generation.latents import LatentFit
 from lm.generation.request import GenerateConfig
 from pipelines.voice.speech import FINISH_REASONS, Edges, Piece, Sentence, Speech, verdict

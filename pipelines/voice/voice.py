@@ -9,7 +9,6 @@ speech.save("hello.wav")
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,8 @@ import torch
 from torch import Tensor
 
 from codec.audio.files import read_audio
+from codec.common.files import CARD_BYTES, read_bytes
+from codec.common.seeds import checked_seed, sentence_seed
 from codec.equalize import spectrum_gains
 from codec.errors import SoundloomError
 from codec.model import Codec
@@ -62,7 +63,7 @@ def load_voice(name_or_folder: str | os.PathLike[str] | None = None) -> Voice:
     folder = find_voice(name_or_folder)
     config, codec, lm = read_voice(folder)
     card = folder / CARD_FILE
-    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    text = read_bytes(card, CARD_BYTES).decode("utf-8", "replace") if card.is_file() else ""
     own = folder / DECODER_FILE
     decoder = read_decoder(own) if own.is_file() else None
     return Voice(config, codec, lm, text, decoder, read_speaker_prompts(folder / SPEAKERS_FOLDER))
@@ -452,17 +453,3 @@ class Voice:
             at += wave.shape[-1] + pause.shape[-1]
             if pause.shape[-1]:
                 yield pause
-
-
-def checked_seed(seed: int) -> int:
-    """The seed itself. Raises: SoundloomError where it is no whole number from 0 to 2^63 - 1."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise SoundloomError(f"seed is {seed!r}; wanted a whole number from 0 to 2^63 - 1")
-    return seed
-
-
-def sentence_seed(seed: int, index: int) -> int:
-    """Seed of a text's sentence: the first has the text's own; the others a hash, so that no two texts share them."""
-    if checked_seed(seed) == seed and index == 0:
-        return seed
-    return int.from_bytes(hashlib.sha256(f"{seed}/sentence/{index}".encode()).digest()[:7], "big")

@@ -381,7 +381,7 @@ def test_a_hub_name_opens_what_the_hub_gives(monkeypatch, mimi):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "not readable JSON"),
+        ("{", "not valid JSON"),
         ("[1]", "JSON object"),
         ("{}", "encodec, dac, mimi"),
         ('{"model_type": "llama"}', "'llama'"),
@@ -398,7 +398,7 @@ def test_broken_folders_say_what_is_wrong(tmp_path, text, message):
 
 
 def test_a_folder_without_config_and_a_file(tmp_path):
-    with pytest.raises(SoundloomError, match=r"no config\.json"):
+    with pytest.raises(SoundloomError, match=r"config\.json is missing"):
         load_codec(tmp_path)
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"")

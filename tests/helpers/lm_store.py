@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from codec.common.checked_json import sha256_bytes
+from codec.common.files import sha256_bytes
 from codec.store.reader import FORMAT, SCHEMA, VERSION, ShardRecord, StoreFacts, seal
 
 WORDS = ["red", "green", "seven", "ships", "sail", "home", "over", "quiet", "water", "today"]

@@ -116,7 +116,7 @@ def test_a_body_without_head_is_a_base_model(tmp_path: Path) -> None:
     [
         ({"model_type": "gpt2"}, "'gpt2'; expected one of llama, qwen3"),
         ({"model_type": ["llama"]}, "expected one of llama, qwen3"),
-        ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan"),
+        ({"rms_norm_eps": float("nan")}, "NaN is not JSON"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         ({"attention_bias": True}, "attention_bias is True"),
         ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1.0}}, "'llama3'"),

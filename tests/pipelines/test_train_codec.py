@@ -16,12 +16,12 @@ import torch
 import pipelines.train_codec as program
 from codec import SoundloomError
 from codec.audio.files import write_audio
+from codec.common.distributed import alike_over_processes
 from codec.model import Codec
 from codec.quantize import VectorQuantizer
 from pipelines.command_line.run import run
 from pipelines.training.checkpoints import load_checkpoint
 from pipelines.training.codec_crops import AugmentSettings, Crops, Source
-from pipelines.training.codec_step import alike_over_processes
 
 TINY = """
 codec:

@@ -20,7 +20,7 @@ from store_helpers import FakeCodec, speech, store_bytes, write_corpus
 
 from codec.audio.files import read_audio
 from codec.common import files
-from codec.common.checked_json import sha256_bytes
+from codec.common.files import sha256_bytes
 from codec.errors import SoundloomError
 from codec.store import plan as store_plan
 from codec.store.plan import Plan, Settings, Utterance, load_plans, make_plan

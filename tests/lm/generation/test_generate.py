@@ -11,8 +11,9 @@ import torch
 from lm_models import CODES, LEVELS, TEXT, coarse_fine_lm, delay_lm, streamed, written
 from torch import Tensor
 
+from codec.common.seeds import retry_seed
 from codec.errors import SoundloomError
-from lm.generation.generate import Generation, GenerativeLM, generate_guarded, guided, retry_seed
+from lm.generation.generate import Generation, GenerativeLM, generate_guarded, guided
 from lm.generation.request import GenerateConfig, Request, frame_limits, make_request
 from lm.prefix import Earlier
 from lm.step_lm import DelayLMConfig

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+from codec.common.seeds import seed_step, stable_seed
 from codec.errors import SoundloomError
 from pipelines.command_line.progress import Progress, plot_curves
 from pipelines.command_line.settings import changed_settings, flatten_settings, parse_settings
@@ -41,9 +42,7 @@ from pipelines.training.optimizer import (
     lr_factor,
     make_adamw,
     recompute_activations,
-    seed_step,
     set_learning_rate,
-    stable_seed,
 )
 
 

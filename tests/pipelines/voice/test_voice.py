@@ -14,12 +14,13 @@ from voice_helpers import LEVELS, save_lms, tiny_codec, tiny_voice
 import pipelines.voice.folder as voice_folder
 import pipelines.voice.voice as voice_module
 from codec.audio.files import read_audio, write_audio
+from codec.common.seeds import sentence_seed
 from codec.equalize import spectrum_gains
 from codec.errors import SoundloomError
 from lm.generation.latents import fit_latents
 from pipelines import load_voice, make_voice
 from pipelines.voice.speech import FINISH_REASONS, Edges, cut_text, verdict
-from pipelines.voice.voice import Voice, sentence_seed
+from pipelines.voice.voice import Voice
 
 TWO = "Hello world. How are you?"
 
@@ -376,7 +377,7 @@ def test_a_voice_has_more_speakers(parts: dict[str, Path], tmp_path: Path) -> No
             make(parts, tmp_path / "w", "--lm", str(parts["delay"]), "--speakers", str(speakers))
         (speakers / "ann.txt").write_text(text)
     (speakers / "ann.txt").unlink()
-    with pytest.raises(SoundloomError, match=r"ann.txt: cannot be read"):
+    with pytest.raises(SoundloomError, match=r"ann.txt is missing"):
         make(parts, tmp_path / "w", "--lm", str(parts["delay"]), "--speakers", str(speakers))
     with pytest.raises(SoundloomError, match="holds no speakers"):
         make(parts, tmp_path / "w", "--lm", str(parts["delay"]), "--speakers", str(tmp_path / "absent"))
@@ -473,7 +474,11 @@ def test_broken_folders_are_told(parts: dict[str, Path], tmp_path: Path) -> None
     shutil.rmtree(out / "lm")
     with pytest.raises(SoundloomError, match="no language model"):
         load_voice(out)
-    for name, message in ((tmp_path, "no voice.json"), ("no-such", "no such folder"), (out / "voice.json", "a file")):
+    for name, message in (
+        (tmp_path, "voice.json is missing"),
+        ("no-such", "no such folder"),
+        (out / "voice.json", "a file"),
+    ):
         with pytest.raises(SoundloomError, match=message):
             load_voice(name)
 
