@@ -128,7 +128,7 @@ class Weights:
             SoundloomError: there is no tensor of this name.
         """
         if name not in self._places:
-            raise SoundloomError(f"{self.place(name)}: lacks tensor {quoted(name)}")
+            raise SoundloomError(f"{self.place(name)}: lacks tensor {name!r}")
         return list(self._open(self._places[name]).get_slice(name).get_shape())
 
     def place(self, name: str) -> Path:
