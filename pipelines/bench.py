@@ -1,7 +1,11 @@
-"""Our speed beside the peers': same weights, same machine, same threads, in one run, as ratios with their spread.
+"""Compare our speed with that of peers: same weights, machine and threads, in one run, as ratios with their spread.
 
-Calls take turns (ours, peer, ours, peer …), so that whatever else runs on the machine falls on both. Beside the times
-stands the roofline: the bytes and operations that a call needs, over what this machine was measured to give.
+    python pipelines/bench.py -o reports/speed
+    python pipelines/bench.py --only codec lm --threads 2 --repeats 9 -o reports/speed
+    python pipelines/bench.py --quick -o reports/quick         # tiny sizes, seconds: does it run?
+
+Calls take turns (ours, peer, ours, peer …), so that the machine's other work falls on both. Next to the times is the
+roofline: the bytes and operations that a call needs, over what this machine was measured to give.
 """
 
 from __future__ import annotations
@@ -16,21 +20,17 @@ import torch
 
 from codec.common.files import write_text
 from codec.errors import SoundloomError
-from pipelines.benchmarks.cases import CASES, Size
+from pipelines.benchmarks.cases import CASES
+from pipelines.benchmarks.size import Size
 from pipelines.benchmarks.timing import describe_machine, load_average, measure_machine
 from pipelines.command_line.run import run
 
-EXAMPLES = """examples:
-  python pipelines/bench.py -o reports/speed
-  python pipelines/bench.py --only codec lm --threads 2 --repeats 9 -o reports/speed
-  python pipelines/bench.py --quick -o reports/quick         # tiny sizes, seconds: does it run?
-"""
 _TINY_ENCODEC = (("num_filters", 4), ("hidden_size", 16), ("codebook_size", 64), ("target_bandwidths", [1.8]))
 QUICK = Size(0.4, (0.8,), 4, (1, 2), 2, _TINY_ENCODEC, (2, 64, 6), 0.2)
 
 
 def measure(names: list[str], size: Size, quick: bool) -> dict[str, Any]:
-    """All entries of these groups with the machine, as plain values."""
+    """Return all entries of these groups with the machine, as plain values."""
     before = load_average()
     machine = measure_machine(quick)
     print(f"memory {machine.bandwidth / 1e9:.1f} GB/s, products {machine.peak / 1e9:.0f} GFLOP/s", file=sys.stderr)
@@ -47,7 +47,7 @@ def measure(names: list[str], size: Size, quick: bool) -> dict[str, Any]:
 
 
 def line(record: dict[str, Any]) -> str:
-    """One entry in words."""
+    """Return one entry in words."""
     text = f"{record['name']}: {record['rate']['ours']:.4g} {record['unit']} a second"
     if "ratio" in record:
         r = record["ratio"]
@@ -63,7 +63,7 @@ def _checks(record: dict[str, Any]) -> list[str]:
 
 
 def to_markdown(result: dict[str, Any], command: str) -> str:
-    """The tables of bench.md."""
+    """Return the text of bench.md."""
     m = result["machine"]
     load = "unknown" if m["load_before"] is None else f"{m['load_before']:.1f} before, {m['load_after']:.1f} after"
     lines = [
@@ -94,7 +94,7 @@ def to_markdown(result: dict[str, Any], command: str) -> str:
 
 
 def draw(path: Path, result: dict[str, Any]) -> None:
-    """Bars of the ratios on a logarithmic axis, with their range."""
+    """Draw the ratios as bars on a logarithmic axis, with their range."""
     from pipelines.evaluation import plots
 
     entries = [e for e in result["entries"] if "ratio" in e][::-1]
@@ -117,12 +117,12 @@ def draw(path: Path, result: dict[str, Any]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="bench.py", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="bench.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", nargs="+", choices=list(CASES), default=list(CASES), help="groups (default: all)")
-    parser.add_argument("--threads", type=int, default=2, help="threads for all networks, the peers' too (default: 2)")
+    parser.add_argument("--threads", type=int, default=2, help="threads for all networks, peers included (default: 2)")
     parser.add_argument("--repeats", type=int, help="calls of each (default: 5)")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs; no figures to keep")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs, not for figures")
     parser.add_argument("--music", help="layers,width,frames of MusicGen's decoder (default: 24,1024,50)")
     parser.add_argument("-o", "--output", required=True, help="folder for bench.json, bench.md, bench.png")
     options = parser.parse_args(argv)
@@ -150,6 +150,8 @@ def main(argv: list[str] | None = None) -> int:
     draw(folder / "bench.png", result)
     for name in ("bench.json", "bench.md", "bench.png"):
         print(folder / name)
+    for entry in result["entries"]:
+        print(line(entry))
     return 0
 
 

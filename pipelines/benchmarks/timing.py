@@ -1,4 +1,4 @@
-"""Times that can be compared: functions in turn, ratios with their spread, and what the machine could do at most."""
+"""Time functions so that the times compare: in turn, ratios with their spread, next to the machine's limit."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Work:
 
 @dataclass(frozen=True)
 class Machine:
-    """What was measured of the machine with the run's threads: bytes read and operations a second."""
+    """What the machine gave with the run's threads: bytes read and operations, each a second."""
 
     bandwidth: float
     peak: float
 
     def bound(self, work: Work) -> float:
-        """Seconds that ``work`` takes at least."""
+        """Return the seconds that ``work`` takes at least."""
         return max(work.bytes / self.bandwidth, work.operations / self.peak)
 
 
@@ -37,7 +37,7 @@ class Machine:
 class Entry:
     """One line of a benchmark: the seconds of every call, ours and the peer's, for ``amount`` of ``unit``.
 
-    ``peer`` names whom we are compared with ("" for nobody); ``checks`` says whether the results agree.
+    ``peer`` names the other implementation ("" for none); ``checks`` says whether the results agree.
     """
 
     group: str
@@ -50,7 +50,7 @@ class Entry:
     checks: dict[str, Any] = field(default_factory=dict)
 
     def record(self, machine: Machine) -> dict[str, Any]:
-        """Everything as plain values: rates at the median, ratios peer / ours call by call, share of the roofline."""
+        """Return plain values: rates at the median, ratios peer / ours call by call, share of the roofline."""
         medians = {who: statistics.median(times) for who, times in self.seconds.items()}
         result = asdict(self) | {"rate": {who: self.amount / median for who, median in medians.items()}}
         if self.peer:
@@ -66,15 +66,15 @@ class Entry:
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    """Median and range."""
+    """Return median and range."""
     return {"median": statistics.median(values), "low": min(values), "high": max(values)}
 
 
 def take_turns(functions: Mapping[str, Callable[[], object]], repeats: int, settle: int = 0) -> dict[str, list[float]]:
-    """Seconds of ``repeats`` calls of each, A B A B …, after one call of each that does not count.
+    """Time ``repeats`` calls of each, A B A B …, after one call of each that does not count; seconds by name.
 
-    In turns, so that whatever else the machine does falls on all of them. ``settle``: calls at the start of each turn
-    that do not count, for functions that fill much memory: the first then pays for what the one before gave back.
+    In turns, so that the machine's other work falls on all of them. ``settle``: calls at the start of each turn that do
+    not count, for functions that fill much memory: the first pays for what the function before it released.
     """
     for function in functions.values():
         function()
@@ -90,7 +90,7 @@ def take_turns(functions: Mapping[str, Callable[[], object]], repeats: int, sett
 
 
 def measure_machine(quick: bool = False) -> Machine:
-    """Best of several: the sum over an array far larger than any cache, and a product of square matrices, float32."""
+    """Measure the sum of an array far larger than any cache and a product of square matrices, the best of several."""
     floats, side, repeats = (1 << 22, 256, 3) if quick else (1 << 26, 1536, 9)
     array, square = torch.ones(floats), torch.randn(side, side)
     times = take_turns({"sum": array.sum, "product": lambda: square @ square}, repeats)
@@ -98,7 +98,7 @@ def measure_machine(quick: bool = False) -> Machine:
 
 
 def describe_machine(threads: int) -> dict[str, Any]:
-    """Processor, cores, versions and threads."""
+    """Return processor, cores, versions and threads."""
     model = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
@@ -116,5 +116,5 @@ def describe_machine(threads: int) -> dict[str, Any]:
 
 
 def load_average() -> float | None:
-    """How many processes wanted to run over the last minute (None where the system does not say)."""
+    """Return how many processes wanted to run over the last minute (None where the system does not say)."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None

@@ -10,8 +10,9 @@ import pytest
 
 from codec.errors import SoundloomError
 from pipelines import bench
-from pipelines.benchmarks import cases as bench_cases
+from pipelines.benchmarks.size import Size
 from pipelines.benchmarks.timing import Entry, Machine, Work, measure_machine, take_turns
+from pipelines.benchmarks.work_cases import tokenize_cases
 
 pytest.importorskip("matplotlib")
 
@@ -81,8 +82,8 @@ def test_the_bound_is_the_scarcer_of_memory_and_arithmetic() -> None:
 
 @pytest.mark.slow
 def test_recordings_are_tokenized_by_both_numbers_of_processes(tmp_path: Path) -> None:
-    size = bench_cases.Size(repeats=1, corpus_minutes=0.05)
-    (entry,) = bench_cases.tokenize_cases(size)
+    size = Size(repeats=1, corpus_minutes=0.05)
+    (entry,) = tokenize_cases(size)
     assert entry.peer == "1 process" and len(entry.seconds["ours"]) == len(entry.seconds["peer"]) == 1
     assert entry.amount == pytest.approx(3.0)
 
