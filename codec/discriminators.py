@@ -1,4 +1,4 @@
-"""The networks that tell real sound from reconstructed: several STFT scales and several periods."""
+"""The networks that learn to separate real sound from reconstructed: STFT scales, periods, log-mel patches."""
 
 from __future__ import annotations
 
@@ -10,13 +10,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from codec.audio.files import mel_filterbank
+
 
 @dataclass(frozen=True)
 class DiscriminatorConfig:
-    """Windows in samples and periods in samples; one network each. An empty tuple leaves that kind out.
+    """Which discriminators there are: one network for each window and each period. An empty tuple leaves a kind out.
 
-    ``power``: exponent of the magnitudes that the STFT discriminators see. 1 is the raw spectrum, in which the loudest
-    partials hide everything else.
+    Args:
+        windows: windows of the STFT discriminators, in samples.
+        stft_channels: channels of each of their layers.
+        power: exponent of the magnitudes in their input. 1 is the raw spectrum, in which the loudest partials hide
+            everything else.
+        periods: periods of the period discriminators, in samples.
+        period_channels: channels of their first layer; later ones have up to four times as many.
+        mel_windows: windows of the discriminators of log-mel patches, in samples; they cost next to nothing.
+        mel_channels: channels of each of their layers.
     """
 
     windows: tuple[int, ...] = (1024, 512, 256)
@@ -24,6 +33,8 @@ class DiscriminatorConfig:
     power: float = 0.3
     periods: tuple[int, ...] = (2, 3, 5, 7, 11)
     period_channels: int = 16
+    mel_windows: tuple[int, ...] = ()
+    mel_channels: int = 16
 
 
 class STFTDiscriminator(nn.Module):
@@ -98,14 +109,50 @@ class PeriodDiscriminator(nn.Module):
         return F.conv1d(x, layer.weight.squeeze(-1), layer.bias, layer.stride[0], layer.padding[0])
 
 
+class MelDiscriminator(nn.Module):
+    """Score patches of a log-mel spectrogram (PatchGAN, Isola et al. 2017): wave [B, 1, N] -> score, features.
+
+    Each score depends on a patch of some ten frames and bands, so it judges texture and not the phrase.
+    """
+
+    BANDS = 80
+    window: Tensor
+    filters: Tensor
+
+    def __init__(self, window: int, channels: int, sample_rate: int) -> None:
+        super().__init__()
+        self.size = window
+        self.register_buffer("window", torch.hann_window(window), persistent=False)
+        self.register_buffer("filters", mel_filterbank(self.BANDS, window, sample_rate), persistent=False)
+        strides = ((1, 1), (1, 2), (2, 2), (1, 1))  # along time and bands
+        widths = (1, *[channels] * len(strides))
+        self.layers = nn.ModuleList(
+            weight_norm(nn.Conv2d(a, b, 3, stride=stride, padding=1))
+            for (a, b), stride in zip(pairwise(widths), strides, strict=True)
+        )
+        self.output = weight_norm(nn.Conv2d(channels, 1, 3, padding=1))
+
+    def forward(self, wave: Tensor) -> tuple[Tensor, list[Tensor]]:
+        wave = wave.squeeze(1).float()
+        X = torch.stft(wave, self.size, self.size // 4, window=self.window, return_complex=True)  # [B, bins, frames]
+        magnitude = (X.real.square() + X.imag.square() + 1e-8).sqrt()
+        x = (magnitude.transpose(1, 2) @ self.filters + 1e-3).log().unsqueeze(1) / 3  # [B, 1, frames, bands]
+        features = []
+        for layer in self.layers:
+            x = F.leaky_relu(layer(x), 0.2)
+            features.append(x)
+        return self.output(x), features
+
+
 class Discriminators(nn.Module):
     """All of them: wave [B, 1, N] -> scores (one tensor each) and features (a list of tensors each)."""
 
-    def __init__(self, config: DiscriminatorConfig) -> None:
+    def __init__(self, config: DiscriminatorConfig, sample_rate: int = 24_000) -> None:
         super().__init__()
         self.parts = nn.ModuleList(
             [STFTDiscriminator(window, config.stft_channels, config.power) for window in config.windows]
             + [PeriodDiscriminator(period, config.period_channels) for period in config.periods]
+            + [MelDiscriminator(window, config.mel_channels, sample_rate) for window in config.mel_windows]
         )
 
     def forward(self, wave: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:

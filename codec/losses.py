@@ -31,7 +31,7 @@ class LossWeights:
         balance: ``shares`` scales each waveform loss's gradient to its weight as a share (EnCodec); ``sum`` adds the
             losses, times their weights.
         balance_every: measure the losses' gradients one by one at every n-th step only; in between they share a pass.
-        judge_seconds: length of the random part of each crop that the discriminators see; 0 is the whole crop.
+        discriminator_seconds: length of the random part of each crop that the discriminators see; 0 is the whole crop.
     """
 
     mel: float = 1.0
@@ -42,11 +42,11 @@ class LossWeights:
     whitening: float = 0.1
     balance: Literal["shares", "sum"] = "shares"
     balance_every: int = 1
-    judge_seconds: float = 0.0
+    discriminator_seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.balance_every < 1 or self.judge_seconds < 0:
-            raise SoundloomError("losses: balance_every must be at least 1 and judge_seconds at least 0")
+        if self.balance_every < 1 or self.discriminator_seconds < 0:
+            raise SoundloomError("losses: balance_every must be at least 1 and discriminator_seconds at least 0")
 
     def balanced(self) -> dict[str, float]:
         """Return the weights of the losses that a `codec.balancer.Balancer` combines."""

@@ -37,7 +37,7 @@ from codec.errors import SoundloomError
 from codec.metrics import Summary, summarize
 from pipelines.command_line.run import run
 from pipelines.evaluation import plots
-from pipelines.training.optimizer import JsonlLog
+from pipelines.training.log import JsonlLog
 
 COLUMNS = ("PESQ-WB", "STOI", "mel distance")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
@@ -95,10 +95,10 @@ def train(plan: Plan, name: str, out: Path) -> Path:
     config.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(config, yaml.safe_dump(settings).encode())
     _call("train_codec.py", "--config", plan.base, "--config", str(config))
-    if not (folder / "codec").is_dir():
+    if not (folder / "best").is_dir():
         raise SoundloomError(f"{folder}: the training left no codec; are its steps more than quantizer_start?")
     shutil.rmtree(codec, ignore_errors=True)
-    return Path(shutil.copytree(folder / "codec", codec))  # the report calls a codec by its folder's name
+    return Path(shutil.copytree(folder / "best", codec))  # the report calls a codec by its folder's name
 
 
 def _call(script: str, *words: str) -> None:

@@ -1,8 +1,8 @@
 """Examine a codec on recordings: what is sick, and what to change.
 
     python pipelines/codec_doctor.py recordings/                           # the shipped codec
-    python pipelines/codec_doctor.py runs/my-codec/codec recordings/
-    python pipelines/codec_doctor.py runs/my-codec/codec recordings/ --log runs/my-codec/log.jsonl --json health.json
+    python pipelines/codec_doctor.py runs/my-codec/best recordings/
+    python pipelines/codec_doctor.py runs/my-codec/best recordings/ --log runs/my-codec/log.jsonl --json health.json
     python pipelines/codec_doctor.py facebook/encodec_24khz recordings/    # others': use of codes and gain in sound
 
 Looks at weights, use of the codebooks, what each level adds to the latent and to the sound, the latent's rank, the
@@ -39,7 +39,7 @@ from codec.pretrained import load_codec
 from codec.store.plan import Settings, Utterance
 from pipelines.command_line.run import run
 from pipelines.corpus.read import open_corpus
-from pipelines.training.optimizer import JsonlLog
+from pipelines.training.log import JsonlLog
 
 CLIP_SECONDS = 1.0  # the clip of the two trials
 MARKS = {"well": "ok", "sick": "SICK", "not judged": "-"}

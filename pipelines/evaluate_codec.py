@@ -3,7 +3,7 @@
     python pipelines/evaluate_codec.py shipped recordings/ -o report/
     python pipelines/evaluate_codec.py runs/my-codec recordings/ -o report/ --levels 1,2,4,8 --limit 24
     python pipelines/evaluate_codec.py shipped corpora/real -o report/ --split test --dnsmos --wer
-    python pipelines/evaluate_codec.py runs/gan/codec recordings/ -o report/ --beside "without GAN=runs/plain/codec"
+    python pipelines/evaluate_codec.py runs/gan/best recordings/ -o report/ --beside "without GAN=runs/plain/best"
     python pipelines/evaluate_codec.py shipped recordings/ -o report/ --peers facebook/encodec_24khz,kyutai/mimi
 
 CODEC is a folder, a hub name, or `shipped`. Writes report.json, report.md and report.html (to listen to). Bitrates are

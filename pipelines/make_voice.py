@@ -1,6 +1,6 @@
 """Put a voice together: a codec, a language model (or a coarse and a fine one) and a card, as one folder.
 
-    python pipelines/make_voice.py voices/mine --lm runs/lm_delay/model --codec runs/codec/model --name mine
+    python pipelines/make_voice.py voices/mine --lm runs/lm_delay/best --codec runs/codec/best --name mine
     python pipelines/make_voice.py voices/mine --coarse runs/coarse/model --fine runs/fine/model --name mine \\
         --licence Apache-2.0 --data "10 hours of …" --cost "6 hours on 2 cores" --figures report/report.md
     python pipelines/tts.py --voice voices/mine "hello world"

@@ -6,144 +6,169 @@
     accelerate launch --multi_gpu --num_processes 2 pipelines/train_lm.py --config …        # also without any GPU
     accelerate launch --config_file configs/accelerate_fsdp.yaml pipelines/train_lm.py --config …   # sharded (FSDP 2)
 
-Without a GPU, `accelerate launch` needs --multi_gpu to start several processes (with --cpu it starts one and says
-nothing); `torchrun --nproc_per_node 2 pipelines/train_lm.py …` does the same.
+Without a GPU, `accelerate launch` needs --multi_gpu to start several processes (with --cpu it silently starts one);
+`torchrun --nproc_per_node 2 pipelines/train_lm.py …` does the same.
 
 The output folder gets log.jsonl, curve.png, checkpoints/, the tokenizer in text/ and the model in best/ (averaged
-weights, at the lowest validation loss). The same command again continues where the last checkpoint stands, to the
-bit. SIGTERM, Ctrl-C and the time limit save before they end the run.
+weights, at the lowest validation loss). The same command resumes from the last checkpoint, exact to the bit. SIGTERM,
+Ctrl-C and the time limit save before they end the run.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Generator
-from itertools import count
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import nn
 
 from codec.store.reader import StoreReader
-from lm.data.batch_plan import BatchPlan
 from lm.data.dataset import Batch, prefetch
-from pipelines.command_line.progress import Progress, plot_curves
-from pipelines.command_line.run import run
+from pipelines.command_line.run import run as run_program
 from pipelines.command_line.settings import parse_settings
-from pipelines.training.lm_run import Data, State, export, find_checkpoint, prepare_data, prepare_state
-from pipelines.training.lm_settings import TrainLMSettings, open_start
+from pipelines.training.curves import Panel
+from pipelines.training.lm_run import export, prepare_data, prepare_state
+from pipelines.training.lm_settings import FIXED_AT_START, TrainLMSettings, open_start
 from pipelines.training.lm_step import LevelSums, check_level_weights, train_step, validate
-from pipelines.training.log import JsonlLog, open_tensorboard, record
-from pipelines.training.optimizer import StopFlag, agree_to_stop, clip_gradients, set_learning_rate
+from pipelines.training.loop import run, start_processes
+from pipelines.training.optimizer import clip_gradients, set_learning_rate
+from pipelines.training.run_settings import resume_point
 from pipelines.training.sharding import is_sharded
+from pipelines.training.stopping import StopFlag
 
-_EXIT = {"SIGTERM": 143, "SIGINT": 130}
+CURVES = (
+    Panel("Loss: nats a code, weighted mean over levels", ("loss",), ("dev_loss",), "lower"),
+    Panel("Loss of each level: nats a code", ("per_level",), ("dev_per_level",), "lower"),
+    Panel("Learning rate", ("lr",)),
+    Panel("Norm of the gradient", ("grad_norm",)),
+)
 
 
 def main(argv: list[str] | None = None) -> int:
     settings = parse_settings(TrainLMSettings, argv, description=__doc__)
     with StopFlag(settings.time_limit_minutes) as stop:
-        return train(settings, stop)
+        accelerator = start_processes(settings)
+        return run(LMTask(settings, accelerator), settings, accelerator, stop)
 
 
-def train(settings: TrainLMSettings, stop: StopFlag) -> int:
-    """Run the whole training; returns the exit code (143 after SIGTERM, 130 after Ctrl-C, both saved)."""
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    # A parameter may stay without gradient (a level that no batch of the step drew, an input drop of 0).
-    accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-    )
-    output = Path(settings.output)
-    checkpoint = find_checkpoint(settings, output / "checkpoints")
-    start = open_start(settings)
-    data = prepare_data(accelerator, settings, output / "text", checkpoint, start)
-    weights = check_level_weights(settings.level_weights, settings.model.kind, data.reader.num_levels)
-    state, facts = prepare_state(accelerator, settings, data, checkpoint, start)
-    model = state.model if is_sharded(state.model) else accelerator.prepare_model(state.model)
+class LMTask:
+    """Train a language model; see `pipelines.training.loop.Task`."""
 
-    log = JsonlLog(output / "log.jsonl")
-    if accelerator.is_main_process:
-        log.rewind(state.step)
-    board = open_tensorboard(output, settings.tensorboard) if accelerator.is_main_process else None
-    per_step = settings.gradient_accumulation * accelerator.num_processes
-    own = count(state.step * per_step + accelerator.process_index, accelerator.num_processes)
-    batches = prefetch(data.train, data.train_plan, own, settings.workers)
-    window = Window(data.reader)
-    reason = None
+    curves = CURVES
 
-    with Progress(settings.steps, state.step, accelerator.is_main_process) as progress:
-        introduce(progress, settings, data, state)
-        while state.step < settings.steps and reason is None:
-            start = time.monotonic()
-            lr = set_learning_rate(state.optimizer, settings.optimizer, state.step, settings.steps)
-            numbers = range(state.step * per_step, (state.step + 1) * per_step)
-            sums, norm = take_step(accelerator, model, state, batches, data.train_plan, numbers, settings, weights)
-            state.step += 1
-            window.add(sums, sum(map(data.train_plan.frames, numbers)), time.monotonic() - start)
-            progress.advance(state.step)
-            reason = agree_to_stop(stop, accelerator.device)
-            last = state.step == settings.steps or reason is not None
+    def __init__(self, settings: TrainLMSettings, accelerator: Accelerator) -> None:
+        self.settings = settings
+        self.accelerator = accelerator
+        self.output = Path(settings.output)
+        checkpoint = resume_point(settings, "lm", FIXED_AT_START)
+        self.processes_before = checkpoint.facts.get("processes") if checkpoint is not None else None
+        initial = open_start(settings)
+        self.data = data = prepare_data(accelerator, settings, self.output / "text", checkpoint, initial)
+        self.weights = check_level_weights(settings.level_weights, settings.model.kind, data.reader.num_levels)
+        self.state, self.facts = prepare_state(accelerator, settings, data, checkpoint, initial)
+        model = self.state.model
+        self.model = model if is_sharded(model) else accelerator.prepare_model(model)
+        self.per_step = settings.gradient_accumulation * accelerator.num_processes
+        self.means = RunningMeans(data.reader)
+        self._norm = 0.0
+        self._lr = 0.0
 
-            figures: dict[str, Any] = {}
-            if last or due(state.step, settings.log_every):
-                epoch = state.step * per_step / data.train_plan.batches_per_epoch
-                figures |= window.close(weights) | {"lr": lr, "grad_norm": norm, "epoch": epoch}
-            # After a signal there may be seconds left: save, and leave the rest.
-            if reason not in _EXIT and (last or due(state.step, settings.validate_every)):
-                figures |= evaluate(accelerator, model, state, data, settings, weights)
-            if figures and accelerator.is_main_process:
-                record(log, board, state.step, figures)
-                progress.show(state.step, {k: v for k, v in figures.items() if isinstance(v, float)})
-            if last or due(state.step, settings.save_every):
-                state.save(output / "checkpoints", facts, accelerator.is_main_process)
-                if data.dev is None:
-                    export(accelerator, state, data, settings)
-                accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            finish(progress, settings, state, log, reason)
-    batches.close()
-    accelerator.wait_for_everyone()  # a process that leaves while another still talks to it dies by a signal
-    accelerator.end_training()
-    return _EXIT.get(reason or "", 0)
+    @property
+    def finished(self) -> int:
+        """Number of finished steps."""
+        return self.state.step
+
+    def introduction(self) -> list[str]:
+        settings, data = self.settings, self.data
+        million = sum(p.numel() for p in self.state.model.parameters()) / 1e6
+        spread = f", sharded over {torch.distributed.get_world_size()} processes" if is_sharded(self.model) else ""
+        hours = data.train.lengths.sum() / data.reader.frame_rate / 3600
+        lines = [
+            f"{settings.model.kind} model, {million:.1f} M parameters, {data.reader.num_levels} levels{spread}; "
+            f"{len(data.train)} utterances, {hours:.2f} hours, {data.train_plan.batches_per_epoch} batches an epoch; "
+            "{:.2f} frames a text unit and {:.0f} around the text".format(*data.train.pace)
+        ]
+        for name, dataset in (("store", data.train), ("dev_store", data.dev)):
+            if dataset is not None and dataset.dropped:
+                identity, reason = next(iter(dataset.dropped.items()))
+                lines.append(f"{name}: {len(dataset.dropped)} utterances left out; the first, {identity}: {reason}")
+        world = self.accelerator.num_processes
+        if self.processes_before not in (None, world):
+            lines.append(
+                f"warning: {self.processes_before} processes before, {world} now: batches and data order change"
+            )
+        return [*lines, f"continues after step {self.finished} of {settings.steps}"] if self.finished else lines
+
+    def batches(self) -> Generator[tuple[range, list[Batch]], None, None]:
+        """Yield each step's batch numbers over all processes, and this process's batches among them."""
+        first, world = self.finished * self.per_step, self.accelerator.num_processes
+        own = count(first + self.accelerator.process_index, world)
+        with closing(prefetch(self.data.train, self.data.train_plan, own, self.settings.workers)) as ready:
+            for step in range(self.finished, self.settings.steps):
+                numbers = range(step * self.per_step, (step + 1) * self.per_step)
+                yield numbers, list(islice(ready, self.settings.gradient_accumulation))
+
+    def step(self, batch: tuple[range, list[Batch]]) -> None:
+        """Go forward and backward, clip, and move the weights unless something is not finite."""
+        settings, state, plan = self.settings, self.state, self.data.train_plan
+        numbers, batches = batch
+        self._lr = set_learning_rate(state.optimizer, settings.optimizer, state.step, settings.steps)
+        how: dict[str, Any] = {"weights": self.weights, "seed": settings.seed, "bf16": settings.bf16}
+        own = train_step(self.accelerator, self.model, batches, plan, numbers, **how)
+        sums = own.over_processes(self.accelerator.device)
+        self._norm = clip_gradients(self.model.parameters(), settings.optimizer.grad_clip)
+        finite = math.isfinite(self._norm) and bool(torch.isfinite(sums.sums).all())
+        ids = [] if finite else gather_object(own.ids)
+        if state.bad_steps.ok(finite, state.step, ids):
+            state.optimizer.step()
+            state.ema.update(state.model)
+        state.optimizer.zero_grad()
+        state.step += 1
+        self.means.add(sums, sum(map(plan.frames, numbers)))
+
+    def figures(self, seconds: float) -> dict[str, Any]:
+        epoch = self.finished * self.per_step / self.data.train_plan.batches_per_epoch
+        figures = self.means.take(self.weights, seconds)
+        return figures | {"lr": self._lr, "grad_norm": self._norm, "epoch": epoch}
+
+    def evaluate(self) -> dict[str, Any] | None:
+        data, state = self.data, self.state
+        if data.dev is None or data.dev_plan is None:
+            return None
+        limits: dict[str, Any] = {"max_batches": self.settings.validate_batches, "levels": data.reader.num_levels}
+        with state.ema.applied(state.model):
+            sums = validate(self.accelerator, self.model, data.dev, data.dev_plan, **limits, bf16=self.settings.bf16)
+        loss = sums.loss(self.weights)
+        best = math.isfinite(loss) and (state.best is None or loss < state.best)
+        state.best = loss if best else state.best
+        return {"dev_loss": loss, "dev_per_level": sums.per_level(), "best": best}
+
+    def remarks(self, rows: Sequence[dict[str, Any]]) -> list[str]:
+        return []
+
+    def export(self) -> None:
+        export(self.accelerator, self.state, self.data, self.settings)
+
+    def save(self) -> None:
+        self.state.save(self.output / "checkpoints", self.facts, self.accelerator.is_main_process)
+        if self.data.dev is None:  # nothing chooses: the latest weights are exported with each checkpoint
+            self.export()
+
+    def result(self) -> list[str]:
+        best = f", best dev loss {self.state.best:.4f}" if self.state.best is not None else ""
+        kind = {"delay": "--lm", "coarse": "--coarse", "fine": "--fine"}[self.settings.model.kind]
+        model = self.output / "best"
+        made = f"next: python pipelines/make_voice.py voices/mine {kind} {model}"
+        return [f"model in {model}{best}", made + {"--lm": "", "--coarse": " --fine …", "--fine": " --coarse …"}[kind]]
 
 
-def due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
-
-
-def take_step(
-    accelerator: Accelerator,
-    model: nn.Module,
-    state: State,
-    batches: Generator[Batch, None, None],
-    plan: BatchPlan,
-    numbers: range,
-    settings: TrainLMSettings,
-    weights: list[float],
-) -> tuple[LevelSums, float]:
-    """Forward, backward, clip, and move the weights unless something is not finite; sums are over all processes."""
-    own = train_step(
-        accelerator, model, batches, plan, numbers, weights=weights, seed=settings.seed, bf16=settings.bf16
-    )
-    sums = own.over_processes(accelerator.device)
-    norm = clip_gradients(model.parameters(), settings.optimizer.grad_clip)
-    finite = math.isfinite(norm) and bool(torch.isfinite(sums.sums).all())
-    ids = [] if finite else gather_object(own.ids)
-    if state.bad_steps.ok(finite, state.step, ids):
-        state.optimizer.step()
-        state.ema.update(state.model)
-    state.optimizer.zero_grad()
-    return sums, norm
-
-
-class Window:
-    """Means over the steps since the last log line, without the time that validation and saving took."""
+class RunningMeans:
+    """Means over the steps since the last log line."""
 
     def __init__(self, reader: StoreReader) -> None:
         self._reader = reader
@@ -152,17 +177,15 @@ class Window:
     def _clear(self) -> None:
         self._sums = LevelSums.zeros(self._reader.num_levels)
         self._frames = 0
-        self._seconds = 0.0
 
-    def add(self, sums: LevelSums, frames: int, seconds: float) -> None:
+    def add(self, sums: LevelSums, frames: int) -> None:
         if bool(torch.isfinite(sums.sums).all()):
             self._sums.add(sums)
         self._frames += frames
-        self._seconds += seconds
 
-    def close(self, weights: list[float]) -> dict[str, Any]:
-        """Return the figures of the window and begin the next."""
-        speed = self._frames / max(self._seconds, 1e-9)
+    def take(self, weights: list[float], seconds: float) -> dict[str, Any]:
+        """Return the figures since the last call, which took ``seconds``, and begin anew."""
+        speed = self._frames / max(seconds, 1e-9)
         figures = {
             "loss": self._sums.loss(weights),
             "per_level": self._sums.per_level(),
@@ -173,63 +196,5 @@ class Window:
         return figures
 
 
-def evaluate(
-    accelerator: Accelerator,
-    model: nn.Module,
-    state: State,
-    data: Data,
-    settings: TrainLMSettings,
-    weights: list[float],
-) -> dict[str, Any]:
-    """Validate the averaged weights, export them where they are the best so far; returns figures for the log."""
-    if data.dev is None or data.dev_plan is None:
-        return {}
-    with state.ema.applied(state.model):
-        sums = validate(
-            accelerator,
-            model,
-            data.dev,
-            data.dev_plan,
-            max_batches=settings.validate_batches,
-            levels=data.reader.num_levels,
-            bf16=settings.bf16,
-        )
-    loss = sums.loss(weights)
-    best = math.isfinite(loss) and (state.best is None or loss < state.best)
-    if best:
-        state.best = loss
-        export(accelerator, state, data, settings)
-    return {"dev_loss": loss, "dev_per_level": sums.per_level(), "best": best}
-
-
-def introduce(progress: Progress, settings: TrainLMSettings, data: Data, state: State) -> None:
-    """Tell what is about to be trained on what."""
-    million = sum(p.numel() for p in state.model.parameters()) / 1e6
-    spread = f", sharded over {torch.distributed.get_world_size()} processes" if is_sharded(state.model) else ""
-    hours = data.train.lengths.sum() / data.reader.frame_rate / 3600
-    progress.say(
-        f"{settings.model.kind} model, {million:.1f} M parameters, {data.reader.num_levels} levels{spread}; "
-        f"{len(data.train)} utterances, {hours:.2f} hours, {data.train_plan.batches_per_epoch} batches an epoch; "
-        "{:.2f} frames a text unit and {:.0f} around the text".format(*data.train.pace)
-    )
-    for name, dataset in (("store", data.train), ("dev_store", data.dev)):
-        if dataset is not None and dataset.dropped:
-            identity, reason = next(iter(dataset.dropped.items()))
-            progress.say(f"{name}: {len(dataset.dropped)} utterances left out; the first, {identity}: {reason}")
-    if state.step:
-        progress.say(f"continues after step {state.step} of {settings.steps}")
-
-
-def finish(progress: Progress, settings: TrainLMSettings, state: State, log: JsonlLog, reason: str | None) -> None:
-    """Draw the curves and tell how it ended."""
-    keys = ["loss", "dev_loss", "per_level", "dev_per_level", "lr", "grad_norm"]
-    drawn = plot_curves(log.read(), Path(settings.output) / "curve.png", keys)
-    best = f", best dev loss {state.best:.4f}" if state.best is not None else ""
-    why = f"stopped by {reason}, saved" if reason else "done"
-    progress.say(
-        f"{why} after step {state.step} of {settings.steps}{best}; {'curve.png and ' * drawn}log.jsonl tell more"
-    )
-
-
 if __name__ == "__main__":
-    raise SystemExit(run(main))
+    raise SystemExit(run_program(main))

@@ -1,228 +1,163 @@
-"""Tune (some layers of) a codec's decoder on what a voice's model knows, so that its means sound like speech.
+"""Tune (some layers of) a codec's decoder to the latents that a voice's model predicts, so that they sound like speech.
 
     python pipelines/tune_decoder.py --config configs/codec/decoder_heart.yaml
     python pipelines/make_voice.py voices/mine --lm runs/lm_delay/best --drawn-levels 1 \\
         --decoder runs/decoder/decoder.safetensors
 
-A voice whose levels are not all drawn (`drawn_levels`) gives the decoder means of codebook vectors, of which the codec
-never heard any while it learned. Here the voice's model reads true codes with their text, and the decoder learns to
-make the recordings of what it would have known (as vocoders are tuned on the "ground truth aligned" output of the model
-before them). Encoder, codebooks, codes and the codec itself stay as they are: the voice keeps the tuned layers.
+A voice that does not sample all levels (`drawn_levels`) gives the decoder expected latents, which the codec never met
+in its training. Here the voice's model reads true codes with their text, and the decoder learns to make the recordings
+from the model's predictions (as vocoders are tuned on teacher-forced output of the model before them). Encoder,
+codebooks, codes and the codec itself stay as they are: the voice keeps the tuned layers.
 
 The output folder gets log.jsonl, curve.png, checkpoints/ and decoder.safetensors (averaged weights, at the lowest
-validation distance). The same command again continues where the last checkpoint stands. SIGTERM, Ctrl-C and the time
-limit save before they end.
+validation distance). The same command resumes from the last checkpoint. SIGTERM, Ctrl-C and the time limit save before
+they end the run.
 """
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, field
+from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import save_file
-from torch import Tensor
+from safetensors.torch import save
+from torch import Tensor, nn
 
 from codec.common.distributed import mean_figures
+from codec.common.files import write_bytes
 from codec.common.seeds import seed_step
-from codec.discriminators import DiscriminatorConfig
 from codec.errors import SoundloomError
-from codec.losses import LossWeights
 from codec.model import Codec
 from lm.data.dataset import GridDataset
 from lm.step_lm import DelayLM
-from pipelines.command_line.progress import Progress, plot_curves
-from pipelines.command_line.run import run
-from pipelines.command_line.settings import changed_settings, flatten_settings, parse_settings
-from pipelines.training.adversarial import JudgedState
-from pipelines.training.checkpoints import (
-    Checkpoint,
-    list_checkpoints,
-    load_checkpoint,
-    save_checkpoint,
-)
-from pipelines.training.codec_step import CodecLosses
+from pipelines.command_line.run import run as run_program
+from pipelines.command_line.settings import flatten_settings, parse_settings
+from pipelines.training.adversarial import AdversarialState
+from pipelines.training.codec_losses import CodecLosses, StepMode
+from pipelines.training.codec_validation import alarm_lines
+from pipelines.training.curves import Panel
 from pipelines.training.decoder_crops import VoiceCrops, audio_by_id
+from pipelines.training.decoder_settings import FIXED_AT_START, TuneDecoderSettings
 from pipelines.training.lm_settings import open_store
-from pipelines.training.log import JsonlLog, record
-from pipelines.training.optimizer import (
-    OptimizerSettings,
-    StopFlag,
-    agree_to_stop,
-    set_learning_rate,
-)
+from pipelines.training.loop import run, start_processes
+from pipelines.training.optimizer import set_learning_rate
+from pipelines.training.quality_clips import QualityClips
+from pipelines.training.run_settings import resume_point
+from pipelines.training.sharding import refuse_sharding
+from pipelines.training.stopping import StopFlag
 from pipelines.voice.voice import Voice, load_voice
 
-_EXIT = {"SIGTERM": 143, "SIGINT": 130}
-_FIXED = ("voice", "store", "layers", "drawn_levels", "levels")
-
-
-@dataclass(frozen=True)
-class TuneDecoderSettings:
-    """A tuning of a voice's decoder.
-
-    Args:
-        voice: folder or name of the voice whose model speaks.
-        store: token store by the voice's codec, with texts.
-        audio: manifests (manifest.jsonl) of the corpora that the store was made from; ``PREFIX=FILE`` where
-            tokenize_corpus.py put PREFIX before their ids (--id-prefix).
-        output: folder of the run.
-        dev_store: token store for validation; its recordings stand in the same manifests. null = none.
-        layers: the decoder's parts that learn, by the beginnings of their names; empty = all of it.
-        levels: levels that are heard; 0 = all that the voice writes.
-        drawn_levels: of these, levels that sound as they were drawn; the others as means.
-        speakers: whose voices need no prompt, as in the training of the voice's model; null = all.
-        join: pairs of utterances that are added for each, as in that training.
-        prompted: pairs of prompt and utterance for each utterance of the others.
-        codes_share: share of crops that are true codes' vectors, which is how a prompt's end sounds.
-        losses: shares of the losses (those of the encoder are not used).
-        discriminators: the discriminators' shape.
-        discriminator_start: step at which discriminators enter; steps or more means never.
-        head_start: steps in which the discriminators learn before the decoder hears of them.
-        discriminator_lr: the discriminators' learning rate.
-        optimizer: how the weights are moved.
-        steps: training steps.
-        rows: utterances a step and process.
-        crops: crops of each utterance.
-        segment_seconds: length of a crop.
-        max_frames: longest utterance used, its prompt included; 0 = any.
-        ema_decay: decay of the averaged weights, which are validated and kept.
-        bf16: compute in bfloat16 where that is safe.
-        seed: decides everything random.
-        dev_batches: batches that validation hears.
-        log_every: steps between log lines.
-        validate_every: steps between validations.
-        save_every: steps between checkpoints.
-        time_limit_minutes: stop (saved) after so long.
-        threads: CPU threads, 0 leaves torch's choice.
-        resume: auto continues the run in output; never refuses to.
-    """
-
-    voice: str
-    store: str
-    audio: list[str]
-    output: str
-    dev_store: str | None = None
-    layers: list[str] = field(default_factory=lambda: ["input", "bottleneck", "upsample", "blocks.0.", "blocks.1."])
-    levels: int = 0
-    drawn_levels: int = 1
-    speakers: list[str] | None = None
-    join: float = 0.0
-    prompted: float = 1.0
-    codes_share: float = 0.1
-    losses: LossWeights = field(default_factory=lambda: LossWeights(wave=0.05, judge_seconds=0.5))
-    discriminators: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
-    discriminator_start: int = 1_000_000
-    head_start: int = 0
-    discriminator_lr: float = 3e-4
-    optimizer: OptimizerSettings = field(
-        default_factory=lambda: OptimizerSettings(
-            lr=6e-4,
-            schedule="wsd",
-            warmup_steps=30,
-            decay_fraction=0.4,
-            final_lr_fraction=0.03,
-            beta1=0.8,
-            weight_decay=0.01,
-        )
-    )
-    steps: int = 2000
-    rows: int = 8
-    crops: int = 1
-    segment_seconds: float = 1.0
-    max_frames: int = 900
-    ema_decay: float = 0.997
-    bf16: bool = True
-    seed: int = 0
-    dev_batches: int = 12
-    log_every: int = 20
-    validate_every: int = 250
-    save_every: int = 250
-    time_limit_minutes: float | None = None
-    threads: int = 0
-    resume: Literal["auto", "never"] = "auto"
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "rows", "crops", "drawn_levels", "dev_batches"):
-            if getattr(self, name) < 1:
-                raise SoundloomError(f"{name}: must be at least 1, not {getattr(self, name)}")
-
-
-@dataclass
-class State(JudgedState):
-    """What a tuning changes while it runs; all of it goes into a checkpoint."""
-
-    best: float | None = None
-    own: frozenset[str] = frozenset()  # tensors that the voice had of its own before: they stay its own
-
-    def save(self, folder: Path, settings: TuneDecoderSettings) -> None:
-        """Commit a checkpoint; from the main process only."""
-        facts = self.facts() | {"settings": flatten_settings(settings), "best": self.best}
-        save_checkpoint(folder, self.step, self.tensors(), facts)
-
-    def load(self, checkpoint: Checkpoint) -> None:
-        super().load(checkpoint)
-        self.best = checkpoint.facts["best"]
+CURVES = (
+    Panel("Mel distance", ("mel",), ("dev_mel",), "lower"),
+    Panel("Predicted quality, DistillMOS (1 to 5)", (), ("distillmos",), "higher"),
+    Panel("Distance of the waveforms", ("wave",), (), "lower"),
+    Panel("Discriminators' mean scores", ("score_real", "score_fake")),
+    Panel("Distance between the discriminators' features", ("feature",)),
+    Panel("Norm of the gradient", ("grad_norm",)),
+)
 
 
 def main(argv: list[str] | None = None) -> int:
     settings = parse_settings(TuneDecoderSettings, argv, description=__doc__)
     with StopFlag(settings.time_limit_minutes) as stop:
-        return tune(settings, stop)
+        refuse_sharding("a decoder")
+        accelerator = start_processes(settings, cpu=True)
+        return run(DecoderTask(settings, accelerator), settings, accelerator, stop)
 
 
-def tune(settings: TuneDecoderSettings, stop: StopFlag) -> int:
-    """Run the whole tuning; returns the exit code (143 after SIGTERM, 130 after Ctrl-C, both saved)."""
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    accelerator = Accelerator(cpu=True)  # a few million weights: the voice's model runs where voices run
-    voice = open_for_tuning(settings)
-    output = Path(settings.output)
-    if settings.resume == "never" and list_checkpoints(output / "checkpoints"):
-        raise SoundloomError(f"{output}: holds checkpoints of an earlier run; choose another output, or resume auto")
-    state = make_state(settings, voice, load_checkpoint(output / "checkpoints"))
-    rank, world = accelerator.process_index, accelerator.num_processes
-    audio = audio_by_id(settings.audio)
-    crops = make_crops(settings, voice, settings.store, audio, rank, world)
-    dev = None if settings.dev_store is None else make_crops(settings, voice, settings.dev_store, audio)
-    log = JsonlLog(output / "log.jsonl")
-    if accelerator.is_main_process:
-        log.rewind(state.step)
-    reason, began = None, time.monotonic()
-    with Progress(settings.steps, state.step, accelerator.is_main_process) as progress:
-        count = sum(p.numel() for p in state.network.parameters() if p.requires_grad)
-        progress.say(f"{count / 1e6:.1f} M parameters learn, {len(crops.usable)} utterances, from step {state.step}")
-        for step, latents, wave, names in crops.prefetched(state.step, settings.steps):
-            figures = take_step(settings, state, latents, wave, names)
-            state.step = step + 1
-            progress.advance(state.step)
-            if state.step % settings.log_every == 0:
-                figures = mean_figures(figures, accelerator.device)
-                figures["seconds"] = time.monotonic() - began
-                if accelerator.is_main_process:
-                    record(log, None, state.step, figures)
-                progress.show(state.step, {k: v for k, v in figures.items() if isinstance(v, float)})
-            reason = agree_to_stop(stop, accelerator.device)
-            last = state.step == settings.steps or reason == "time limit"
-            if accelerator.is_main_process and (last or state.step % settings.validate_every == 0):
-                record(log, None, state.step, evaluate(settings, state, dev, progress, output))
-            if accelerator.is_main_process and (last or reason or state.step % settings.save_every == 0):
-                state.save(output / "checkpoints", settings)
-            if reason:
-                progress.say(f"stopped at step {state.step}: {reason}; the same command continues")
-                break
-    if accelerator.is_main_process:
-        plot_curves(log.read(), output / "curve.png", ("mel", "dev_mel", "wave", "discriminator", "grad_norm"))
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
-    return _EXIT.get(reason or "", 0)
+class DecoderTask:
+    """Tune a voice's decoder; see `pipelines.training.loop.Task`. A few million weights: it runs where voices run."""
+
+    curves = CURVES
+
+    def __init__(self, settings: TuneDecoderSettings, accelerator: Accelerator) -> None:
+        self.settings = settings
+        self.accelerator = accelerator
+        self.output = Path(settings.output)
+        voice = open_for_tuning(settings)
+        checkpoint = resume_point(settings, "decoder", FIXED_AT_START)
+        self.state = make_state(settings, voice)
+        self.own = frozenset(voice.decoder or ())  # tensors that the voice had of its own before: they stay its own
+        self.best: float | None = None
+        if checkpoint is not None:
+            self.state.load(checkpoint)
+            self.best = checkpoint.fact("best", (float, int, type(None)))
+        place = accelerator.process_index, accelerator.num_processes
+        audio = audio_by_id(settings.audio)
+        self.crops = make_crops(settings, voice, settings.store, audio, *place)
+        self.dev = None if settings.dev_store is None else make_crops(settings, voice, settings.dev_store, audio)
+        self.quality = QualityClips(settings.quality_clips, voice.sample_rate)
+        self.seconds = 0.0  # of training in this run
+        self._figures: dict[str, Any] = {}
+
+    @property
+    def finished(self) -> int:
+        """Number of finished steps."""
+        return self.state.step
+
+    def introduction(self) -> list[str]:
+        count = sum(p.numel() for p in self.state.network.parameters() if p.requires_grad) / 1e6
+        return [f"{count:.1f} M parameters learn, {len(self.crops.usable)} utterances, from step {self.finished}"]
+
+    def batches(self) -> Generator[tuple[Tensor, Tensor, list[str]], None, None]:
+        return self.crops.prefetched(self.finished, self.settings.steps)
+
+    def step(self, batch: tuple[Tensor, Tensor, list[str]]) -> None:
+        self._figures = take_step(self.settings, self.state, *batch)
+        self.state.step += 1
+
+    def figures(self, seconds: float) -> dict[str, Any]:
+        self.seconds += seconds
+        return mean_figures(self._figures, self.accelerator.device) | {"seconds": self.seconds}
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, Any]:
+        if self.dev is None or not self.accelerator.is_main_process:
+            return {}
+        distances, clips, originals = [], [], []
+        with self.state.ema.applied(self.state.network):
+            for number in range(self.settings.dev_batches):
+                latents, wave, _ = self.dev.batch(-1 - number)
+                made = self.state.network(latents)[..., -wave.shape[-1] :]
+                distances.append(float(self.state.losses.mel(made, wave)))
+                clips += list(made)
+                originals += list(wave)
+        distance = sum(distances) / len(distances)
+        best = self.best is None or distance < self.best
+        self.best = distance if best else self.best
+        return {"dev_mel": distance, "best": best, **self.quality.score(clips, originals)}
+
+    def remarks(self, rows: Sequence[dict[str, Any]]) -> list[str]:
+        return [*self.quality.notes(), *alarm_lines([], rows)]
+
+    def export(self) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        network = self.state.network
+        with self.state.ema.applied(network):
+            tuned = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+            tensors = {n: t.detach().clone() for n, t in network.state_dict().items() if n in tuned | self.own}
+        write_bytes(self.output / "decoder.safetensors", save(tensors))
+
+    def save(self) -> None:
+        facts = {"kind": "decoder", "settings": flatten_settings(self.settings), "best": self.best}
+        self.state.save(self.output / "checkpoints", facts, self.accelerator.is_main_process)
+
+    def result(self) -> list[str]:
+        weights = self.output / "decoder.safetensors"
+        best = "" if self.best is None else f", validation mel distance {self.best:.4f}"
+        made = f"next: python pipelines/make_voice.py VOICE --lm MODEL --drawn-levels {self.settings.drawn_levels}"
+        return [f"layers in {weights}{best}", f"{made} --decoder {weights}"]
 
 
 def open_for_tuning(settings: TuneDecoderSettings) -> Voice:
-    """The voice. Raises: SoundloomError where it has no decoder or model that this can work with."""
+    """Open the voice.
+
+    Raises:
+        SoundloomError: its codec or model is of a kind that cannot be tuned, or it writes fewer levels.
+    """
     voice = load_voice(settings.voice)
     if not isinstance(voice.codec, Codec) or not isinstance(voice.lm.model, DelayLM):
         raise SoundloomError(f"{settings.voice}: tuning needs a codec of soundloom and a delay model")
@@ -238,7 +173,11 @@ def open_for_tuning(settings: TuneDecoderSettings) -> Voice:
 def make_crops(
     settings: TuneDecoderSettings, voice: Voice, store: str, audio: dict[str, Path], rank: int = 0, world: int = 1
 ) -> VoiceCrops:
-    """What to learn or validate from. Raises: SoundloomError where the store is not of the voice's codec."""
+    """Return what to learn or validate from.
+
+    Raises:
+        SoundloomError: the store was made with another codec.
+    """
     reader = open_store(store, 0)  # all levels: a prompt's own latents are made of all
     reader.require_codec(voice.codec)
     dataset = GridDataset(
@@ -267,68 +206,40 @@ def make_crops(
     )
 
 
-def make_state(settings: TuneDecoderSettings, voice: Voice, checkpoint: Checkpoint | None) -> State:
-    """The decoder that the voice has now, its judges and their optimizers; at the start, or at the checkpoint."""
-    if checkpoint is not None:
-        for key, (old, new) in changed_settings(checkpoint.facts["settings"], flatten_settings(settings)).items():
-            if key in _FIXED:
-                raise SoundloomError(
-                    f"{key}: the run in {settings.output} began with {old!r}, so {new!r} cannot be used"
-                )
+def make_state(settings: TuneDecoderSettings, voice: Voice) -> AdversarialState:
+    """Return the voice's present decoder with fresh discriminators and optimizers.
+
+    Raises:
+        SoundloomError: no part of the decoder has one of the names in ``layers``.
+    """
     torch.manual_seed(settings.seed)
-    decoder = voice.player.decoder.train()
+    decoder: nn.Module = voice.player.decoder.train()
     for name, parameter in decoder.named_parameters():
         parameter.requires_grad_(not settings.layers or name.startswith(tuple(settings.layers)))
     if not any(parameter.requires_grad for parameter in decoder.parameters()):
         raise SoundloomError(f"layers: no part of the decoder has a name that begins with {', '.join(settings.layers)}")
     losses = CodecLosses(voice.sample_rate, settings.losses, settings.discriminators)
-    learns = settings.optimizer, settings.discriminator_lr, settings.ema_decay
-    state = State(*State.parts("decoder", decoder, losses, *learns), own=frozenset(voice.decoder or ()))
-    if checkpoint is not None:
-        state.load(checkpoint)
-    return state
+    return AdversarialState(
+        "decoder", decoder, losses, settings.optimizer, settings.discriminator_lr, settings.ema_decay
+    )
 
 
 def take_step(
-    settings: TuneDecoderSettings, state: State, latents: Tensor, wave: Tensor, names: list[str]
+    settings: TuneDecoderSettings, state: AdversarialState, latents: Tensor, wave: Tensor, names: list[str]
 ) -> dict[str, Any]:
-    """One step of the decoder and, where they have entered, of the discriminators; returns what to log."""
+    """Take one step of the decoder and, where they have entered, of the discriminators; return what to log."""
     seed_step(settings.seed, state.step)
     lr = set_learning_rate(state.optimizer, settings.optimizer, state.step, settings.steps)
     adversarial = state.step >= settings.discriminator_start
-    norms = state.losses.balancer.state()
     head_start = state.step < settings.discriminator_start + settings.head_start
-    out, figures = state.losses.decoder_step(
-        state.network, latents, wave, adversarial, settings.bf16, head_start=head_start
-    )
-    finite = state.move(figures, names, settings.optimizer.grad_clip, lambda: state.losses.balancer.load(norms))
+    norms = state.losses.balancer.state()
+    made = state.losses.decoder_step(state.network, latents, wave, StepMode(adversarial, head_start, settings.bf16))
+    finite = state.move(made.log, names, settings.optimizer.grad_clip, lambda: state.losses.balancer.load(norms))
+    figures = made.log
     if adversarial and finite:
-        figures |= state.move_judges(wave, out, settings.bf16)
+        figures |= state.move_discriminators(wave, made)
     return figures | {"lr": lr}
 
 
-@torch.no_grad()
-def evaluate(
-    settings: TuneDecoderSettings, state: State, dev: VoiceCrops | None, progress: Progress, output: Path
-) -> dict[str, Any]:
-    """Validate the averaged weights, and keep their tuned layers where they are the best so far."""
-    report: dict[str, Any] = {}
-    with state.ema.applied(state.network):
-        if dev is not None:
-            distances = []
-            for number in range(settings.dev_batches):
-                latents, wave, _ = dev.batch(-1 - number)
-                made = state.network(latents)[..., -wave.shape[-1] :]
-                distances.append(float(state.losses.mel(made, wave)))
-            report["dev_mel"] = sum(distances) / len(distances)
-        if dev is None or state.best is None or report["dev_mel"] < state.best:
-            state.best = report.get("dev_mel")
-            tuned = {name for name, parameter in state.network.named_parameters() if parameter.requires_grad}
-            tensors = {n: t.detach().clone() for n, t in state.network.state_dict().items() if n in tuned | state.own}
-            save_file(tensors, output / "decoder.safetensors")
-    progress.say(f"step {state.step}: " + "  ".join(f"{key} {value:.4f}" for key, value in report.items()))
-    return report
-
-
 if __name__ == "__main__":
-    raise SystemExit(run(main))
+    raise SystemExit(run_program(main))

@@ -4,7 +4,7 @@
     python pipelines/whole_chain.py runs/chain --teacher flite --steps 1000
     python pipelines/whole_chain.py runs/chain --dry-run            only print the commands
 
-Prints every command before it runs it; each can be run by hand, and a second start goes on where the first one stopped.
+Prints every command before it runs it; each can be run by hand, and a second start resumes where the first one stopped.
 With the tiny configurations this takes minutes on two cores and ends in babble: it shows how the parts fit together.
 The same commands with the large configurations made the voice in the package.
 """
@@ -12,7 +12,6 @@ The same commands with the large configurations made the voice in the package.
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import subprocess
 import sys
@@ -42,9 +41,6 @@ def commands(folder: Path, teacher: str, steps: int | None) -> list[tuple[str, l
     """Each step of the chain: what it does, and the words of its command."""
     corpus, runs, stores = folder / "corpus", folder / "runs", folder / "stores"
 
-    def source(split: str) -> str:
-        return json.dumps([{"path": str(corpus), "split": split}])
-
     def train_lm(kind: str) -> list[str]:
         words = ["train_lm.py", "--config", str(CONFIGS / "tiny" / f"lm_{kind}.yaml"), "--store", str(stores / "all")]
         words += ["--output", str(runs / kind)] + (["--steps", str(steps)] if steps else [])
@@ -52,9 +48,9 @@ def commands(folder: Path, teacher: str, steps: int | None) -> list[tuple[str, l
         return words + (["--text.tokenizer", str(runs / "coarse" / "text")] if kind == "fine" else [])
 
     train_codec = ["train_codec.py", "--config", str(CONFIGS / "tiny/codec.yaml"), "--output", str(runs / "codec")]
-    train_codec += ["--sources", source("all"), "--dev_sources", source("all")]
+    train_codec += ["--corpus", str(corpus)]
     train_codec += ["--steps", str(steps)] if steps else []
-    texts, codec = str(folder / "texts.txt"), str(runs / "codec" / "codec")
+    texts, codec = str(folder / "texts.txt"), str(runs / "codec" / "best")
     voice = ["make_voice.py", "--codec", codec, "--name", "tiny", "--licence", "Apache-2.0"]
     pair = ["--coarse", str(runs / "coarse" / "best"), "--fine", str(runs / "fine" / "best")]
     say = ["tts.py", "hello world", "--voice"]

@@ -68,5 +68,5 @@ def test_rehearsal_of_the_large_one(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert ["residual" in row for row in rows[:3]] == [True] * 3
     assert "discriminator" in rows[2] and all(row["grad_norm"] is not None for row in rows[:3])
-    codec = Codec.from_pretrained(tmp_path / "run" / "codec")
+    codec = Codec.from_pretrained(tmp_path / "run" / "best")
     assert codec.encode(torch.randn(1, 1, 24_000)).shape == (1, 8, 75)

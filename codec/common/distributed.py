@@ -44,16 +44,20 @@ class _Mean(torch.autograd.Function):
 
 def sum_over_processes(values: Iterable[float], device: torch.device | str = "cpu") -> list[float]:
     """Return the sums of ``values`` over all processes, the same on each; every process must call it."""
-    total = torch.tensor(list(values), dtype=torch.float64, device=device)
-    if process_place()[1] > 1:
-        dist.all_reduce(total)
+    numbers = [float(value) for value in values]
+    if process_place()[1] == 1:
+        return numbers  # nothing goes to the device: not every device has float64, and each copy waits for it
+    total = torch.tensor(numbers, dtype=torch.float64, device=device)
+    dist.all_reduce(total)
     return [float(value) for value in total.tolist()]
 
 
 def mean_figures(figures: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """Return figures for the log as means over all processes, all of which must call it."""
-    numbers = {key: torch.tensor(value, dtype=torch.float64, device=device) for key, value in figures.items()}
-    return {key: mean_over_processes(value).tolist() for key, value in numbers.items()}
+    flat = [number for value in figures.values() for number in (value if isinstance(value, list) else [value])]
+    world = process_place()[1]
+    means = iter([total / world for total in sum_over_processes(flat, device)])
+    return {k: [next(means) for _ in v] if isinstance(v, list) else next(means) for k, v in figures.items()}
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
@@ -79,6 +83,17 @@ def gather_clips(x: Tensor) -> Tensor:
     shares = [torch.empty_like(x) for _ in range(world)]
     dist.all_gather(shares, x.contiguous())
     return torch.stack(shares, 1).flatten(0, 1)
+
+
+@torch.no_grad()
+def copy_from_first(module: nn.Module) -> None:
+    """Give every process the parameters and buffers of the first one.
+
+    K-means on several GPUs needs it: atomics add up in any order, so the codebooks would differ in their last bits.
+    """
+    if process_place()[1] > 1:
+        for tensor in module.state_dict().values():
+            dist.broadcast(tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor, 0)
 
 
 def alike_over_processes(module: nn.Module) -> bool:

@@ -1,10 +1,9 @@
-"""What a training shows: a bar on a terminal, plain lines in a log file, a picture of its learning curves."""
+"""Show the progress of a program: a bar on a terminal, plain lines in a log file."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
@@ -50,34 +49,3 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.close()
-
-
-def plot_curves(rows: Sequence[Mapping[str, Any]], path: str | Path, keys: Sequence[str]) -> bool:
-    """Draw each of ``keys`` over ``step`` from a log's rows into the picture ``path``, one panel a key.
-
-    A row may hold a number or a list of numbers (one line each: levels). Keys that no row holds are left out.
-    Returns False, and draws nothing, where matplotlib is not installed or there is nothing to draw.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return False
-    series = {key: [(row["step"], row[key]) for row in rows if row.get(key) is not None] for key in keys}
-    series = {key: points for key, points in series.items() if points}
-    if not series:
-        return False
-    figure = Figure(figsize=(8, 2.6 * len(series)), layout="constrained")
-    panels = figure.subplots(len(series), squeeze=False)[:, 0]
-    for panel, (key, points) in zip(panels, series.items(), strict=True):
-        steps = [step for step, _ in points]
-        many = isinstance(points[0][1], list)
-        lines = zip(*(value for _, value in points), strict=True) if many else [[value for _, value in points]]
-        for i, line in enumerate(lines):
-            panel.plot(steps, line, linewidth=1, marker="." if len(steps) < 60 else "", label=str(i))
-        if many:
-            panel.legend(title="level", fontsize="x-small", ncols=4)
-        panel.set_ylabel(key)
-        panel.grid(alpha=0.3)
-    panels[-1].set_xlabel("step")
-    figure.savefig(path, dpi=110)
-    return True

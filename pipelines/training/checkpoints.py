@@ -23,7 +23,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -35,6 +35,8 @@ from codec.common.files import check_file, sha256_file, write_folder
 from codec.errors import SoundloomError
 from pipelines.training.sharding import shard_like
 
+F = TypeVar("F")
+
 _NAME = re.compile(r"step-(\d{8,})")
 _FILES = ("state.safetensors", "facts.json")
 _FACTS_BYTES = 64 << 20
@@ -42,12 +44,24 @@ _FACTS_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint folder holds: the number of finished steps, tensors on the CPU, plain JSON facts."""
+    """A checkpoint folder's content: the number of finished steps, tensors on the CPU, plain JSON facts."""
 
     step: int
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
     path: Path
+
+    def fact(self, name: str, kind: type[F] | tuple[type[F], ...]) -> F:
+        """Return a fact that must be there.
+
+        Raises:
+            SoundloomError: it is missing or of another type, as in checkpoints of other programs or edited ones.
+        """
+        value = self.facts.get(name)
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise SoundloomError(f"{self.path}: has no usable '{name}' in its facts.json; it is not of this training")
+        return value
 
 
 def save_checkpoint(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from codec.common.seeds import stable_seed
 from codec.errors import SoundloomError
 from pipelines.corpus.manifest import MANIFEST, read_manifest
 
+HELD_OUT = 0.05  # of the files of a folder named by --corpus
 STRETCHES = (0.8, 0.85, 0.9, 1.1, 1.15, 1.2)
 
 
@@ -30,6 +31,7 @@ class Source:
         include: take only files whose path below the folder holds one of these words, separated by commas.
         exclude: leave out files whose path holds one of these words, separated by commas.
         split: of a corpus with a manifest: train, dev, test, or all.
+        held_out: where there are no splits, the share of files that makes up the dev split and is left out of train.
     """
 
     path: str
@@ -37,6 +39,11 @@ class Source:
     include: str = ""
     exclude: str = ""
     split: str = "train"
+    held_out: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.held_out < 1:
+            raise SoundloomError(f"sources: held_out must be at least 0 and under 1, not {self.held_out}")
 
 
 @dataclass(frozen=True)
@@ -116,11 +123,9 @@ class Crops:
             names.append(name)
         return torch.stack(crops), names
 
-    def prefetched(self, first: int, last: int) -> Iterator[tuple[int, Tensor, list[str]]]:
-        """Yield (step, batch, names) for steps first … last - 1, the next two read ahead by a thread."""
-        steps = range(first, last)
-        for step, batch in zip(steps, read_ahead(self.batch, steps, ahead=2), strict=True):
-            yield step, *batch
+    def prefetched(self, first: int, last: int) -> Generator[tuple[Tensor, list[str]], None, None]:
+        """Yield the batches of steps ``first`` to ``last - 1``, the next two of them read ahead by a thread."""
+        return read_ahead(self.batch, range(first, last), ahead=2)
 
     def _draw(self, rng: np.random.Generator, length: int | None = None) -> tuple[Tensor, str]:
         """One crop [1, length]; what is shorter is followed by other files of the same source."""
@@ -160,27 +165,56 @@ class Crops:
 
 
 def _list_files(source: Source) -> _Files:
-    """The files of a source with their lengths in seconds; raises `SoundloomError` where there are none."""
+    """Return the files of a source with their lengths in seconds.
+
+    Raises:
+        SoundloomError: there are none, or the folder or its manifest is unusable.
+    """
     root = Path(source.path)
-    manifest = root / MANIFEST
     if not root.is_dir():
         raise SoundloomError(f"{root}: not a folder; a source is a folder of audio files or a corpus")
-    found: list[tuple[str, float]] = []
-    if manifest.is_file():
-        rows = (row for row in read_manifest(manifest) if source.split in ("all", row.split or "train"))
-        found = [(row.audio, row.duration) for row in rows]
-    else:
-        found = [(str(path.relative_to(root)), -1.0) for path in audio_files(root)]
+    manifest = root / MANIFEST
+    rows = _manifest_rows(manifest) if manifest.is_file() else [_Row(n, -1.0, "") for n in _names_below(root)]
+    rows = _in_split(rows, source)
     included = [word for word in source.include.split(",") if word]
     excluded = [word for word in source.exclude.split(",") if word]
     paths, seconds = [], []
-    for name, length in found:
-        if (included and not any(word in name for word in included)) or any(word in name for word in excluded):
+    for row in rows:
+        if (included and not any(word in row.name for word in included)) or any(word in row.name for word in excluded):
             continue
-        duration = length if length >= 0 else audio_info(root / name).duration
+        duration = row.seconds if row.seconds >= 0 else audio_info(root / row.name).duration
         if duration > 0.05:
-            paths.append(root / name)
+            paths.append(root / row.name)
             seconds.append(duration)
     if not paths:
         raise SoundloomError(f"{root}: holds no audio that fits include={source.include!r}, split={source.split!r}")
     return _Files(paths, np.array(seconds))
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One file of a source: its path below the folder, seconds (-1: not known yet), split (empty: there are none)."""
+
+    name: str
+    seconds: float
+    split: str
+
+
+def _names_below(root: Path) -> list[str]:
+    return [str(path.relative_to(root)) for path in audio_files(root)]
+
+
+def _manifest_rows(manifest: Path) -> list[_Row]:
+    return [_Row(row.audio, row.duration, row.split or "train") for row in read_manifest(manifest)]
+
+
+def _in_split(rows: list[_Row], source: Source) -> list[_Row]:
+    if source.split == "all":
+        return rows
+    if source.held_out and not any(row.split == "dev" for row in rows):
+        # Chosen by a hash of the name: the same files in every run, and when files are added.
+        order = sorted(rows, key=lambda row: stable_seed("held out", row.name))
+        dev = order[: max(1, round(source.held_out * len(rows)))]
+        names = {row.name for row in (dev if len(rows) > 1 else [])}
+        return dev if source.split == "dev" else [row for row in rows if row.name not in names]
+    return [row for row in rows if row.split in ("", source.split)]

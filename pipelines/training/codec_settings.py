@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from codec.discriminators import DiscriminatorConfig
 from codec.errors import SoundloomError
@@ -11,49 +10,40 @@ from codec.losses import LossWeights
 from codec.model import CodecConfig
 from pipelines.training.codec_crops import AugmentSettings, Source
 from pipelines.training.optimizer import OptimizerSettings
+from pipelines.training.run_settings import RunSettings
+
+#: settings that a resumed run takes from its start
+FIXED_AT_START = ("codec", "decoder_only")
 
 
-@dataclass(frozen=True)
-class TrainCodecSettings:
+@dataclass(frozen=True, kw_only=True)
+class TrainCodecSettings(RunSettings):
     """A codec's training.
 
     Args:
-        output: folder of the run.
-        sources: folders of audio to learn from.
+        sources: folders of audio to learn from; ``--corpus FOLDER`` sets them and dev_sources.
         dev_sources: folders of audio to validate on.
         codec: the codec's shape.
-        discriminators: the discriminators' shape.
-        losses: shares of the losses.
+        discriminators: which discriminators there are, and their shape.
+        losses: weights of the losses.
         augment: what is done to crops.
-        optimizer: the codec's optimizer.
         discriminator_lr: the discriminators' highest learning rate.
-        start_from: folder of a codec to begin from (fine-tuning) instead of random weights.
-        decoder_only: keep encoder and codebooks, train the decoder alone.
-        steps: training steps.
+        start_from: folder of a codec to fine-tune, or ``shipped``; empty = random weights.
+        decoder_only: keep encoder and codebooks, and with them all codes; train the decoder alone.
         batch_size: crops a step and process, of which gradient_accumulation times as many are taken.
         gradient_accumulation: parts of a step's batch that are computed one after another, the same to the last digits.
         activation_checkpointing: compute the networks' blocks again in the backward pass, to save memory.
         segment_seconds: length of a crop.
         quantizer_start: step at which the codebooks start (0 with start_from).
-        kmeans_batches: batches whose latents k-means sees; some tens of vectors a code are right.
+        kmeans_batches: batches of latents for k-means; some tens of vectors a code are right.
         discriminator_start: step at which the discriminators enter; steps or more means never.
-        head_start: steps in which the discriminators learn before the codec hears of them.
+        head_start: steps in which the discriminators learn before their losses reach the codec.
         discriminator_every: the discriminators learn at every n-th step.
-        ema_decay: decay of the averaged weights, which are validated and kept.
-        bf16: autocast to bfloat16.
-        seed: decides everything random.
-        dev_crops: number of crops that validation hears.
+        dev_crops: number of crops of 2 s in validation.
+        quality_clips: of these, how many DistillMOS scores where it is installed; 0 = off. Logged, never a loss.
         validate_levels: numbers of levels that validation decodes.
-        log_every: steps between log lines.
-        validate_every: steps between validations.
-        save_every: steps between checkpoints.
-        time_limit_minutes: stop (saved) after so long.
-        threads: CPU threads, 0 leaves torch's choice.
-        tensorboard: also write events for TensorBoard, into the output folder.
-        resume: auto continues the run in output; never refuses to.
     """
 
-    output: str
     sources: list[Source]
     dev_sources: list[Source]
     codec: CodecConfig = field(default_factory=CodecConfig)
@@ -66,7 +56,6 @@ class TrainCodecSettings:
     discriminator_lr: float = 5e-4
     start_from: str = ""
     decoder_only: bool = False
-    steps: int = 10000
     batch_size: int = 12
     gradient_accumulation: int = 1
     activation_checkpointing: bool = False
@@ -77,19 +66,20 @@ class TrainCodecSettings:
     head_start: int = 0
     discriminator_every: int = 1
     ema_decay: float = 0.998
-    bf16: bool = True
-    seed: int = 0
     dev_crops: int = 64
+    quality_clips: int = 0
     validate_levels: tuple[int, ...] = (1, 2, 4, 8)
-    log_every: int = 20
-    validate_every: int = 500
-    save_every: int = 500
-    time_limit_minutes: float | None = None
-    threads: int = 0
-    tensorboard: bool = False
-    resume: Literal["auto", "never"] = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "gradient_accumulation", "kmeans_batches", "discriminator_every"):
-            if getattr(self, name) < 1:
-                raise SoundloomError(f"{name}: must be at least 1, not {getattr(self, name)}")
+        super().__post_init__()
+        self.require_at_least(1, "batch_size", "gradient_accumulation", "kmeans_batches", "discriminator_every")
+        self.require_at_least(1, "dev_crops")
+        self.require_at_least(0, "quantizer_start", "discriminator_start", "head_start", "quality_clips")
+        if not 0.05 <= self.segment_seconds <= 600:
+            raise SoundloomError(f"segment_seconds: must be 0.05 to 600, not {self.segment_seconds}")
+        if not self.discriminator_lr > 0:
+            raise SoundloomError(f"discriminator_lr: must be over 0, not {self.discriminator_lr}")
+        if self.quality_clips > self.dev_crops:
+            raise SoundloomError(f"quality_clips: {self.quality_clips} of {self.dev_crops} dev_crops; lower it")
+        if self.decoder_only and not self.start_from:
+            raise SoundloomError("decoder_only: needs start_from, the codec whose codes are kept")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -124,8 +124,6 @@ class VoiceCrops:
         wave = read_audio(self.audio[identity], rate, codec.channels, start / rate, count / rate)[:, :count]
         return F.pad(wave, (0, count - wave.shape[1]))  # the last frame of a recording may reach past its end
 
-    def prefetched(self, first: int, last: int) -> Iterator[tuple[int, Tensor, Tensor, list[str]]]:
-        """Yield (step, latents, wave, names) for steps first … last - 1, the next one made ahead by a thread."""
-        steps = range(first, last)
-        for step, batch in zip(steps, read_ahead(self.batch, steps, ahead=1), strict=True):
-            yield step, *batch
+    def prefetched(self, first: int, last: int) -> Generator[tuple[Tensor, Tensor, list[str]], None, None]:
+        """Yield the batches of steps ``first`` to ``last - 1``, the next one made ahead by a thread."""
+        return read_ahead(self.batch, range(first, last), ahead=1)

@@ -1,4 +1,4 @@
-"""What a language model's training holds: its data, and its state as it is made, saved, resumed and exported."""
+"""Data and state of a language model's training: made, saved, resumed and exported."""
 
 from __future__ import annotations
 
@@ -20,26 +20,20 @@ from lm.data.dataset import GridDataset
 from lm.llama import start_from
 from lm.text.tokenizer import TextTokenizer
 from lm.transformer import Block
-from pipelines.command_line.settings import changed_settings, flatten_settings
+from pipelines.command_line.settings import flatten_settings
+from pipelines.training.bad_steps import BadSteps
 from pipelines.training.checkpoints import (
     Checkpoint,
-    list_checkpoints,
-    load_checkpoint,
     load_module,
     load_optimizer,
     module_tensors,
     optimizer_tensors,
     save_checkpoint,
 )
-from pipelines.training.lm_settings import (
-    FIXED_AT_START,
-    TrainLMSettings,
-    fit_to_store,
-    make_dataset,
-    make_model,
-    open_store,
-)
-from pipelines.training.optimizer import BadSteps, Ema, make_adamw, recompute_activations
+from pipelines.training.ema import Ema
+from pipelines.training.lm_settings import TrainLMSettings, fit_to_store, make_dataset, make_model, open_store
+from pipelines.training.optimizer import make_adamw
+from pipelines.training.recompute import recompute_activations
 from pipelines.training.sharding import gather, shard_model
 
 
@@ -57,7 +51,7 @@ class Data:
 
 @dataclass
 class State:
-    """What a training changes while it runs; all of it goes into a checkpoint."""
+    """What a training changes while it runs. All of it goes into a checkpoint."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -75,25 +69,12 @@ class State:
             save_checkpoint(folder, self.step, tensors, facts)
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Take everything but the model's weights, which are loaded before it may be sharded."""
+        """Restore everything but the model's weights, which are loaded before it may be sharded."""
         load_optimizer(self.optimizer, self.model, checkpoint.tensors)
         self.ema.load(checkpoint.tensors)
         self.step = checkpoint.step
-        self.best = checkpoint.facts["best"]
-        self.bad_steps.in_a_row = checkpoint.facts["bad_steps"]
-
-
-def find_checkpoint(settings: TrainLMSettings, folder: Path) -> Checkpoint | None:
-    """Return what to continue from; refuse to start anew on top of an earlier run, and settings that cannot change."""
-    if settings.resume == "never" and list_checkpoints(folder):
-        raise SoundloomError(f"{folder}: holds checkpoints of an earlier run; choose another output, or resume auto")
-    checkpoint = load_checkpoint(folder)
-    if checkpoint is None:
-        return None
-    for key, (old, new) in changed_settings(checkpoint.facts["settings"], flatten_settings(settings)).items():
-        if key in FIXED_AT_START:
-            raise SoundloomError(f"{key}: the run in {settings.output} began with {old!r}, so {new!r} cannot be used")
-    return checkpoint
+        self.best = checkpoint.fact("best", (float, int, type(None)))
+        self.bad_steps.in_a_row = checkpoint.fact("bad_steps", int)
 
 
 def prepare_data(
@@ -103,7 +84,11 @@ def prepare_data(
     checkpoint: Checkpoint | None,
     start: LoadedLM | None,
 ) -> Data:
-    """Open the stores, get the tokenizer (the run's own when it resumes) and lay out the batches."""
+    """Open the stores, get the tokenizer (the run's own when it resumes) and plan the batches.
+
+    Raises:
+        SoundloomError: a store is unusable, or does not fit the settings or the other store.
+    """
     reader = open_store(settings.store, settings.levels)
     dev_reader = open_store(settings.dev_store, settings.levels) if settings.dev_store else None
     if dev_reader is not None:
@@ -111,7 +96,7 @@ def prepare_data(
     if checkpoint is None and accelerator.is_main_process:
         text = settings.text
         if start is not None and text.tokenizer:
-            raise SoundloomError("text.tokenizer: leave it out, model.start_from brings the tokenizer that it knows")
+            raise SoundloomError("text.tokenizer: leave it out; model.start_from brings its own tokenizer")
         if start is not None:
             start.tokenizer.save_pretrained(text_folder)
         elif text.tokenizer:
@@ -138,8 +123,8 @@ def prepare_state(
     checkpoint: Checkpoint | None,
     start: LoadedLM | None,
 ) -> tuple[State, dict[str, Any]]:
-    """Make model, optimizer and average, from the checkpoint where there is one; also a checkpoint's fixed facts."""
-    pace = tuple(checkpoint.facts["pace"]) if checkpoint else data.train.pace
+    """Make model, optimizer and average, from the checkpoint if there is one; return the facts of checkpoints too."""
+    pace = _pace_of(checkpoint) if checkpoint is not None else data.train.pace
     if start is not None and checkpoint is None:
         fit_to_store(start, data.reader, settings)
         pace = (start.model.config.frames_per_text_unit, start.model.config.frames_around_text)
@@ -160,6 +145,7 @@ def prepare_state(
     guard = BadSteps(shown=accelerator.is_main_process)
     state = State(model, make_adamw(model, settings.optimizer), Ema(model, settings.ema_decay), guard)
     facts = {
+        "kind": "lm",
         "settings": flatten_settings(settings),
         "pace": list(pace),
         "codec_fingerprint": data.reader.codec_fingerprint,
@@ -167,14 +153,21 @@ def prepare_state(
         "processes": accelerator.num_processes,
     }
     if checkpoint is not None:
-        if checkpoint.facts["codec_fingerprint"] != data.reader.codec_fingerprint:
+        if checkpoint.fact("codec_fingerprint", str) != data.reader.codec_fingerprint:
             raise SoundloomError(f"{data.reader.path}: its codec is not the one that {checkpoint.path} was trained on")
         state.load(checkpoint)
     return state, facts
 
 
+def _pace_of(checkpoint: Checkpoint) -> tuple[float, float]:
+    pace = checkpoint.fact("pace", list)
+    if len(pace) != 2 or not all(isinstance(value, int | float) for value in pace):
+        raise SoundloomError(f"{checkpoint.path}: 'pace' in its facts.json must be two numbers")
+    return float(pace[0]), float(pace[1])
+
+
 def export(accelerator: Accelerator, state: State, data: Data, settings: TrainLMSettings) -> None:
-    """Write the model folder with the averaged weights, beside its place first, so that it is never half there.
+    """Write the model folder with the averaged weights, under another name first, so that it is never half there.
 
     Every process must call it; the main one writes.
     """

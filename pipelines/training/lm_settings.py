@@ -16,7 +16,7 @@ from lm.llama import find_text_model, read_shape
 from lm.step_lm import CoarseLM, DelayLM
 from lm.text.tokenizer import TextTokenizer
 from lm.transfer_codes import count_pairs, recode
-from pipelines.training.optimizer import OptimizerSettings
+from pipelines.training.run_settings import RunSettings
 
 
 @dataclass(frozen=True)
@@ -80,54 +80,38 @@ class TextSettings:
     spell_probability: float = 0.1
 
 
-@dataclass(frozen=True)
-class TrainLMSettings:
+@dataclass(frozen=True, kw_only=True)
+class TrainLMSettings(RunSettings):
     """A training of one language model on one token store.
 
     Args:
         store: token store to learn from.
-        output: folder of the run: checkpoints, log, curve, the tokenizer, and the model in ``best``.
         dev_store: token store for validation; null = none, and ``best`` is then the latest.
         start_grids: where the codec of ``model.start_from`` is not the store's: a token store of (some of) the same
-            recordings by that codec, which tells what each new code stands for.
+            recordings by that codec, from which the meaning of each new code follows.
         model: which model.
         text: how text becomes ids.
-        optimizer: how the weights are moved.
-        steps: optimizer steps in all.
         frames_per_batch: most frames plus text units, padding counted, in one forward pass of one process.
         gradient_accumulation: forward passes per step.
         max_frames: longest utterance used; 0 = any.
-        join: pairs of utterances of one speaker that are added for each utterance, so that the model learns to go on
+        join: pairs of utterances of one speaker that are added for each utterance, so that the model learns to continue
             after a prompt and to speak longer texts.
-        speakers: whose voices the model shall have of its own, without a prompt; null = those of all. Others then only
-            teach it to go on after their prompt (and are left out of validation).
+        speakers: speakers whose voices the model shall have of its own, without a prompt; null = all. Others only teach
+            it to continue after their prompt (and are left out of validation).
         prompted: pairs of prompt and utterance for each utterance of the others.
         levels: train on the first n levels of the store; 0 = all.
         level_weights: one weight a level in the loss; null = all alike.
-        ema_decay: decay of the averaged weights, which are validated and exported; 0 = the latest weights.
-        bf16: compute in bfloat16 where that is safe; weights stay in fp32.
         activation_checkpointing: compute the blocks again in the backward pass, to save memory.
         compile: let torch fuse each block's small operations (needs a C++ compiler, half a minute at the start).
-        seed: decides initial weights, order and everything drawn.
-        validate_every: steps between validations; 0 = only at the end.
         validate_batches: most dev batches used; 0 = all.
-        save_every: steps between checkpoints; 0 = only at the end.
-        log_every: steps between log lines.
-        time_limit_minutes: stop, saved and resumable, after this long; null = no limit.
-        resume: ``auto`` continues from the output folder's last whole checkpoint; ``never`` refuses to.
         workers: threads that make batches ahead; 0 = none.
-        threads: threads torch computes with, for each process; 0 = torch's choice.
-        tensorboard: also write events for TensorBoard, into the output folder.
     """
 
     store: str
-    output: str
     dev_store: str | None = None
     start_grids: str | None = None
     model: ModelSettings = field(default_factory=ModelSettings)
     text: TextSettings = field(default_factory=TextSettings)
-    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
-    steps: int = 10000
     frames_per_batch: int = 6000
     gradient_accumulation: int = 1
     max_frames: int = 1500
@@ -136,35 +120,22 @@ class TrainLMSettings:
     prompted: float = 2.0
     levels: int = 0
     level_weights: list[float] | None = None
-    ema_decay: float = 0.999
-    bf16: bool = True
     activation_checkpointing: bool = False
     compile: bool = False
-    seed: int = 0
-    validate_every: int = 500
     validate_batches: int = 20
-    save_every: int = 500
     log_every: int = 10
-    time_limit_minutes: float | None = None
-    resume: Literal["auto", "never"] = "auto"
     workers: int = 1
-    threads: int = 0
-    tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("steps", "frames_per_batch", "gradient_accumulation", "log_every"):
-            if getattr(self, name) < 1:
-                raise SoundloomError(f"{name}: must be at least 1, not {getattr(self, name)}")
+        super().__post_init__()
+        self.require_at_least(1, "frames_per_batch", "gradient_accumulation")
+        self.require_at_least(0, "max_frames", "levels", "validate_batches", "workers")
         for name in ("join", "prompted"):
             if not 0 <= getattr(self, name) <= 10:
                 raise SoundloomError(f"{name}: must be 0 to 10 pairs an utterance, not {getattr(self, name)}")
-        names = ("max_frames", "levels", "validate_every", "validate_batches", "save_every", "workers", "threads")
-        for name in names:
-            if getattr(self, name) < 0:
-                raise SoundloomError(f"{name}: must not be negative, but is {getattr(self, name)}")
 
 
-#: settings that a resumed run takes from its first start; another value there would be ignored, so it is refused
+#: settings that a resumed run takes from its start; another value there would be ignored, so it is refused
 FIXED_AT_START = (
     "text.tokenizer",
     "text.model_type",

@@ -7,7 +7,7 @@ divided by the number of those codes; then the weighted mean over levels. How th
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -45,11 +45,11 @@ class LevelSums:
         return LevelSums(torch.tensor(total[:half]), torch.tensor(total[half:]), self.ids)
 
     def per_level(self) -> list[float]:
-        """Mean nats a code of each level; NaN for a level that was not scored."""
+        """Return mean nats a code of each level; NaN for a level that was not scored."""
         return (self.sums / self.counts).tolist()
 
     def loss(self, weights: Sequence[float]) -> float:
-        """Weighted mean of the levels that were scored; NaN where none was."""
+        """Return the weighted mean of the levels that were scored; NaN where none was."""
         scored = self.counts > 0
         weight = torch.tensor(weights, dtype=self.sums.dtype) * scored
         means = torch.where(scored, self.sums / self.counts.clamp(min=1), 0)
@@ -57,7 +57,11 @@ class LevelSums:
 
 
 def check_level_weights(weights: Sequence[float] | None, kind: str, levels: int) -> list[float]:
-    """Return one weight a level; `SoundloomError` where they do not fit the model."""
+    """Return one weight a level.
+
+    Raises:
+        SoundloomError: the weights do not fit the model.
+    """
     checked = [1.0] * levels if weights is None else [float(weight) for weight in weights]
     used = {"delay": checked, "coarse": checked[:1], "fine": checked[1:]}[kind]
     if len(checked) != levels:
@@ -70,7 +74,7 @@ def check_level_weights(weights: Sequence[float] | None, kind: str, levels: int)
 def train_step(
     accelerator: Accelerator,
     model: nn.Module,
-    batches: Iterator[Batch],
+    batches: Iterable[Batch],
     plan: BatchPlan,
     numbers: Sequence[int],
     *,
@@ -81,19 +85,20 @@ def train_step(
     """Add the gradients of a step's batches to ``model``; weights are not touched.
 
     Args:
-        numbers: the step's batches over all processes, in the plan's numbering. This process takes its own from
-            ``batches``: those at places ``process_index``, ``process_index + num_processes`` …
+        batches: this process's batches of the step: the plan's at places ``process_index``,
+            ``process_index + num_processes`` ... of ``numbers``.
+        numbers: the step's batches over all processes, in the plan's numbering.
         weights: one a level.
 
-    Returns: the sums of this process, and the ids of its utterances.
+    Returns:
+        The sums of this process, and the ids of its utterances.
     """
     world = accelerator.num_processes
     frames = sum(plan.frames(number) for number in numbers)
     rows = sum(len(plan.rows(number)) for number in numbers)
     total = LevelSums.zeros(len(weights))
     mine = numbers[accelerator.process_index :: world]
-    for number in mine:
-        batch = next(batches)
+    for number, batch in zip(mine, batches, strict=True):
         total.ids += batch.ids
         seed_step(seed, "batch", number)
         # Processes exchange gradients once a step, after the last backward pass.
@@ -115,7 +120,7 @@ def _batch_loss(
     rows: int | None,
     bf16: bool,
 ) -> tuple[Tensor, LevelSums]:
-    """This batch's part of the loss over ``frames`` and ``rows`` in all (None: the batch is all there is)."""
+    """Return this batch's part of the loss over ``frames`` and ``rows`` in all (None: the batch is all there is)."""
     own_frames, own_rows = int(batch.lengths.sum()), len(batch.ids)
     if batch.unscored is not None:
         own_frames -= int(batch.unscored.sum())
@@ -133,7 +138,7 @@ def _batch_loss(
     shared = [weight * part for weight, part in zip(weights, share, strict=True)]
     result = lm_loss(output, batch.codes, batch.lengths, shared, batch.unscored)
     used = slice(first, first + scored)
-    # Where a batch scores one drawn level (the fine model), the weight stands against the mean weight of all such.
+    # Where a batch scores one sampled level (the fine model), its weight is relative to the mean weight of all such.
     against = sum(weights[used]) if scored > 1 or first == 0 else sum(weights[1:]) / len(weights[1:])
     loss = result.loss * (sum(shared[used]) / against)
     sums = LevelSums.zeros(len(weights))
@@ -156,7 +161,7 @@ def validate(
 ) -> LevelSums:
     """Score the first ``max_batches`` (0 = all) batches of the plan's first epoch, shared out over the processes.
 
-    Always the same batches, and for a model that draws its level the same levels, so that values can be compared.
+    Always the same batches, and for a model that samples its level the same levels, so that values can be compared.
     """
     count = min(max_batches or plan.batches_per_epoch, plan.batches_per_epoch)
     world = accelerator.num_processes
@@ -164,10 +169,10 @@ def validate(
     was_training = model.training
     model.eval()
     for number in range(accelerator.process_index, -(-count // world) * world, world):
-        # All take equally many turns, with a batch over again where none is left: a sharded model works together.
-        drawn = number % count
-        seed_step(0, "validate", drawn)
-        batch = dataset.batch(plan.rows(drawn), drawn)
+        # All processes take equally many turns, repeating a batch where none is left: a sharded model works together.
+        turn = number % count
+        seed_step(0, "validate", turn)
+        batch = dataset.batch(plan.rows(turn), turn)
         sums = _batch_loss(model, batch, accelerator.device, [1.0] * levels, None, None, bf16)[1]
         if number < count:
             total.add(sums)

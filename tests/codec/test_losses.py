@@ -18,7 +18,7 @@ from codec.losses import (
 from codec.model import Codec, CodecConfig
 from codec.quantize import QuantizerConfig
 from codec.spectral import SpectralConfig
-from pipelines.training.codec_step import CodecLosses
+from pipelines.training.codec_losses import CodecLosses, GeneratorStep, StepMode
 
 SMALL = DiscriminatorConfig(windows=(128, 64), stft_channels=4, periods=(2, 3), period_channels=4)
 
@@ -125,14 +125,14 @@ def test_discriminators_learn_the_same_from_what_they_said_in_the_generator_step
     codec, wave = Codec(config).train(), 0.1 * torch.randn(2, 1, 4800)
     losses = CodecLosses(24_000, LossWeights(), SMALL)
 
-    def learnt(out: torch.Tensor) -> tuple[dict[str, float], list[torch.Tensor]]:
+    def learnt(step: GeneratorStep) -> tuple[dict[str, float], list[torch.Tensor]]:
         losses.zero_grad()
-        return losses.discriminator_step(wave, out, False), [p.grad.clone() for p in losses.parameters()]
+        return losses.discriminator_step(wave, step), [p.grad.clone() for p in losses.parameters()]
 
-    out, _ = losses.generator_step(codec, wave, True, False, torch.Generator().manual_seed(0))
+    step = losses.generator_step(codec, wave, StepMode(adversarial=True, generator=torch.Generator().manual_seed(0)))
     assert all(p.grad is None for p in losses.parameters())  # the generator's step gives them no gradient
-    figures, gradients = learnt(out)
-    again, expected = learnt(out.clone())  # another tensor: they listen afresh
+    figures, gradients = learnt(step)
+    again, expected = learnt(GeneratorStep(step.out, step.mode))  # without the scores they run again
     assert figures == pytest.approx(again)
     assert sum(float(g.abs().sum()) for g in gradients) > 0
     torch.testing.assert_close(gradients, expected, rtol=1e-3, atol=1e-6)
@@ -151,7 +151,7 @@ def test_a_period_discriminator_is_a_convolution_over_columns() -> None:
 
 
 def test_discriminators_may_hear_a_part() -> None:
-    losses = CodecLosses(24_000, LossWeights(judge_seconds=0.05), SMALL)
+    losses = CodecLosses(24_000, LossWeights(discriminator_seconds=0.05), SMALL)
     generator = torch.Generator().manual_seed(0)
     parts = {(part.start, part.stop - part.start) for part in (losses._part(2400, generator) for _ in range(50))}
     assert {length for _, length in parts} == {1200} and len(parts) > 20

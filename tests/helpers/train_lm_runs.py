@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from pipelines import train_lm
+from pipelines.training import loop
 from pipelines.training.checkpoints import list_checkpoints, read_checkpoint
 from pipelines.training.log import JsonlLog
 
@@ -33,12 +34,12 @@ bf16: false
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
-    monkeypatch.setattr(train_lm, "plot_curves", lambda *_: False)  # a second each; the helpers' tests draw one
+    monkeypatch.setattr(loop, "plot_curves", lambda *_: False)  # a second each; the helpers' tests draw one
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     """Send this process a SIGTERM while it takes step number ``steps`` (counted from now)."""
-    take_step = train_lm.take_step
+    take_step = train_lm.LMTask.step
     taken = [0]
 
     def counted(*args: Any) -> Any:
@@ -47,7 +48,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
         return take_step(*args)
 
-    monkeypatch.setattr(train_lm, "take_step", counted)
+    monkeypatch.setattr(train_lm.LMTask, "step", counted)
 
 
 def history(output: Path) -> list[dict[str, Any]]:

@@ -75,7 +75,7 @@ def losses_of(folder: Path, output: str) -> dict[int, float]:
 
 
 def test_it_resumes_to_the_bit_through_all_phases(folder: Path) -> None:
-    faster = ("--losses.balance_every", "3", "--losses.judge_seconds", "0.15")
+    faster = ("--losses.balance_every", "3", "--losses.discriminator_seconds", "0.15")
     assert train(folder, "whole", "--steps", "12", *faster) == 0
     for steps in ("3", "7", "10", "12"):  # before and after the quantizer and the discriminators enter
         assert train(folder, "parts", "--steps", steps, "--optimizer.schedule", "cosine") == 0
@@ -92,7 +92,7 @@ def test_it_resumes_to_the_bit_through_all_phases(folder: Path) -> None:
 
 def test_it_leaves_a_codec_that_opens_and_a_log(folder: Path) -> None:
     train(folder, "opens", "--steps", "12")
-    codec = Codec.from_pretrained(folder / "opens" / "codec")
+    codec = Codec.from_pretrained(folder / "opens" / "best")
     assert codec.encode(torch.randn(1, 1, 2400)).shape == (1, 3, 25)
     rows = [json.loads(line) for line in (folder / "opens" / "log.jsonl").read_text().splitlines()]
     assert any("discriminator" in row for row in rows)
@@ -122,9 +122,9 @@ def test_a_sick_codec_raises_the_alarm(folder: Path, monkeypatch, capsys) -> Non
 
 def test_a_decoder_alone_keeps_every_code(folder: Path) -> None:
     train(folder, "first", "--steps", "8")
-    start = folder / "first" / "codec"
+    start = folder / "first" / "best"
     train(folder, "decoder", "--steps", "6", "--start_from", str(start), "--decoder_only", "true")
-    before, after = Codec.from_pretrained(start), Codec.from_pretrained(folder / "decoder" / "codec")
+    before, after = Codec.from_pretrained(start), Codec.from_pretrained(folder / "decoder" / "best")
     assert before.fingerprint == after.fingerprint
     codes = before.encode(torch.randn(1, 1, 2400))
     assert not torch.equal(before.decode(codes), after.decode(codes))

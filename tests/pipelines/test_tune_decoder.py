@@ -83,7 +83,7 @@ def test_it_lowers_the_distance_and_changes_what_latents_sound_like_alone(place:
 
 @pytest.mark.parametrize("judged", [False, True])
 def test_resumed_it_gives_the_same(place: Path, tmp_path: Path, judged: bool) -> None:
-    more = ["--discriminator_start", "2", "--losses.judge_seconds", "0.1"] if judged else []
+    more = ["--discriminator_start", "2", "--losses.discriminator_seconds", "0.1"] if judged else []
     assert tune_decoder.main(words(place, tmp_path / "whole", *more)) == 0
     assert (
         tune_decoder.main(words(place, tmp_path / "cut", "--time_limit_minutes", "0", "--save_every", "5", *more)) == 0

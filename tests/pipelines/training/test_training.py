@@ -17,9 +17,10 @@ from torch import nn
 
 from codec.common.seeds import seed_step, stable_seed
 from codec.errors import SoundloomError
-from pipelines.command_line.progress import Progress, plot_curves
+from pipelines.command_line.progress import Progress
 from pipelines.command_line.settings import changed_settings, flatten_settings, parse_settings
 from pipelines.training import checkpoints
+from pipelines.training.bad_steps import BadSteps
 from pipelines.training.checkpoints import (
     list_checkpoints,
     load_checkpoint,
@@ -32,18 +33,12 @@ from pipelines.training.checkpoints import (
     rng_tensors,
     save_checkpoint,
 )
+from pipelines.training.curves import Panel, _curves, plot_curves
+from pipelines.training.ema import Ema
 from pipelines.training.log import JsonlLog
-from pipelines.training.optimizer import (
-    BadSteps,
-    Ema,
-    OptimizerSettings,
-    StopFlag,
-    clip_gradients,
-    lr_factor,
-    make_adamw,
-    recompute_activations,
-    set_learning_rate,
-)
+from pipelines.training.optimizer import OptimizerSettings, clip_gradients, lr_factor, make_adamw, set_learning_rate
+from pipelines.training.recompute import recompute_activations
+from pipelines.training.stopping import StopFlag
 
 
 class TiedNet(nn.Module):
@@ -429,7 +424,19 @@ def test_progress_prints_lines_where_there_is_no_terminal(capsys: pytest.Capture
 
 def test_learning_curves_are_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    rows = [{"step": 1, "loss": 2.0, "per_level": [1.0, 3.0]}, {"step": 2, "loss": None}, {"step": 3, "loss": 1.0}]
-    assert plot_curves(rows, tmp_path / "curve.png", ["loss", "per_level", "absent"])
+    rows = [
+        {"step": 1, "loss": 2.0, "per_level": [1.0, None]},
+        {"step": 2, "loss": None, "nested": {"8": 3.0}},
+        {"step": "x", "loss": 1.0},
+        {"step": 3, "loss": 1.0, "per_level": "text"},
+    ]
+    panels = [
+        Panel("Loss", ("loss",), ("nested.8",), "lower"),
+        Panel("Levels", ("per_level",)),
+        Panel("No", ("absent",)),
+    ]
+    assert plot_curves(rows, tmp_path / "curve.png", panels)
     assert (tmp_path / "curve.png").read_bytes()[:4] == b"\x89PNG"
-    assert not plot_curves(rows, tmp_path / "none.png", ["absent"])
+    assert not plot_curves(rows, tmp_path / "none.png", [panels[2]])
+    assert _curves(rows, panels[0]) == {"training: loss": [(1, 2.0), (3, 1.0)], "validation: nested.8": [(2, 3.0)]}
+    assert _curves(rows, panels[1]) == {"training: per_level, level 0": [(1, 1.0)]}
