@@ -39,15 +39,15 @@ from codec.model import Codec, CodecConfig
 from codec.pretrained import SHIPPED
 from codec.seanet import ResidualUnit
 from codec.spectral import ConvNeXtBlock
-from pipelines.command_line.run import run as run_program
+from pipelines.command_line.run import run
 from pipelines.command_line.settings import flatten_settings, parse_settings
+from pipelines.training import loop
 from pipelines.training.adversarial import AdversarialState
 from pipelines.training.codec_crops import HELD_OUT, Crops
 from pipelines.training.codec_losses import CodecLosses, StepMode
 from pipelines.training.codec_settings import FIXED_AT_START, TrainCodecSettings
 from pipelines.training.codec_validation import alarm_lines, validate
 from pipelines.training.curves import Panel
-from pipelines.training.loop import run, start_processes
 from pipelines.training.optimizer import set_learning_rate
 from pipelines.training.quality_clips import QualityClips
 from pipelines.training.recompute import recompute_activations
@@ -73,8 +73,8 @@ def main(argv: list[str] | None = None) -> int:
     settings = parse_settings(TrainCodecSettings, words, description=__doc__)
     with StopFlag(settings.time_limit_minutes) as stop:
         refuse_sharding("a codec")
-        accelerator = start_processes(settings)
-        return run(CodecTask(settings, accelerator), settings, accelerator, stop)
+        accelerator = loop.start_processes(settings)
+        return loop.run(CodecTask(settings, accelerator), settings, accelerator, stop)
 
 
 def expand_corpus(words: Sequence[str]) -> list[str]:
@@ -287,4 +287,4 @@ def start_quantizer(settings: TrainCodecSettings, codec: Codec, crops: Crops, de
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_program(main))
+    raise SystemExit(run(main))

@@ -29,13 +29,13 @@ from accelerate.utils import gather_object
 
 from codec.store.reader import StoreReader
 from lm.data.dataset import Batch, prefetch
-from pipelines.command_line.run import run as run_program
+from pipelines.command_line.run import run
 from pipelines.command_line.settings import parse_settings
+from pipelines.training import loop
 from pipelines.training.curves import Panel
 from pipelines.training.lm_run import export, prepare_data, prepare_state
 from pipelines.training.lm_settings import FIXED_AT_START, TrainLMSettings, open_start
 from pipelines.training.lm_step import LevelSums, check_level_weights, train_step, validate
-from pipelines.training.loop import run, start_processes
 from pipelines.training.optimizer import clip_gradients, set_learning_rate
 from pipelines.training.run_settings import resume_point
 from pipelines.training.sharding import is_sharded
@@ -52,8 +52,8 @@ CURVES = (
 def main(argv: list[str] | None = None) -> int:
     settings = parse_settings(TrainLMSettings, argv, description=__doc__)
     with StopFlag(settings.time_limit_minutes) as stop:
-        accelerator = start_processes(settings)
-        return run(LMTask(settings, accelerator), settings, accelerator, stop)
+        accelerator = loop.start_processes(settings)
+        return loop.run(LMTask(settings, accelerator), settings, accelerator, stop)
 
 
 class LMTask:
@@ -197,4 +197,4 @@ class RunningMeans:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_program(main))
+    raise SystemExit(run(main))

@@ -32,8 +32,9 @@ from codec.errors import SoundloomError
 from codec.model import Codec
 from lm.data.dataset import GridDataset
 from lm.step_lm import DelayLM
-from pipelines.command_line.run import run as run_program
+from pipelines.command_line.run import run
 from pipelines.command_line.settings import flatten_settings, parse_settings
+from pipelines.training import loop
 from pipelines.training.adversarial import AdversarialState
 from pipelines.training.codec_losses import CodecLosses, StepMode
 from pipelines.training.codec_validation import alarm_lines
@@ -41,7 +42,6 @@ from pipelines.training.curves import Panel
 from pipelines.training.decoder_crops import VoiceCrops, audio_by_id
 from pipelines.training.decoder_settings import FIXED_AT_START, TuneDecoderSettings
 from pipelines.training.lm_settings import open_store
-from pipelines.training.loop import run, start_processes
 from pipelines.training.optimizer import set_learning_rate
 from pipelines.training.quality_clips import QualityClips
 from pipelines.training.run_settings import resume_point
@@ -63,8 +63,8 @@ def main(argv: list[str] | None = None) -> int:
     settings = parse_settings(TuneDecoderSettings, argv, description=__doc__)
     with StopFlag(settings.time_limit_minutes) as stop:
         refuse_sharding("a decoder")
-        accelerator = start_processes(settings, cpu=True)
-        return run(DecoderTask(settings, accelerator), settings, accelerator, stop)
+        accelerator = loop.start_processes(settings, cpu=True)
+        return loop.run(DecoderTask(settings, accelerator), settings, accelerator, stop)
 
 
 class DecoderTask:
@@ -242,4 +242,4 @@ def take_step(
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_program(main))
+    raise SystemExit(run(main))
