@@ -71,10 +71,8 @@ def main(argv: list[str] | None = None) -> int:
             f"By `python tests/prove.py{chosen}` on {time.strftime('%Y-%m-%d', time.gmtime(began))}: "
             f"{os.cpu_count()} CPU cores"
         )
-        text += (
-            f" ({platform.machine()}), load {os.getloadavg()[0]:.1f} at the end, Python {platform.python_version()},"
-        )
-        text += f" torch {torch.__version__}; {(time.time() - began) / 60:.0f} minutes.\n\n{result}"
+        text += f" ({platform.machine()}), load {os.getloadavg()[0]:.1f} at the end,"
+        text += f"\nPython {platform.python_version()}, torch {torch.__version__}; {(time.time() - began) / 60:.0f} minutes.\n\n{result}"
         arguments.output.write_text(text, encoding="utf-8")
     return code
 
