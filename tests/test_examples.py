@@ -24,7 +24,7 @@ def notebook_world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A place to run cells in: pictures without windows, no IPython needed, an empty folder."""
     pytest.importorskip("matplotlib").use("agg")
     ipython: Any = types.ModuleType("IPython")
-    ipython.get_ipython = lambda: None
+    ipython.get_ipython, ipython.version_info = (lambda: None), (9, 0)
     display: Any = types.ModuleType("IPython.display")
     display.Audio = lambda data, rate: (data.shape, rate)
     monkeypatch.setitem(sys.modules, "IPython", ipython)
