@@ -72,7 +72,8 @@ def main(argv: list[str] | None = None) -> int:
             f"{os.cpu_count()} CPU cores"
         )
         text += f" ({platform.machine()}), load {os.getloadavg()[0]:.1f} at the end,"
-        text += f"\nPython {platform.python_version()}, torch {torch.__version__}; {(time.time() - began) / 60:.0f} minutes.\n\n{result}"
+        text += f"\nPython {platform.python_version()}, torch {torch.__version__}; "
+        text += f"{(time.time() - began) / 60:.0f} minutes.\n\n{result}"
         arguments.output.write_text(text, encoding="utf-8")
     return code
 
