@@ -1,17 +1,17 @@
 """One-dimensional convolutions over time, whole or in chunks with explicit state, and weight norm on and off.
 
-The rules of EnCodec: a convolution of kernel k and stride s pads ``k - s`` steps, all on the left when causal, so
-that n steps give ``ceil(n / s)``; its transpose gives ``n * s``. Fed in chunks, every layer here gives exactly the
-steps that it gives on the whole, whatever the chunks' sizes:
+The rules are EnCodec's: a convolution of kernel k and stride s pads ``k - s`` steps, all on the left when causal, so
+that n steps give ``ceil(n / s)``; its transpose gives ``n * s``. In chunks of any sizes, every layer here gives
+exactly the steps that it gives on the whole:
 
     whole     pad | x0 x1 x2 x3 x4 x5 x6 x7
     chunked   pad | x0 x1 x2      history | x3 x4 x5 x6      history | x7
 
 `Conv1d` keeps the inputs that later outputs need; `ConvTranspose1d` keeps the unfinished tail of its overlap-add.
 
-On a CPU, where no gradient is recorded, activations [B, C, T] lie steps first in memory, as [B, T, C]: in that order
-the library's convolutions run near the machine's peak (190 GFLOP/s of 200), in the other at half of it, because each
-one copies its input into an order of its own and its output back. See `steps_first`.
+On a CPU, where no gradient is recorded, activations [B, C, T] are stored steps first, as [B, T, C]. In that order the
+library's convolutions run near the machine's peak. In the other they run at half of it, because each copies its input
+into an order of its own and its output back. See `steps_first`.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ PadMode = Literal["constant", "reflect"]
 
 @dataclass
 class ConvState:
-    """What a `Conv1d` still needs of its past.
+    """The past inputs that a `Conv1d` still needs.
 
-    Fields: ``history`` ``[B, C, n]``, inputs that later outputs read, and from when on it is ``started`` with the left
-    padding in it and the ELU done (a reflection needs ``padding + 1`` inputs; until then nothing comes out).
+    ``history`` [B, C, n]: inputs that later outputs read. Once ``started``, it includes the left padding, and its ELU
+    is applied. A reflection needs ``padding + 1`` inputs to start; until then nothing comes out.
     """
 
     history: Tensor
@@ -46,7 +46,7 @@ class ConvState:
 
 @dataclass
 class ConvTransposeState:
-    """The overlap that a `ConvTranspose1d` has summed up and not yet given out: ``[B, C, kernel - stride]``."""
+    """The overlap that a `ConvTranspose1d` has summed and not yet returned: ``[B, C, kernel - stride]``."""
 
     tail: Tensor
 
@@ -54,8 +54,9 @@ class ConvTransposeState:
 def pad1d(x: Tensor, left: int, right: int, mode: PadMode, elu: bool = False) -> Tensor:
     """Pad the last axis with zeros, or by reflection, also where the input is too short to reflect.
 
-    Shapes: ``[B, C, N] -> [B, C, left + N + right]``; ``elu``: of the input's ELU. A short input is first lengthened
-    with zeros, reflected, and shortened again: EnCodec's rule, on which its codes of very short sounds depend.
+    Shapes: ``[B, C, N] -> [B, C, left + N + right]``; ``elu``: apply ELU to the input first. A short input is
+    lengthened with zeros, reflected, and shortened again: EnCodec's rule, on which its codes of very short sounds
+    depend.
     """
     if mode == "constant":
         return join([_zeros(x, left), x, _zeros(x, right)], [elu] * 3)
@@ -69,18 +70,18 @@ def _zeros(x: Tensor, steps: int) -> Tensor:
 
 
 def _reflect(x: Tensor, left: int, right: int, elu: bool) -> Tensor:
-    # F.pad's reflection goes element by element; joining mirrored ends copies whole rows, several times faster.
+    # F.pad's reflection works element by element; joining mirrored ends copies whole rows, several times faster.
     end = x.shape[-1] - 1
     return join([x[..., 1 : left + 1].flip(-1), x, x[..., end - right : end].flip(-1)], [elu] * 3)
 
 
 def steps_first(x: Tensor) -> bool:
-    """Whether layers here keep ``x`` steps first in memory: on a CPU, with no gradient recorded, without autocast."""
+    """Return whether layers here store ``x`` steps first: on a CPU, with no gradient recorded, without autocast."""
     return x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
 
 
 def join(parts: Sequence[Tensor], elu: Sequence[bool] = ()) -> Tensor:
-    """Parts [B, C, n_i] one after the other in time: [B, C, sum of n_i]; ``elu`` tells of which their ELU is meant.
+    """Join parts [B, C, n_i] in time: [B, C, sum of n_i]. ``elu[i]``: apply ELU to part i first.
 
     A single part that is not empty is not copied.
     """
@@ -89,7 +90,7 @@ def join(parts: Sequence[Tensor], elu: Sequence[bool] = ()) -> Tensor:
     if len(filled) < 2 or not steps_first(parts[0]):
         activated = [F.elu(part) if flag else part for part, flag in filled] or [parts[0]]
         return activated[0] if len(activated) == 1 else torch.cat(activated, dim=-1)
-    # Each part straight to its place: an ELU beside what came before takes one pass over the memory, not two.
+    # Each part is written straight to its place: an ELU then takes one pass over the memory, not two.
     B, C, _ = parts[0].shape
     joined = parts[0].new_empty(B, sum(part.shape[-1] for part, _ in filled), C).transpose(1, 2)
     begin = 0
@@ -104,30 +105,30 @@ def join(parts: Sequence[Tensor], elu: Sequence[bool] = ()) -> Tensor:
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1, dilation: int = 1) -> Tensor:
-    """`torch.nn.functional.conv1d`, but steps first in and out where `steps_first`."""
+    """Do as `torch.nn.functional.conv1d`, but steps first in and out where `steps_first`."""
     if not steps_first(x):
         return F.conv1d(x, weight, bias, stride, dilation=dilation)
     x = x.transpose(1, 2).contiguous().transpose(1, 2)  # no copy where steps are first already
     if _few(x, stride) and dilation == 1:
         windows = x.unfold(-1, weight.shape[-1], stride).transpose(1, 2)  # [B, T, C, k]
         return F.linear(windows.flatten(2), weight.flatten(1), bias).transpose(1, 2)
-    # Torch knows this order of memory for four axes only.
+    # Torch supports this order of memory for four axes only.
     image = F.conv2d(x.unsqueeze(2), weight.unsqueeze(2), bias, (1, stride), dilation=(1, dilation))
     return image.squeeze(2)
 
 
 def _few(x: Tensor, stride: int = 1) -> bool:
-    # The library copies the weights into an order of its own at each call, which for so few steps takes longer than
-    # a product that reads them as they lie.
+    # The library copies the weights into an order of its own at each call. For so few steps that takes longer than a
+    # product that reads them in place.
     return x.shape[0] * x.shape[-1] < 4 * stride * x.shape[1]
 
 
 class Conv1d(nn.Module):
-    """Strided convolution that gives ``ceil(n / stride)`` steps for n; causal unless told otherwise.
+    """Strided convolution that gives ``ceil(n / stride)`` steps for n; causal by default.
 
-    Causal, output t reads inputs up to ``(t + 1) * stride - 1`` (with ``pad_mode="reflect"`` the first outputs also
-    read the ``padding`` inputs after the first, of which the padding is the mirror image). With ``elu`` it is the ELU
-    of the input that is convolved.
+    Causal, output t reads inputs up to ``(t + 1) * stride - 1``. With ``pad_mode="reflect"`` the first outputs also
+    read the ``padding`` inputs after the first, whose mirror image the padding is. ``elu``: apply ELU to the input
+    first.
     """
 
     def __init__(
@@ -156,7 +157,7 @@ class Conv1d(nn.Module):
         self.conv = nn.Conv1d(in_channels, out_channels, kernel_size, stride, dilation=dilation)
 
     def init_state(self, batch: int = 1) -> ConvState:
-        """State at the start of ``batch`` streams; raises `SoundloomError` where the layer is not causal."""
+        """Return the state at the start of ``batch`` streams. Raises: `SoundloomError` unless the layer is causal."""
         _require_causal(self.causal)
         weight = self.conv.weight
         started = self.pad_mode == "constant"
@@ -207,10 +208,10 @@ class Conv1d(nn.Module):
 
 
 class ConvTranspose1d(nn.Module):
-    """Transposed convolution that gives ``n * stride`` steps for n; causal unless told otherwise.
+    """Transposed convolution that gives ``n * stride`` steps for n; causal by default.
 
-    Causal, output t reads inputs up to ``t // stride``: the overlap past the end is cut off. With ``elu`` it is the
-    ELU of the input that is convolved.
+    Causal, output t reads inputs up to ``t // stride``: the overlap past the end is cut off. ``elu``: apply ELU to the
+    input first.
     """
 
     def __init__(
@@ -235,7 +236,7 @@ class ConvTranspose1d(nn.Module):
         self.conv = nn.ConvTranspose1d(in_channels, out_channels, kernel_size, stride)
 
     def init_state(self, batch: int = 1) -> ConvTransposeState:
-        """State at the start of ``batch`` streams; raises `SoundloomError` where the layer is not causal."""
+        """Return the state at the start of ``batch`` streams. Raises: `SoundloomError` unless the layer is causal."""
         _require_causal(self.causal)
         return ConvTransposeState(self.conv.weight.new_zeros(batch, self.conv.out_channels, self.overlap))
 
@@ -247,7 +248,7 @@ class ConvTranspose1d(nn.Module):
         if state is None:
             left = 0 if self.causal else self.overlap - self.overlap // 2
             return self._spread(x, self.conv.bias)[..., left : left + length]
-        # Without the bias, or steps in the overlap of two chunks would get it twice.
+        # Without the bias, which steps in the overlap of two chunks would get twice.
         y = self._spread(x, None)
         y[..., : self.overlap] += state.tail
         state.tail = y[..., length:].clone()
@@ -255,12 +256,12 @@ class ConvTranspose1d(nn.Module):
         return y if self.conv.bias is None else y.add_(self.conv.bias[:, None])
 
     def _spread(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """Every output that ``x`` has a part in: [B, C, T] -> [B, D, T * stride + overlap]."""
+        """Return every output that ``x`` contributes to: [B, C, T] -> [B, D, T * stride + overlap]."""
         weight = self.conv.weight  # [C, D, kernel]
         if self.overlap != self.stride or not steps_first(x):
             return F.conv_transpose1d(F.elu(x) if self.elu else x, weight, bias, self.stride)
-        # Step t gives `stride` outputs to its own place and as many to the next, which is a convolution of two taps
-        # whose channels are the outputs of one place. The library's transposed kernel takes two to four times as long.
+        # Step t adds `stride` outputs to its own block and as many to the next. That is a convolution of two taps
+        # whose channels are the outputs of one block. The library's transposed kernel takes two to four times as long.
         (B, C, T), D = x.shape, weight.shape[1]
         if _few(x):
             x = (F.elu(x) if self.elu else x).transpose(1, 2)
@@ -276,28 +277,23 @@ class ConvTranspose1d(nn.Module):
 
 
 def apply_weight_norm(module: nn.Module) -> None:
-    """Give every convolution inside ``module`` weight norm, from its present weight, which stays the same."""
+    """Give every convolution inside ``module`` weight norm; the weights themselves stay the same."""
     for layer in _convolutions(module):
         if not parametrize.is_parametrized(layer, "weight"):
             weight_norm(layer)
 
 
 def fold_weight_norm(module: nn.Module) -> None:
-    """Replace weight norm inside ``module`` by the plain weights that it amounts to, for inference."""
+    """Replace weight norm inside ``module`` by the plain weights that it results in, for inference."""
     for layer in _convolutions(module):
         if parametrize.is_parametrized(layer, "weight"):
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
 
 
-def has_weight_norm(module: nn.Module) -> bool:
-    """Whether any convolution inside ``module`` has weight norm."""
-    return any(parametrize.is_parametrized(layer, "weight") for layer in _convolutions(module))
-
-
 def folded_state(module: nn.Module) -> dict[str, Tensor]:
-    """The module's tensors as they are once weight norm is folded away; the module keeps it.
+    """Return the module's tensors with weight norm folded away; the module itself keeps it.
 
-    What a checkpoint for inference holds, and what a fingerprint should be taken of: the same with weight norm or not.
+    Checkpoints for inference hold these, and fingerprints are computed from these: weight norm makes no difference.
     """
     state = module.state_dict()
     for name, layer in module.named_modules():
@@ -318,5 +314,5 @@ def _require_causal(causal: bool) -> None:
 
 
 def frames_before_start(padding: int, steps_per_frame: float) -> int:
-    """Frames that a stream must have before a reflecting layer of this padding can start."""
+    """Return how many frames a stream needs before a reflecting layer of this padding can start."""
     return math.ceil((padding + 1) / steps_per_frame)

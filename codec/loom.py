@@ -113,8 +113,8 @@ def unpack(data: bytes, name: str = "codes") -> CodeFile:
         )
     if zlib.crc32(data[HEADER_BYTES:]) != body_check:
         raise SoundloomError(f"{name}: its codes are damaged; copy it again")
-    bits = np.unpackbits(np.frombuffer(data, np.uint8, offset=HEADER_BYTES), count=frames * levels * width)
-    bits = bits.reshape(frames, levels, width)
+    flat = np.unpackbits(np.frombuffer(data, np.uint8, offset=HEADER_BYTES), count=frames * levels * width)
+    bits = flat.reshape(frames, levels, width)
     codes = np.zeros((frames, levels), np.int64)
     for place in range(width):
         codes = codes << 1 | bits[:, :, place]

@@ -1,8 +1,10 @@
-"""Residual vector quantization with codebooks that stay alive."""
+"""Residual vector quantization whose unused codes restart."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -15,11 +17,11 @@ from codec.errors import SoundloomError
 
 @dataclass(frozen=True)
 class QuantizerConfig:
-    """Residual vector quantizer: `num_levels` codebooks of `codebook_size` vectors.
+    """Residual vector quantizer: ``num_levels`` codebooks of ``codebook_size`` vectors.
 
-    `decay` is that of the exponential moving averages which the codes follow; a code used less often
-    than `restart_threshold` times a step, averaged, is put on a vector of the current batch.
-    `level_dropout` is the share of training clips that see only the first n levels, n drawn uniformly.
+    ``decay`` is that of the exponential moving averages that the codes follow. A code used less than
+    ``restart_threshold`` times a step, averaged, restarts at a vector of the current batch. ``level_dropout`` is the
+    share of training clips that use only the first n levels, n uniformly random.
     """
 
     num_levels: int = 8
@@ -37,10 +39,10 @@ class QuantizerConfig:
 
 @dataclass
 class Quantized:
-    """What `ResidualVectorQuantizer` made of a latent.
+    """A latent quantized by `ResidualVectorQuantizer`.
 
     latent [B, D, T] with straight-through gradient; codes long [B, K, T]; commitment: scalar loss;
-    residual_energy [K]: mean square of what is left after each level, relative to the latent's.
+    residual_energy [K]: mean square of the residual after each level, relative to the latent's.
     """
 
     latent: Tensor
@@ -52,8 +54,8 @@ class Quantized:
 class VectorQuantizer(nn.Module):
     """One codebook that follows its vectors by exponential moving averages (van den Oord et al. 2017, appendix A).
 
-    Buffers: `codebook` [V, D]; `usage` [V], the averaged number of vectors a step that chose each code;
-    `total` [V, D], the averaged sum of those vectors. The codebook is always `total / usage`.
+    Buffers: ``codebook`` [V, D]; ``usage`` [V], the averaged number of vectors a step that chose each code;
+    ``total`` [V, D], the averaged sum of those vectors. The codebook is always ``total / usage``.
     """
 
     codebook: Tensor
@@ -70,24 +72,24 @@ class VectorQuantizer(nn.Module):
         self.register_buffer("total", codebook.clone())
 
     def nearest(self, vectors: Tensor) -> Tensor:
-        """Index of the nearest code: vectors [M, D] -> long [M]."""
-        # |x - c|^2 = |x|^2 - 2 x.c + |c|^2, and |x|^2 is the same for every code
+        """Return the index of the nearest code: vectors [M, D] -> long [M]."""
+        # |x - c|^2 = |x|^2 - 2 x.c + |c|^2, and |x|^2 is the same for every code.
         scores = torch.addmm(self.codebook.pow(2).sum(1), vectors, self.codebook.t(), beta=-0.5)
         if scores.device.type == "cpu" and scores.dtype == torch.float32 and not scores.requires_grad:
-            return torch.from_numpy(scores.numpy().argmax(1))  # ten times as fast as torch's; the first of equals too
+            return torch.from_numpy(scores.numpy().argmax(1))  # ten times as fast as torch's, and the same on ties
         return scores.argmax(1)
 
     def lookup(self, indices: Tensor) -> Tensor:
-        """Codes to vectors: long [...] -> [..., D]."""
+        """Return the vectors of codes: long [...] -> [..., D]."""
         return F.embedding(indices, self.codebook)
 
     @torch.no_grad()
     def start(self, vectors: Tensor, iterations: int = 12, generator: torch.Generator | None = None) -> None:
-        """Put the codes on the k-means centres of vectors [M, D]; M should be tens of times the codebook's size."""
+        """Move the codes to the k-means centres of vectors [M, D]; M should be tens of times the codebook's size."""
         size = len(self.codebook)
         count = len(vectors)
         picked = torch.randperm(count, generator=generator)[:size]
-        if count < size:  # too few to fill the codebook: repeat, told apart by a little noise
+        if count < size:  # too few to fill the codebook: repeat them, with a little noise
             picked = torch.randint(count, (size,), generator=generator)
         centres = vectors[picked].clone()
         if count < size:
@@ -101,7 +103,7 @@ class VectorQuantizer(nn.Module):
             if len(empty):
                 self.codebook[empty] = vectors[torch.randint(count, (len(empty),), generator=generator)]
         counts, _ = self._gather(vectors, self.nearest(vectors))
-        # As if each code had been chosen this often a step all along: the averages start in balance.
+        # As if each code had always been chosen this often a step: the averages start in balance.
         self.usage.copy_((counts / count * size).clamp(min=2 * self.restart_threshold))
         self.total.copy_(self.codebook * self.usage[:, None])
 
@@ -114,11 +116,11 @@ class VectorQuantizer(nn.Module):
     def update(
         self, vectors: Tensor, indices: Tensor, generator: torch.Generator | None = None, frames: int = 1
     ) -> int:
-        """Move the codes towards the vectors [M, D] that chose them and restart dead ones; returns how many.
+        """Move the codes towards the vectors [M, D] that chose them and restart dead ones; return how many.
 
         Under torch.distributed the sums run over all processes and restarts use the vectors of all, as if the
-        processes' clips (``frames`` vectors each) were one batch in which they take turns; every process ends with
-        the same codebook. The generators must stand alike in all of them.
+        processes' clips (``frames`` vectors each) were interleaved in one batch; every process ends with the same
+        codebook. The generators must be in the same state in all of them.
         """
         rank, world = process_place()
         counts, sums = self._gather(vectors, indices)
@@ -133,7 +135,7 @@ class VectorQuantizer(nn.Module):
         self.usage.lerp_(counts, 1 - self.decay)
         self.total.lerp_(sums, 1 - self.decay)
         dead = self.usage < self.restart_threshold
-        # The averages restart with the code: left behind, they would pull it back at the next step.
+        # The averages restart with the code; old ones would pull it back at the next step.
         fresh = max(1.0, 2 * self.restart_threshold)
         self.usage[dead] = fresh
         self.total[dead] = candidates[dead] * fresh
@@ -144,8 +146,8 @@ class VectorQuantizer(nn.Module):
 class ResidualVectorQuantizer(nn.Module):
     """Each level quantizes what the levels before it left over (SoundStream, Zeghidour et al. 2021).
 
-    latent [B, D, T] <-> codes long [B, K, T]; any first n levels decode. While `active` is false the latent
-    passes through unquantized: training begins so, and `start` then puts the codebooks on true residuals.
+    latent [B, D, T] <-> codes long [B, K, T]; any first n levels decode. While ``active`` is false the latent
+    passes through unquantized: training begins so, and `start` then moves the codebooks to true residuals.
     """
 
     active: Tensor
@@ -159,70 +161,80 @@ class ResidualVectorQuantizer(nn.Module):
             for _ in range(config.num_levels)
         )
         self.register_buffer("active", torch.tensor(True))
-        self.frozen = False  # true: training leaves the codebooks as they are (a decoder learns alone)
+        self.frozen = False  # true: training does not change the codebooks (only a decoder is trained)
+
+    def _each(self, levels: int | None = None) -> Iterator[VectorQuantizer]:
+        return iter(cast("list[VectorQuantizer]", list(self.levels)[:levels]))
+
+    def codebooks(self) -> list[Tensor]:
+        """Return each level's codebook [V, D]."""
+        return [level.codebook for level in self._each()]
 
     def encode(self, latent: Tensor) -> Tensor:
-        """latent [B, D, T] -> codes long [B, K, T]."""
+        """Return the codes long [B, K, T] of latent [B, D, T]."""
         B, D, T = latent.shape
         residual = latent.transpose(1, 2).reshape(B * T, D)
         codes = []
-        for level in self.levels:
+        for level in self._each():
             indices = level.nearest(residual)
             residual = residual - level.lookup(indices)
             codes.append(indices.view(B, T))
         return torch.stack(codes, 1)
 
     def vectors(self, levels: int) -> Tensor:
-        """The first n levels' codebooks as one [n, V, D]."""
-        return torch.stack([level.codebook for level in self.levels[:levels]])
+        """Return the first n levels' codebooks as one [n, V, D]."""
+        return torch.stack(self.codebooks()[:levels])
 
     def decode(self, codes: Tensor) -> Tensor:
-        """codes long [B, n, T] of any first n levels -> latent [B, D, T]."""
-        vectors = sum(level.lookup(codes[:, k]) for k, level in enumerate(self.levels[: codes.shape[1]]))
+        """Return the latent [B, D, T] of codes long [B, n, T] of any first n levels."""
+        first, *others = self._each(codes.shape[1])
+        vectors = first.lookup(codes[:, 0])
+        for k, level in enumerate(others, 1):
+            vectors = vectors + level.lookup(codes[:, k])
         return vectors.transpose(1, 2)  # [B, T, D] -> [B, D, T]
 
     @torch.no_grad()
     def start(self, latent: Tensor, generator: torch.Generator | None = None) -> None:
         """Start every level by k-means on the true residuals of latent vectors [M, D], level by level."""
         residual = latent.float()
-        for level in self.levels:
+        for level in self._each():
             level.start(residual, generator=generator)
             residual = residual - level.lookup(level.nearest(residual))
         self.active.fill_(True)
 
     def forward(self, latent: Tensor, generator: torch.Generator | None = None) -> Quantized:
-        """Quantize in training: moves the codebooks (in train mode), drops levels, passes the gradient straight."""
+        """Quantize in training: move the codebooks (in train mode), drop levels, pass the gradient straight through."""
         B, D, T = latent.shape
         K = len(self.levels)
         if not self.active:
             zero = latent.new_zeros(())
-            codes = torch.zeros(B, K, T, dtype=torch.long, device=latent.device)
-            return Quantized(latent, codes, zero, latent.new_zeros(K))
+            none = torch.zeros(B, K, T, dtype=torch.long, device=latent.device)
+            return Quantized(latent, none, zero, latent.new_zeros(K))
         vectors = latent.float().transpose(1, 2).reshape(B * T, D)
         residual = vectors.detach()
         energy = residual.pow(2).mean().clamp(min=1e-9)
         keep = torch.full((B,), K)
         if self.training and self.config.level_dropout > 0:
-            rank, world = process_place()  # each process draws for all and takes its own: clips of one joined batch
+            rank, world = process_place()  # each process samples for all and takes its own: clips of one joined batch
             dropped = torch.rand(B * world, generator=generator)[rank::world] < self.config.level_dropout
-            drawn = torch.randint(1, K + 1, (B * world,), generator=generator)[rank::world]
-            keep = torch.where(dropped, drawn, keep)
+            first = torch.randint(1, K + 1, (B * world,), generator=generator)[rank::world]
+            keep = torch.where(dropped, first, keep)
         keep = keep.to(latent.device)
         quantized = torch.zeros_like(residual)
         so_far = torch.zeros_like(residual)
         commitment = latent.new_zeros((), dtype=torch.float32)
         codes, energies = [], []
-        for k, level in enumerate(self.levels):
+        for k, level in enumerate(self._each()):
             indices = level.nearest(residual)
             chosen = level.lookup(indices)
             if self.training and not self.frozen:
                 level.update(residual, indices, generator, frames=T)
             so_far = so_far + chosen
-            # pulls the latent to where the first k levels put it; the codes follow by averages, not by gradient
+            # This pulls the latent to where the first k levels put it; the codes follow by averages, not by gradient.
             commitment = commitment + F.mse_loss(vectors, so_far)
             residual = residual - chosen
-            heard = (keep > k).repeat_interleave(T)[:, None]
-            quantized = quantized + torch.where(heard, chosen, 0.0)
+            kept = (keep > k).repeat_interleave(T)[:, None]
+            quantized = quantized + torch.where(kept, chosen, 0.0)
             codes.append(indices.view(B, T))
             energies.append(residual.pow(2).mean() / energy)
         straight = vectors + (quantized - vectors).detach()

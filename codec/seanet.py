@@ -4,7 +4,7 @@
                  C channels, doubled at each ratio
     latent ─ conv ─ LSTM ─ [ELU ─ transposed conv ─ residual units] per ratio ─ ELU ─ conv ─ wave       Decoder
 
-The layers' order and names are EnCodec's, so a published checkpoint maps on them key by key (`codec.encodec_weights`).
+The layers' order and names are EnCodec's, so a published checkpoint maps to them key by key (`codec.encodec_weights`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -31,17 +31,17 @@ from codec.conv import (
 )
 from codec.errors import SoundloomError
 
-_PIECE_BYTES = 12_000_000  # of an activation at the rate of the wave, in float32: 4 s of EnCodec's
+_PIECE_BYTES = 12_000_000  # of a float32 activation at the sample rate: 4 s of EnCodec's
 
 
 @dataclass(frozen=True)
 class SEANetConfig:
     """Shape of an encoder and its decoder; the defaults are EnCodec's at 24 kHz, except for ``pad_mode``.
 
-    ``ratios`` are the decoder's upsampling factors in its order (the encoder goes through them backwards); their
-    product is the hop. ``pad_mode="constant"`` (zeros) is causal from the first sample, and silence after the end
-    changes no code before it. ``"reflect"`` is EnCodec's: the first frames read some that follow, so a stream waits for
-    ``start_frames`` before the first comes out. ``causal=False`` runs only on the whole.
+    ``ratios`` are the decoder's upsampling factors in order (the encoder uses them in reverse); their product is the
+    hop. ``pad_mode="constant"`` (zeros) is causal from the first sample, and silence after the end changes no code
+    before it. ``"reflect"`` is EnCodec's: the first frames read some that follow, so a stream waits for
+    ``start_frames`` before the first comes out. With ``causal=False`` the networks run only on the whole.
     """
 
     channels: int = 1
@@ -83,7 +83,7 @@ class SEANetConfig:
 
 @dataclass
 class ResidualState:
-    """State of a `ResidualUnit`: its dilated convolution's, and inputs whose branch is not out yet ``[B, C, n]``."""
+    """State of a `ResidualUnit`: its dilated convolution's, and inputs whose branch is not finished ``[B, C, n]``."""
 
     conv: ConvState
     waiting: Tensor
@@ -99,38 +99,42 @@ class LSTMState:
 
 @dataclass
 class SEANetState:
-    """State of an encoder's or decoder's stream: one entry a layer (None where it needs none), and steps taken in."""
+    """State of an encoder's or decoder's stream: one entry a layer (None for an ELU), and the input steps so far."""
 
     layers: list[ConvState | ConvTransposeState | ResidualState | LSTMState | None]
     steps: int = 0
 
 
 class ResidualUnit(nn.Module):
-    """Two convolutions beside a shortcut; the first is dilated, the second has one tap: ``[B, C, N] -> [B, C, N]``."""
+    """Two convolutions and a shortcut; the first is dilated, the second has one tap: ``[B, C, N] -> [B, C, N]``."""
 
     def __init__(self, config: SEANetConfig, dim: int, dilation: int) -> None:
         super().__init__()
         hidden = dim // config.compress
-        pad = {"causal": config.causal, "pad_mode": config.pad_mode}
+        pad: dict[str, Any] = {"causal": config.causal, "pad_mode": config.pad_mode}
         dilated = Conv1d(dim, hidden, config.residual_kernel_size, dilation=dilation, elu=True, **pad)
-        # ELUs stand in the lists so that names are EnCodec's, here block.1 and block.3; the layer after applies them.
+        # The ELUs are in the list so that names are EnCodec's, here block.1 and block.3; the layer after applies them.
         self.block = nn.ModuleList([nn.ELU(), dilated, nn.ELU(), Conv1d(hidden, dim, 1, **pad)])
         self.shortcut = Conv1d(dim, dim, 1, **pad) if config.conv_shortcut else nn.Identity()
 
+    @property
+    def dilated(self) -> Conv1d:
+        """The first convolution."""
+        return cast(Conv1d, self.block[1])
+
     def init_state(self, batch: int = 1) -> ResidualState:
-        """State at the start of ``batch`` streams."""
-        dilated = self.block[1]
-        weight = dilated.conv.weight
-        return ResidualState(dilated.init_state(batch), weight.new_zeros(batch, dilated.conv.in_channels, 0))
+        """Return the state at the start of ``batch`` streams."""
+        conv = self.dilated.conv
+        return ResidualState(self.dilated.init_state(batch), conv.weight.new_zeros(batch, conv.in_channels, 0))
 
     def forward(self, x: Tensor, state: ResidualState | None = None, last: bool = False) -> Tensor:
         """Run on the whole or, with ``state``, on the next chunk."""
-        hidden = self.block[1](x, state.conv if state is not None else None, last)
+        hidden = self.dilated(x, state.conv if state is not None else None, last)
         if state is not None:
             x = join([state.waiting, x])
             steps = hidden.shape[-1]
             x, state.waiting = x[..., :steps], x[..., steps:]
-        # In place where nobody needs the input again: at 24 kHz the activations, not the weights, fill the memory.
+        # In place where nothing needs the input again: at 24 kHz the activations, not the weights, fill the memory.
         return self.block[3](F.elu(hidden, inplace=not torch.is_grad_enabled())).add_(self.shortcut(x))
 
 
@@ -142,8 +146,8 @@ class SkipLSTM(nn.Module):
         self.lstm = nn.LSTM(dim, dim, num_layers)
 
     def init_state(self, batch: int = 1) -> LSTMState:
-        """State at the start of ``batch`` streams."""
-        zeros = self.lstm.weight_ih_l0.new_zeros(self.lstm.num_layers, batch, self.lstm.hidden_size)
+        """Return the state at the start of ``batch`` streams."""
+        zeros = next(self.lstm.parameters()).new_zeros(self.lstm.num_layers, batch, self.lstm.hidden_size)
         return LSTMState(zeros, zeros.clone())
 
     def forward(self, x: Tensor, state: LSTMState | None = None, last: bool = False) -> Tensor:
@@ -164,7 +168,7 @@ class SEANetEncoder(nn.Module):
     def __init__(self, config: SEANetConfig) -> None:
         super().__init__()
         self.config = config
-        pad = {"causal": config.causal, "pad_mode": config.pad_mode}
+        pad: dict[str, Any] = {"causal": config.causal, "pad_mode": config.pad_mode}
         dim = config.filters
         layers: list[nn.Module] = [Conv1d(config.channels, dim, config.kernel_size, **pad)]
         for ratio in reversed(config.ratios):
@@ -190,19 +194,19 @@ class SEANetEncoder(nn.Module):
 
     @property
     def start_frames(self) -> int:
-        """Frames that a stream takes in before the first comes out (and then all of them): 1 unless reflecting."""
+        """Frames that a stream must receive before the first comes out (and then all of them): 1 unless reflecting."""
         return _start_frames(self.layers, self.config, steps_per_frame=self.hop_length)
 
     def init_state(self, batch: int = 1) -> SEANetState:
-        """State at the start of ``batch`` streams; raises `SoundloomError` where the network is not causal."""
+        """Return the state at the start of ``batch`` streams. Raises: `SoundloomError` unless the network is causal."""
         return _init_state(self.layers, batch)
 
     def forward(self, wave: Tensor, state: SEANetState | None = None, last: bool = False) -> Tensor:
         """Encode the whole, or with ``state`` the next chunk of a stream, which advances the state in place.
 
-        Shapes: ``[B, C, N] -> [B, D, T]``, whole: ``T = ceil(N / hop)``. Chunks may have any length; what does not
-        fill a frame waits in the state. ``last=True`` ends the stream: nothing waits any longer.
-        Raises: `SoundloomError` where the number of channels is another.
+        Shapes: ``[B, C, N] -> [B, D, T]``, whole: ``T = ceil(N / hop)``. Chunks may have any length; samples that do
+        not fill a frame wait in the state. ``last=True`` ends the stream and pads the last frame.
+        Raises: `SoundloomError` for another number of channels.
         """
         if wave.dim() != 3 or wave.shape[1] != self.config.channels:
             raise SoundloomError(
@@ -213,15 +217,15 @@ class SEANetEncoder(nn.Module):
         if state is not None:
             state.steps = taken
         if self.config.pad_mode == "constant" and (state is None or last):
-            # Zeros at the input rather than in every layer: a sound then has the same codes alone, at the end of a
-            # stream, and padded to a neighbour's length in a batch.
+            # Zeros at the input rather than in every layer: a recording then has the same codes alone, at the end of a
+            # stream, and padded to another's length in a batch.
             wave = F.pad(wave, (0, -taken % self.hop_length))
         inner = len(self.layers) - (3 if self.config.lstm_layers else 2)
         hidden = _run_in_pieces(self.layers, range(inner), wave, state, last, self.config, self.hop_length)
         return _run(self.layers, range(inner, len(self.layers)), hidden, state, last)
 
     def flush(self, state: SEANetState) -> Tensor:
-        """End a stream: the frames that still wait, ``[B, D, T >= 0]``."""
+        """End a stream: return the frames that still wait, ``[B, D, T >= 0]``."""
         return self.forward(_nothing(self.layers[0], state), state, last=True)
 
 
@@ -231,7 +235,7 @@ class SEANetDecoder(nn.Module):
     def __init__(self, config: SEANetConfig) -> None:
         super().__init__()
         self.config = config
-        pad = {"causal": config.causal, "pad_mode": config.pad_mode}
+        pad: dict[str, Any] = {"causal": config.causal, "pad_mode": config.pad_mode}
         dim = config.filters * 2 ** len(config.ratios)
         layers: list[nn.Module] = [Conv1d(config.latent_dim, dim, config.kernel_size, **pad)]
         if config.lstm_layers:
@@ -257,18 +261,18 @@ class SEANetDecoder(nn.Module):
 
     @property
     def start_frames(self) -> int:
-        """Frames that a stream takes in before the first samples come out: 1 unless reflecting."""
+        """Frames that a stream must receive before the first samples come out: 1 unless reflecting."""
         return _start_frames(self.layers, self.config, steps_per_frame=1)
 
     def init_state(self, batch: int = 1) -> SEANetState:
-        """State at the start of ``batch`` streams; raises `SoundloomError` where the network is not causal."""
+        """Return the state at the start of ``batch`` streams. Raises: `SoundloomError` unless the network is causal."""
         return _init_state(self.layers, batch)
 
     def forward(self, latent: Tensor, state: SEANetState | None = None, last: bool = False) -> Tensor:
         """Decode the whole, or with ``state`` the next frames of a stream, which advances the state in place.
 
         Shapes: ``[B, D, T] -> [B, C, T * hop]``; a stream whose network reflects gives less at first, the rest later.
-        Raises: `SoundloomError` where the latent's size is another.
+        Raises: `SoundloomError` for latents of another size.
         """
         if latent.dim() != 3 or latent.shape[1] != self.latent_dim:
             raise SoundloomError(
@@ -282,12 +286,13 @@ class SEANetDecoder(nn.Module):
         return _run_in_pieces(self.layers, range(inner, len(self.layers)), hidden, state, last, self.config, 1)
 
     def flush(self, state: SEANetState) -> Tensor:
-        """End a stream: the samples that still wait, ``[B, C, N >= 0]``."""
+        """End a stream: return the samples that still wait, ``[B, C, N >= 0]``."""
         return self.forward(_nothing(self.layers[0], state), state, last=True)
 
 
 def _init_state(layers: nn.ModuleList, batch: int) -> SEANetState:
-    return SEANetState([None if isinstance(layer, nn.ELU) else layer.init_state(batch) for layer in layers])
+    states = (None if isinstance(layer, nn.ELU) else cast(Any, layer).init_state(batch) for layer in layers)
+    return SEANetState(list(states))
 
 
 def _run(layers: nn.ModuleList, which: range, x: Tensor, state: SEANetState | None, last: bool) -> Tensor:
@@ -309,11 +314,11 @@ def _run_in_pieces(
     config: SEANetConfig,
     steps_per_frame: int,
 ) -> Tensor:
-    """The layers between the frames and the wave, on a CPU over one piece of time after another.
+    """Run the layers between the frames and the wave, on a CPU over one piece of time after another.
 
-    At the wave's rate they make 31 MB of every 10 s. Tensors of some megabytes the system leaves to the process once it
-    has them; larger ones come as fresh pages again and again, which took a fourth of the time. The layers at the rate
-    of frames want long pieces instead: at each call their 19 MB of weights are copied into the library's order.
+    The allocator reuses tensors of a few megabytes; larger ones come as fresh pages each time, which cost a quarter of
+    the time. The layers at the frame rate run on long pieces instead: at each call their weights (19 MB in EnCodec)
+    are copied into the library's order.
     """
     frames = max(1, _PIECE_BYTES // (4 * len(x) * config.filters * config.hop_length))
     if not steps_first(x) or not config.causal or x.shape[-1] <= frames * steps_per_frame:
@@ -324,9 +329,10 @@ def _run_in_pieces(
     return join([_run(layers, which, piece, state, ends and i == len(pieces) - 1) for i, piece in enumerate(pieces)])
 
 
-def _nothing(first: Conv1d, state: SEANetState) -> Tensor:
-    history = state.layers[0].history
-    return history.new_zeros(history.shape[0], first.conv.in_channels, 0)
+def _nothing(first: nn.Module, state: SEANetState) -> Tensor:
+    past = state.layers[0]
+    assert isinstance(first, Conv1d) and isinstance(past, ConvState)
+    return past.history.new_zeros(past.history.shape[0], first.conv.in_channels, 0)
 
 
 def _start_frames(layers: nn.ModuleList, config: SEANetConfig, steps_per_frame: float) -> int:
@@ -336,7 +342,7 @@ def _start_frames(layers: nn.ModuleList, config: SEANetConfig, steps_per_frame: 
 
 
 def _rates(layers: nn.ModuleList, steps_per_frame: float) -> Iterator[tuple[Conv1d, float]]:
-    """Every padding convolution with the number of its input steps in a frame."""
+    """Yield every padding convolution with the number of its input steps in a frame."""
     for layer in layers:
         if isinstance(layer, Conv1d):
             yield layer, steps_per_frame
@@ -344,9 +350,9 @@ def _rates(layers: nn.ModuleList, steps_per_frame: float) -> Iterator[tuple[Conv
         elif isinstance(layer, ConvTranspose1d):
             steps_per_frame *= layer.stride
         elif isinstance(layer, ResidualUnit):
-            yield layer.block[1], steps_per_frame
+            yield layer.dilated, steps_per_frame
 
 
 def encodec_24khz(**changes: Any) -> SEANetConfig:
-    """The published EnCodec 24 kHz network's shape, with ``changes``."""
+    """Return the shape of the published EnCodec 24 kHz network, with ``changes``."""
     return SEANetConfig(**{"pad_mode": "reflect", **changes})

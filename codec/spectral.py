@@ -1,8 +1,8 @@
 """The spectral pair: an encoder whose first layer is an STFT and a decoder whose last layer is its inverse.
 
-An STFT is a strided convolution with fixed Fourier filters, its inverse the mirrored transposed convolution
-(Vocos, Siuzdak 2023). With these two ends given, every learned layer runs at the frame rate of the STFT or
-below, which on a CPU trains several times faster than a pair that begins and ends at the sample rate.
+An STFT is a strided convolution with fixed Fourier filters, and its inverse is the mirrored transposed convolution
+(Vocos, Siuzdak 2023). With these two ends fixed, every learned layer runs at the STFT's frame rate or below. On a CPU
+that trains several times faster than a pair that begins and ends at the sample rate.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ from torch import Tensor, nn
 
 from codec.errors import SoundloomError
 
+_LARGEST_WINDOW = 1 << 16
+_MOST_OVERLAPS = 16  # windows over one sample; the shipped codec has 4, and no weight's shape bounds them
+
 
 @dataclass(frozen=True)
 class SpectralConfig:
-    """Sizes of the spectral pair, in samples (`window`, `hop`), frames (`stride`, `kernel`) and channels.
+    """Sizes of the spectral pair, in samples (``window``, ``hop``), frames (``stride``, ``kernel``) and channels.
 
-    One code frame covers `hop * stride` samples. The decoder's windows reach `window - hop` samples past their
-    frame; `lookahead` of these are waited for (0: strictly causal, the end of each window is a prediction).
+    One code frame covers ``hop * stride`` samples. The decoder's windows reach ``decoder_window - hop`` samples past
+    their frame; the decoder waits for ``lookahead`` of these (0: strictly causal, the end of each window is predicted).
     """
 
     window: int = 960
@@ -40,13 +43,25 @@ class SpectralConfig:
     expansion: int = 3
 
     def __post_init__(self) -> None:
-        for name in ("window", "hop", "stride", "latent_dim", "encoder_dim", "bottleneck_dim", "decoder_dim", "kernel"):
-            if getattr(self, name) < 1:
-                raise SoundloomError(f"spectral.{name}: must be 1 or more, not {getattr(self, name)}")
-        if self.window % self.hop or self.decoder_window % self.hop:
-            raise SoundloomError("spectral: window and decoder_window must be multiples of hop")
+        for name, size in vars(self).items():
+            least = 0 if name.endswith("_blocks") or name == "lookahead" else 1
+            if size < least:
+                raise SoundloomError(f"spectral.{name}: must be {least} or more, not {size}")
+        for window in (self.window, self.decoder_window):
+            if window > _LARGEST_WINDOW:  # the windows themselves are made before the weights' shapes are known
+                raise SoundloomError(f"spectral: a window of {window} samples; expected at most {_LARGEST_WINDOW}")
+            if window % self.hop or window > _MOST_OVERLAPS * self.hop:
+                raise SoundloomError(
+                    f"spectral: windows must be multiples of hop, up to {_MOST_OVERLAPS} times; "
+                    f"they are {self.window} and {self.decoder_window}, hop is {self.hop}"
+                )
         if not 0 <= self.lookahead <= self.decoder_window - self.hop or self.lookahead % self.hop:
             raise SoundloomError("spectral.lookahead: must be a multiple of hop, at most decoder_window - hop")
+
+    @property
+    def hop_length(self) -> int:
+        """Samples per code frame."""
+        return self.hop * self.stride
 
 
 @dataclass
@@ -54,7 +69,7 @@ class SpectralState:
     """What a stream carries from chunk to chunk.
 
     past: by layer, the steps that its next output needs; waiting [B, 1, n]: samples that do not fill a frame yet;
-    tail [B, 1, overlap]: the begun part of the decoder's sum of windows; skip: samples of the start still to drop.
+    tail [B, 1, overlap]: the unfinished part of the decoder's sum of windows; skip: samples of the start still to drop.
     """
 
     past: dict[str, Tensor] = field(default_factory=dict)
@@ -64,7 +79,7 @@ class SpectralState:
 
 
 class Past(nn.Module):
-    """Puts `length` past steps (zeros at the start) before a chunk [B, C, T]; a state carries them on."""
+    """Put ``length`` past steps (zeros at the start) before a chunk [B, C, T]; a state holds them between chunks."""
 
     def __init__(self, length: int) -> None:
         super().__init__()
@@ -72,6 +87,7 @@ class Past(nn.Module):
         self.key = ""  # set by `name_pasts`
 
     def forward(self, x: Tensor, state: SpectralState | None) -> Tensor:
+        """Return [B, C, length + T]."""
         if state is None:
             return F.pad(x, (self.length, 0))
         past = state.past.get(self.key)
@@ -102,9 +118,15 @@ class ConvNeXtBlock(nn.Module):
         self.scale = nn.Parameter(torch.full((dim,), 0.2))
 
     def forward(self, x: Tensor, state: SpectralState | None = None) -> Tensor:
+        """Return [B, C, T]."""
         h = self.depthwise(self.past(x, state)).transpose(1, 2)  # [B, C, T] -> [B, T, C]
         h = self.down(F.gelu(self.up(self.norm(h)))) * self.scale
         return x + h.transpose(1, 2)
+
+
+def _hann(size: int) -> Tensor:
+    # On the CPU even where the module is made on the meta device: no file holds the windows.
+    return torch.hann_window(size, device="cpu")
 
 
 def _blocks(dim: int, count: int, config: SpectralConfig) -> nn.ModuleList:
@@ -116,15 +138,15 @@ def _per_frame(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 class SpectralEncoder(nn.Module):
-    """Waveform [B, 1, N] -> latent [B, D, T], T = ceil(N / hop_length); sees nothing past the end of each frame."""
+    """Waveform [B, 1, N] -> latent [B, D, T], T = ceil(N / hop_length); no frame depends on what follows it."""
 
     window: Tensor
 
     def __init__(self, config: SpectralConfig) -> None:
         super().__init__()
         self.config = config
-        self.hop_length = config.hop * config.stride
-        self.register_buffer("window", torch.hann_window(config.window), persistent=False)
+        self.hop_length = config.hop_length
+        self.register_buffer("window", _hann(config.window), persistent=False)
         self.wave_past = Past(config.window - config.hop)
         bins = config.window // 2 + 1
         self.input = nn.Linear(3 * bins, config.encoder_dim)
@@ -142,11 +164,11 @@ class SpectralEncoder(nn.Module):
         return self.config.latent_dim
 
     def init_state(self, batch: int = 1) -> SpectralState:
-        """State at the start of `batch` streams."""
+        """Return the state at the start of ``batch`` streams."""
         return SpectralState(waiting=self.window.new_zeros(batch, 1, 0))
 
     def forward(self, wave: Tensor, state: SpectralState | None = None, last: bool = False) -> Tensor:
-        """The whole, or with a state the next chunk of any length; what does not fill a frame waits for `last`."""
+        """Encode the whole, or with ``state`` the next chunk of any length; a partial frame waits until ``last``."""
         config = self.config
         if state is not None and state.waiting is not None:
             wave = torch.cat([state.waiting, wave], -1)
@@ -159,7 +181,7 @@ class SpectralEncoder(nn.Module):
         with torch.autocast(wave.device.type, enabled=False):
             spectrum = torch.fft.rfft(frames.float() * self.window)  # [B, F, bins]
             power = spectrum.real.square() + spectrum.imag.square() + 1e-8
-            # cube-root loudness keeps the phase; the logarithm shows what is quiet
+            # Cube-root magnitudes keep the phase; the logarithm shows quiet parts.
             compressed = spectrum * power.pow(-1 / 3)
             features = torch.cat([compressed.real, compressed.imag, 0.25 * power.log()], -1)
         x = self.input_norm(self.input(features)).transpose(1, 2)
@@ -174,15 +196,15 @@ class SpectralEncoder(nn.Module):
 
 
 class SpectralDecoder(nn.Module):
-    """Latent [B, D, T] -> waveform [B, 1, T * hop_length], by predicted spectra and overlapping windows."""
+    """Latent [B, D, T] -> waveform [B, 1, T * hop_length], from predicted spectra and overlapping windows."""
 
     window: Tensor
 
     def __init__(self, config: SpectralConfig) -> None:
         super().__init__()
         self.config = config
-        self.hop_length = config.hop * config.stride
-        self.register_buffer("window", torch.hann_window(config.decoder_window), persistent=False)
+        self.hop_length = config.hop_length
+        self.register_buffer("window", _hann(config.decoder_window), persistent=False)
         self.input = nn.Linear(config.latent_dim, config.bottleneck_dim)
         self.bottleneck = _blocks(config.bottleneck_dim, config.bottleneck_blocks, config)
         self.upsample = nn.Linear(config.bottleneck_dim, config.stride * config.decoder_dim)
@@ -200,7 +222,7 @@ class SpectralDecoder(nn.Module):
         return self.config.decoder_window - self.config.hop
 
     def spectra(self, latent: Tensor, state: SpectralState | None) -> Tensor:
-        """latent [B, D, T] -> windowed waveform frames [B, T * stride, decoder_window]."""
+        """Return the windowed waveform frames [B, T * stride, decoder_window] of latent [B, D, T]."""
         config = self.config
         x = _per_frame(self.input, latent)
         for block in self.bottleneck:
@@ -212,18 +234,18 @@ class SpectralDecoder(nn.Module):
         h = self.norm(x.transpose(1, 2))
         magnitude, phase = self.magnitude(h).float(), self.phase(h).float()
         with torch.autocast(latent.device.type, enabled=False):
-            # above e^5 a spectrum would clip any waveform: bound it, so that an early step cannot explode
+            # Above e^5 a spectrum would clip any waveform: the bound keeps an early training step from exploding.
             magnitude = magnitude.clamp(max=5.0).exp()
             frames = torch.fft.irfft(torch.polar(magnitude, phase), n=config.decoder_window)
-            # Hann squared overlaps to 3/8 of the overlap count
+            # Squared Hann windows sum to 3/8 of the number of overlaps.
             return frames * self.window * (config.hop / config.decoder_window / 0.375)
 
     def overlap_add(self, frames: Tensor) -> Tensor:
-        """frames [B, F, window] -> [B, 1, F * hop + overlap]."""
+        """Sum frames [B, F, window] at their places: [B, 1, F * hop + overlap]."""
         B, count, window = frames.shape
         hop = self.config.hop
         parts = window // hop
-        # column p of a frame lands p hops later: add the shifted columns, each [B, F, hop]
+        # Part p of a frame belongs p hops later: add the shifted parts, each [B, F, hop].
         out = frames.new_zeros(B, count + parts - 1, hop)
         for p in range(parts):
             out[:, p : p + count] += frames[..., p * hop : (p + 1) * hop]
@@ -235,13 +257,13 @@ class SpectralDecoder(nn.Module):
         return self.config.latent_dim
 
     def init_state(self, batch: int = 1) -> SpectralState:
-        """State at the start of `batch` streams."""
+        """Return the state at the start of ``batch`` streams."""
         return SpectralState(tail=self.window.new_zeros(batch, 1, self.overlap), skip=self.config.lookahead)
 
     def forward(self, latent: Tensor, state: SpectralState | None = None, last: bool = False) -> Tensor:
-        """The whole [B, 1, T * hop_length], or with a state the samples that are now final.
+        """Decode the whole [B, 1, T * hop_length], or with ``state`` the samples that are now final.
 
-        A stream's chunks joined are the whole: the first gives `lookahead` samples fewer, `last` gives them back.
+        A stream's chunks joined are the whole: the first is ``lookahead`` samples shorter, which come with ``last``.
         """
         lookahead = self.config.lookahead
         if latent.shape[-1] == 0:

@@ -1,148 +1,45 @@
-"""Discrete codecs of transformers behind the same face as our `Codec`: EnCodec, DAC, Mimi, X-Codec, Higgs Audio.
+"""The codecs that transformers runs, with the methods of our `Codec`: EnCodec, DAC, Mimi, X-Codec, Higgs Audio.
 
-transformers is imported only when one is opened. Weights come from safetensors alone, nothing that a folder holds is
-run, and a checkpoint that lacks a weight is refused (transformers itself would fill the gap with random numbers).
+transformers is imported only when one is opened. Weights come from safetensors alone, and no code of a folder is run.
+A checkpoint that lacks a weight is refused (transformers itself would fill the gap with random numbers).
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import json
 import math
-import os
-import shutil
 import types
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
+from codec.adapter import TransformersCodec, weight_files
 from codec.audio import files as audio
-from codec.common.checked import read_json
 from codec.common.files import check_file
 from codec.conv import fold_weight_norm
 from codec.errors import SoundloomError
-
-
-class TransformersCodec(nn.Module):
-    """A codec of transformers: waveform ``[B, C, N]`` <-> codes long ``[B, K, T]``, ``T = ceil(N / hop_length)``.
-
-    Any first n levels decode. ``model`` is transformers' own, for what lies outside this face.
-    Subclasses say which model, how it encodes and decodes, and which of its settings and weights decide the codes.
-    """
-
-    model_class: ClassVar[str]
-    code_settings: ClassVar[tuple[str, ...]]
-    decoder_weights: ClassVar[tuple[str, ...]] = ("decoder.",)
-
-    sample_rate: int
-    channels: int = 1
-    hop_length: int
-    codebook_size: int
-    num_levels: int
-
-    def __init__(self, model: nn.Module, folder: Path) -> None:
-        super().__init__()
-        self.model = model
-        self.folder = folder
-        self._read(model.config)
-
-    def _read(self, config: Any) -> None:
-        """Set the rates and sizes from transformers' configuration."""
-        raise NotImplementedError
-
-    def _encode(self, wave: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def _decode(self, codes: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    @property
-    def frame_rate(self) -> float:
-        """Frames a second."""
-        return self.sample_rate / self.hop_length
-
-    def bitrate(self, levels: int | None = None) -> float:
-        """Bits a second that the codes of the first ``levels`` levels (default: all) carry."""
-        return self.frame_rate * (levels or self.num_levels) * math.log2(self.codebook_size)
-
-    @torch.inference_mode()
-    def encode(self, wave: Tensor) -> Tensor:
-        """Waveform float ``[B, C, N]`` at ``sample_rate`` to codes long ``[B, K, T]``."""
-        if wave.dim() != 3 or wave.shape[1] != self.channels or wave.shape[2] == 0:
-            raise SoundloomError(
-                f"wave has shape {list(wave.shape)}; this codec takes [B, {self.channels}, N] at {self.sample_rate} Hz"
-            )
-        codes = self._encode(wave)
-        return codes[..., : -(-wave.shape[-1] // self.hop_length)]
-
-    @torch.inference_mode()
-    def decode(self, codes: Tensor) -> Tensor:
-        """Codes long ``[B, n, T]`` of any first n levels to waveform float ``[B, C, T * hop_length]``."""
-        if codes.dim() != 3 or not 1 <= codes.shape[1] <= self.num_levels or codes.shape[2] == 0:
-            raise SoundloomError(
-                f"codes have shape {list(codes.shape)}; this codec takes [B, n, T] with n from 1 to {self.num_levels}"
-            )
-        if not 0 <= int(codes.min()) <= int(codes.max()) < self.codebook_size:
-            raise SoundloomError(
-                f"codes run from {int(codes.min())} to {int(codes.max())}; "
-                f"this codec's codebooks hold 0 to {self.codebook_size - 1}"
-            )
-        wave = self._decode(codes)
-        short = codes.shape[-1] * self.hop_length - wave.shape[-1]
-        if abs(short) >= self.hop_length:
-            raise SoundloomError(f"{self.model_class} gave {wave.shape[-1]} samples for {codes.shape[-1]} frames")
-        return F.pad(wave, (0, short))  # some decoders stop a few samples short of the last frame's end
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 over all that decides which codes a sound gets: settings, encoder and codebooks as they lie on disk.
-
-        Names are left out of it, because transformers renames weights from release to release.
-        """
-        config = read_json(self.folder / "config.json")
-        told = {key: config.get(key) for key in ("model_type", *self.code_settings)}
-        digests = []
-        for path in _weight_files(self.folder):
-            with safe_open(path, framework="pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118 - not a dict
-                    if not name.startswith(self.decoder_weights):
-                        value = tensors.get_tensor(name).float().contiguous()
-                        shape = repr(tuple(value.shape)).encode()
-                        digests.append(hashlib.sha256(shape + value.numpy().tobytes()).hexdigest())
-        return hashlib.sha256("\n".join([json.dumps(told, sort_keys=True), *sorted(digests)]).encode()).hexdigest()
-
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Copy the checkpoint as it was read: ``config.json`` and its safetensors."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in ("config.json", *(path.name for path in self.folder.glob("model*.safetensors*"))):
-            shutil.copy(self.folder / name, folder / name)
-
-    def init_state(self, batch: int = 1) -> Any:
-        """Raise `SoundloomError`: transformers' codecs run here on the whole only."""
-        raise SoundloomError(
-            f"{self.model_class} does not stream here; use encode and decode, or a codec of soundloom's own networks"
-        )
+from codec.folder import check_tensor
+from codec.mimi import MimiAdapter
 
 
 class EncodecAdapter(TransformersCodec):
     """EnCodec as transformers runs it, with all codebooks of its highest bandwidth.
 
-    Checkpoints that normalise and cut into chunks (48 kHz stereo) are fitted to the face so that codes alone hold the
-    sound and frames stay on one clock:
+    Checkpoints that normalise and cut into chunks (48 kHz stereo) are adapted so that the codes alone determine the
+    waveform, and frames stay on one clock:
 
-    - *Chunks* follow one another without the reference's overlap of 1%, which would make 150 frames of 148.5 frames'
-      time: ``T = ceil(N / hop_length)`` and a chunk's codes are those of transformers with ``overlap = 0``.
-    - *Scale.* The loudness by which a chunk was divided is level 0, the same code over the chunk: logarithmic steps of
-      0.12 dB (with 1,024 of them). The reference's codebooks are levels 1 to K - 1; level 0 alone gives no sound.
+    - *Chunks* follow one another without the reference's overlap of 1%, which would put 150 frames into the time of
+      148.5: ``T = ceil(N / hop_length)``, and a chunk's codes are those of transformers with ``overlap = 0``. From the
+      second chunk on they differ from the published model's; opening one warns about it.
+    - *Scale.* The loudness that a chunk is divided by is level 0, one code for the chunk: logarithmic steps of 0.12 dB
+      (with 1,024 of them). The reference's codebooks are levels 1 to K - 1; level 0 alone decodes to silence.
     """
 
     model_class = "EncodecModel"
@@ -164,6 +61,12 @@ class EncodecAdapter(TransformersCodec):
             if config.chunk_length % self.hop_length:
                 raise SoundloomError(
                     f"EnCodec chunks of {config.chunk_length} samples must be whole frames of {self.hop_length}"
+                )
+            if config.overlap:
+                warnings.warn(
+                    "this EnCodec's chunks overlap in the published model and do not here: "
+                    "its codes differ from the published model's after the first chunk",
+                    stacklevel=2,
                 )
 
     def _chunks(self, x: Tensor, frame: int) -> tuple[Tensor, ...]:
@@ -221,30 +124,8 @@ class DacAdapter(TransformersCodec):
         return self.model.decode(audio_codes=codes, return_dict=True).audio_values[:, None]
 
 
-class MimiAdapter(TransformersCodec):
-    """Kyutai's Mimi; level 0 is its semantic codebook."""
-
-    model_class = "MimiModel"
-    code_settings = (
-        *("sampling_rate", "audio_channels", "upsampling_ratios", "pad_mode", "use_causal_conv", "sliding_window"),
-        *("frame_rate", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "num_semantic_quantizers"),
-    )
-    decoder_weights = ("decoder.", "decoder_transformer.", "upsample.")
-
-    def _read(self, config: Any) -> None:
-        self.sample_rate, self.channels = config.sampling_rate, config.audio_channels
-        self.hop_length = round(config.sampling_rate / config.frame_rate)
-        self.codebook_size, self.num_levels = config.codebook_size, config.num_quantizers
-
-    def _encode(self, wave: Tensor) -> Tensor:
-        return self.model.encode(wave, return_dict=True).audio_codes
-
-    def _decode(self, codes: Tensor) -> Tensor:
-        return self.model.decode(codes, return_dict=True).audio_values
-
-
 class XcodecAdapter(TransformersCodec):
-    """X-Codec, which encodes sound together with a speech model's features; the end is padded to a whole frame."""
+    """X-Codec, which also encodes a speech model's features; the end is padded to a whole frame."""
 
     model_class = "XcodecModel"
     code_settings = ("sample_rate", "acoustic_model_config", "semantic_model_config", "channel_ratios", "strides")
@@ -253,7 +134,7 @@ class XcodecAdapter(TransformersCodec):
     def _read(self, config: Any) -> None:
         self.sample_rate, self.hop_length = config.sample_rate, config.hop_length
         self.codebook_size = config.codebook_size
-        # As encode counts them; rounding can make it one fewer than the configuration says.
+        # As encode counts them; rounding can make it one fewer than in the configuration.
         self.num_levels = self.model.quantizer.get_num_quantizers_for_bandwidth(config.target_bandwidths[-1])
 
     def _encode(self, wave: Tensor) -> Tensor:
@@ -278,12 +159,14 @@ ADAPTERS: dict[str, type[TransformersCodec]] = {
 }
 
 
-# Numbers of layers, each with tensors of its own: checked before anything, because even empty layers take time.
+# Numbers of layers, each with tensors of its own: checked first, because even empty layers take time.
 _COUNTS = ("num_quantizers", "n_codebooks", "num_residual_layers", "num_lstm_layers", "num_hidden_layers")
+
+_FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 def import_transformers() -> types.ModuleType:
-    """transformers, also beside a CPU-only torch, where torchaudio (which its audio models import) fails by itself."""
+    """Import transformers, also next to a CPU-only torch, where torchaudio (which its audio models import) fails."""
     with suppress(ImportError, OSError):
         audio._torchaudio()
     return importlib.import_module("transformers")
@@ -292,6 +175,7 @@ def import_transformers() -> types.ModuleType:
 def open_adapter(folder: Path, model_type: str) -> TransformersCodec:
     """Open a checkpoint folder in transformers' format as the codec that ``model_type`` names.
 
+    Torch's global generator stays where it is.
     Raises: `SoundloomError` where transformers has no such model, or the folder's files do not fit it.
     """
     adapter = ADAPTERS[model_type]
@@ -300,15 +184,15 @@ def open_adapter(folder: Path, model_type: str) -> TransformersCodec:
         model_class = getattr(transformers, adapter.model_class)
     except (ImportError, OSError, AttributeError, RuntimeError) as error:
         raise SoundloomError(f"{folder} needs {adapter.model_class} of transformers: {error}") from None
-    for path in _weight_files(folder):
+    for path in weight_files(folder):
         check_file(path)
-    if not _weight_files(folder):
+    if not weight_files(folder):
         raise SoundloomError(f"{folder} holds no model.safetensors; weights in other formats are not read")
     try:
-        with quiet(transformers):
+        with quiet(transformers), torch.random.fork_rng(devices=[]):
             config = model_class.config_class.from_pretrained(folder, local_files_only=True)
             _require_weights(folder, model_class, config)
-            model, told = model_class.from_pretrained(
+            model, report = model_class.from_pretrained(
                 folder,
                 config=config,
                 dtype=torch.float32,
@@ -316,28 +200,33 @@ def open_adapter(folder: Path, model_type: str) -> TransformersCodec:
                 local_files_only=True,
                 output_loading_info=True,
             )
-        lacking = sorted(told["missing_keys"]) + sorted(map(str, told.get("mismatched_keys", ())))
+        lacking = sorted(report["missing_keys"]) + sorted(map(str, report.get("mismatched_keys", ())))
         if lacking:
             raise SoundloomError(f"it lacks {len(lacking)} weights of {adapter.model_class}, such as {lacking[0]}")
+        for name, value in model.state_dict().items():
+            check_tensor(value, value.dtype, name)
         fold_weight_norm(model)
         return adapter(model.eval(), folder).eval()
     except Exception as error:
         raise SoundloomError(f"{folder} cannot be opened as {adapter.model_class}: {error}") from None
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    whole = folder / "model.safetensors"
-    return [whole] if whole.is_file() else sorted(folder.glob("model-*.safetensors"))
-
-
 def _require_weights(folder: Path, model_class: Any, config: Any) -> None:
-    """Refuse a configuration that asks for far more weights than the files hold, before anything is allocated."""
+    """Refuse a configuration that asks for far more weights than the files hold, before anything is allocated.
+
+    Tensors that are no floats are refused too, but for single numbers.
+    """
     held = tensors_held = 0
-    for path in _weight_files(folder):
+    for path in weight_files(folder):
         with safe_open(path, framework="pt") as tensors:
             names = tensors.keys()
             tensors_held += len(names)
-            held += sum(math.prod(tensors.get_slice(name).get_shape()) for name in names)
+            for name in names:
+                piece = tensors.get_slice(name)
+                size = math.prod(piece.get_shape())
+                held += size
+                if size > 1 and piece.get_dtype() not in _FLOATS:
+                    raise SoundloomError(f"{path.name}: {name} holds {piece.get_dtype()} values; expected floats")
     for part in (config, *(getattr(config, f"{kind}_model_config", None) for kind in ("acoustic", "semantic"))):
         for name in _COUNTS:
             if getattr(part, name, None) is not None and getattr(part, name) > tensors_held:
@@ -350,7 +239,7 @@ def _require_weights(folder: Path, model_class: Any, config: Any) -> None:
 
 @contextmanager
 def quiet(transformers: Any) -> Iterator[None]:
-    """No progress bars or load reports of transformers; what matters in them comes as an error of ours."""
+    """Silence transformers' progress bars and load reports; what matters in them becomes an error of ours."""
     log = transformers.utils.logging
     verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()
