@@ -60,9 +60,9 @@ def create_app(service: Service) -> Starlette:
 
     middleware = [Middleware(Rules, service=service)]
     if service.settings.origins:
-        headers = ["authorization", "content-type"]
-        cors = {"allow_origins": list(service.settings.origins), "allow_headers": headers}
-        middleware.insert(0, Middleware(CORSMiddleware, **cors, allow_methods=["GET", "POST"]))
+        origins, headers = list(service.settings.origins), ["authorization", "content-type"]
+        cors = Middleware(CORSMiddleware, allow_origins=origins, allow_headers=headers, allow_methods=["GET", "POST"])
+        middleware.insert(0, cors)
     handlers = {ApiError: on_api_error, SoundloomError: on_bad_input, HTTPException: on_http_error}
     return Starlette(
         routes=[route for routes in ROUTE_LISTS for route in routes(service)],
@@ -102,7 +102,7 @@ class Rules:
                 self.service.engine.metrics.error(seen["status"])
             client = (scope.get("client") or ("-",))[0]
             taken = (time.perf_counter() - began) * 1000
-            path = scope["path"].encode("ascii", "backslashreplace").decode()[:80]
+            path = scope["path"].encode("unicode_escape").decode("ascii")[:80]  # no line breaks of a client's
             log.info("%s %s %s %d %d B %.0f ms", client, scope["method"], path, seen["status"], seen["bytes"], taken)
 
     def _check(self, scope: Scope) -> None:

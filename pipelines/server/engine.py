@@ -153,6 +153,8 @@ class Engine:
             if not speaking.ended and not speaking.cancelled:
                 speaking.cancelled = True
                 self.metrics.cancelled += 1
+            if speaking in self._queue:
+                self._queue.remove(speaking)
             self._changed.notify_all()
 
     # --- the engine's thread --------------------------------------------------------------------------------------

@@ -210,10 +210,10 @@ class RowBatch:
         self.writer = run.state.writer
         steps = run.inputs.shape[2]
         self._room(steps)
-        numbers = {"step": run.step, "least": run.least, "most": run.most, "length": run.lengths, "runs": run.runs}
-        numbers |= {"prompt": run.request.prompt_lengths, "levels": row.levels}
-        for name, value in numbers.items():
-            self.state[name][place] = torch.as_tensor(value).squeeze(0) if torch.is_tensor(value) else value
+        self.state["step"][place], self.state["levels"][place] = run.step, row.levels
+        own = {"least": run.least, "most": run.most, "length": run.lengths, "runs": run.runs}
+        for name, value in {**own, "prompt": run.request.prompt_lengths}.items():
+            self.state[name][place] = value[0]
         self.state["inputs"][place].fill_(self.model.config.end_id)
         self.state["inputs"][place, :, :steps] = run.inputs[0]
         self.state["latents"][place].zero_()
