@@ -1,6 +1,6 @@
 """How close one waveform is to another: mel distance, SI-SDR, PESQ, STOI, ViSQOL; how sure a mean is; codebooks' use.
 
-PESQ, STOI and ViSQOL come from the packages of the extra ``soundloom[eval]``. A judge that cannot judge a pair returns
+PESQ, STOI and ViSQOL come from the packages of the extra ``eval``. A judge that cannot judge a pair returns
 None: it is counted as failed, never replaced by a number.
 """
 
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from codec.audio.files import mel_filterbank, resample
+from codec.common.extras import install_hint
 from codec.errors import SoundloomError
 
 MEL_SCALES = ((2048, 150), (512, 80))  # (window, mels), hop a quarter of the window: DAC's
@@ -258,8 +259,8 @@ def require(module: str, extra: str = "eval") -> types.ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name != module.split(".")[0]:
-            raise SoundloomError(f"{module} needs {error.name}: pip install 'soundloom[{extra}]'") from error
-        raise SoundloomError(f"{module} is not installed: pip install 'soundloom[{extra}]'") from error
+            raise SoundloomError(f"{module} needs {error.name}: {install_hint(extra)}") from error
+        raise SoundloomError(f"{module} is not installed: {install_hint(extra)}") from error
 
 
 def _same_length(reference: Tensor, estimate: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@
 
 CODEC is a folder, a hub name, or `shipped`. Writes report.json, report.md and report.html (to listen to). Bitrates are
 those of whole files: codes packed as .loom, Opus in Ogg. Every mean has a 95% bootstrap interval over recordings; what
-a judge refuses is counted, never replaced. Needs `pip install 'soundloom[eval]'`; ViSQOL is told where it is installed.
+a judge refuses is counted, never replaced. Needs `pip install -e '.[eval]'`; ViSQOL is told where it is installed.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ VOICE is a folder, a hub name, or `shipped`. The sentences are 220 that were wri
 installed, another teacher's, or a manifest's recordings), the same through the voice's codec (the ceiling), and the
 voice's speech against other sentences (the floor). Writes report.json, report.md and report.html, with players and
 pictures of where the model looked.
-Needs `pip install 'soundloom[eval]'`.
+Needs `pip install -e '.[eval]'`.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
         --language en_US_f_Allison=en --language fr_CA_f_June=fr
     python pipelines/import_audio.py LJSpeech-1.1/ corpora/lj
 
-Reads what soundfile reads (WAV, FLAC, Ogg, MP3 …) and, with PyAV (pip install "soundloom[corpus]"), what FFmpeg reads:
+Reads what soundfile reads (WAV, FLAC, Ogg, MP3 …) and, with PyAV (pip install -e '.[corpus]'), what FFmpeg reads:
 m4a, aac, opus in webm, wma, raw G.722 … Speaker: the first folder below SRC that a file is in, else SRC's own name.
 Texts: LJSpeech's metadata.csv in SRC, a .txt beside a file, or --transcripts with lines "name: text" (";" opens a
 comment; "[a beep]" in brackets is no speech). Files that are there already are kept: start it again to go on.
@@ -22,6 +22,7 @@ import torch
 from tqdm import tqdm
 
 from codec.audio.files import AUDIO_SUFFIXES, audio_info, read_audio, resample, write_audio
+from codec.common.extras import install_hint
 from codec.errors import SoundloomError
 from pipelines.command_line.run import run
 from pipelines.corpus.write import Reject, Row, remove_leftovers, split_of, write_corpus
@@ -48,7 +49,7 @@ def decode(path: Path, sample_rate: int) -> torch.Tensor:
     try:
         import av
     except ImportError as error:
-        raise SoundloomError(f'{path}: needs PyAV to be read: pip install "soundloom[corpus]"') from error
+        raise SoundloomError(f"{path}: needs PyAV to be read: {install_hint('corpus')}") from error
     parts: list[torch.Tensor] = []
     rate, length = 0, 0
     try:

@@ -6,7 +6,7 @@ Words: those of the texts, of the teacher's own checked word list, and the liste
 texts gets the pronunciation that it has most often in a sentence (``to`` is hardly ever said alone), apart before
 vowels where that differs; every other word the one it has alone.
 
-Needs: pip install "soundloom[corpus]"   (hibari-tts, Apache-2.0). One core, about five minutes.
+Needs: pip install -e '.[corpus]'   (hibari-tts, Apache-2.0). One core, about five minutes.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from codec.common.extras import install_hint
 from codec.common.files import write_bytes
 from codec.errors import SoundloomError
 from lm.text.english.normalize import normalize
@@ -46,7 +47,7 @@ class Teacher:
             import hibari
             from hibari.g2p import G2P
         except ImportError as error:
-            raise SoundloomError('hibari-tts is not installed: pip install "soundloom[corpus]"') from error
+            raise SoundloomError(f"hibari-tts is not installed: {install_hint('corpus')}") from error
         self.g2p: Any = G2P()
         assets = Path(hibari.__file__).parent / "assets"
         self.gold: dict[str, Any] = json.loads(gzip.decompress((assets / "lexicon_us_gold.json.gz").read_bytes()))

@@ -5,7 +5,7 @@
     SOUNDLOOM_API_KEY=... python pipelines/serve.py --host 0.0.0.0
     curl -s http://127.0.0.1:8000/v1/audio/speech -d '{"input": "hello world"}' -o hello.mp3
 
-Needs the extra `serve`: pip install 'soundloom[serve]'. Everything is read-only and stays in memory. Without --host
+Needs the extra `serve`: pip install -e '.[serve]'. Everything is read-only and stays in memory. Without --host
 only this machine can reach it. docs/serve.md has the clients' settings and the limits.
 Exit code: 0; 2 for bad input.
 """
@@ -20,6 +20,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from codec.common.extras import install_hint
 from codec.errors import SoundloomError
 from pipelines.command_line.run import run
 
@@ -130,7 +131,7 @@ def main(argv: list[str] | None = None) -> int:
         import starlette  # noqa: F401 - fail here, in one line, and not after the models are open
         import uvicorn  # noqa: F401
     except ImportError as error:
-        raise SoundloomError(f"{error.name} is missing; pip install 'soundloom[serve]'") from None
+        raise SoundloomError(f"{error.name} is missing; {install_hint('serve')}") from None
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     asyncio.run(serve(make_service(options), options))
     return 0

@@ -204,3 +204,28 @@ def test_a_sampling_method_is_changed_in_its_file_alone(monkeypatch: pytest.Monk
     after = voice.speak("Hello world", seed=1).codes
     assert next(calls) > 0
     assert before.shape != after.shape or not torch.equal(before, after)
+
+
+# --- hints ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_hint_names_the_clone_or_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from codec.common import extras
+
+    assert extras.install_hint("plot") == "pip install -e '.[plot]'"
+    monkeypatch.setattr(extras, "__file__", str(tmp_path / "codec" / "common" / "extras.py"))
+    assert extras.install_hint("plot") == "pip install 'soundloom[plot]'"
+
+
+def test_every_extra_is_in_the_table_and_every_hint_names_one() -> None:
+    section = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("[project.optional-dependencies]\n")[1]
+    extras = set(re.findall(r"^(\w+) = \[", section.split("\n[tool")[0], re.MULTILINE))
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    assert extras == set(re.findall(r"^\| `(\w+)` \|", index.split("## Extras")[1], re.MULTILINE))
+    sources = [
+        path.read_text(encoding="utf-8")
+        for name in ("codec", "lm", "pipelines")
+        for path in (ROOT / name).rglob("*.py")
+    ]
+    named = {extra for text in sources for extra in re.findall(r"install_hint\(['\"](\w+)['\"]\)|'\.\[(\w+)\]'", text)}
+    assert {one or other for one, other in named} <= extras

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from codec.common.extras import install_hint
 from codec.errors import SoundloomError
 from codec.store.plan import Settings, load_plans
 from codec.store.writer import finalize
@@ -60,7 +61,7 @@ def run_engine(engine: Engine, task: ShardTask, tasks: int, options: Sequence[st
     try:
         from datatrove import executor
     except ImportError as error:
-        raise SoundloomError("--engine: needs datatrove; pip install 'soundloom[cluster]'") from error
+        raise SoundloomError(f"--engine: needs datatrove; {install_hint('cluster')}") from error
     words: dict[str, Any] = {"logging_dir": str(task.store.with_name(task.store.name + "-logs"))}
     words |= dict(_parse_option(option) for option in options)
     try:

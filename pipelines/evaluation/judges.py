@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from codec.common.extras import install_hint
 from codec.errors import SoundloomError
 from codec.metrics import mel_distance, pesq_wb, require, stoi, visqol
 from pipelines.evaluation import quality, similarity, words
@@ -74,7 +75,7 @@ def choose_judges(options: argparse.Namespace, *, references: bool) -> Panel:
     if options.quality or (options.quality is None and installed("distillmos")):
         panel.add(quality.DistillMOS(options.device))
     elif options.quality is None:
-        panel.facts["DistillMOS"] = "not judged: pip install 'soundloom[eval]'"
+        panel.facts["DistillMOS"] = f"not judged: {install_hint('eval')}"
     if references:
         _add_comparisons(panel)
     if options.dnsmos:

@@ -7,10 +7,11 @@ import importlib.util
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from codec.common.extras import install_hint
 from codec.common.files import sha256_file
 from codec.errors import SoundloomError
 
-EVAL_EXTRA = "pip install 'soundloom[eval]'"
+EVAL_EXTRA = install_hint("eval")
 
 
 def installed(module: str) -> bool:

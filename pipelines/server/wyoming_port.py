@@ -10,6 +10,7 @@ import logging
 from functools import partial
 from typing import Any
 
+from codec.common.extras import install_hint
 from codec.errors import SoundloomError
 from pipelines.server.encoders import pcm16
 from pipelines.server.errors import ApiError
@@ -26,7 +27,7 @@ try:
     from wyoming.server import AsyncEventHandler, AsyncServer
     from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart, SynthesizeStop, SynthesizeStopped
 except ImportError as missing:
-    raise SoundloomError(f"{missing.name} is missing; pip install 'soundloom[wyoming]'") from None
+    raise SoundloomError(f"{missing.name} is missing; {install_hint('wyoming')}") from None
 
 log = logging.getLogger("soundloom.server")
 MAX_TEXT = 50_000  # characters between synthesize-start and synthesize-stop

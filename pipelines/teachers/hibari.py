@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from codec.common.extras import install_hint
 from codec.errors import SoundloomError
 from pipelines.teachers.base import Teacher, Wave
 
@@ -19,7 +20,7 @@ class Hibari(Teacher):
             from hibari import __version__
             from hibari.voices import VOICES
         except ImportError as error:
-            raise SoundloomError('the teacher hibari is not installed: pip install "soundloom[corpus]"') from error
+            raise SoundloomError(f"the teacher hibari is not installed: {install_hint('corpus')}") from error
         self.voice = voice or "heart"
         if self.voice not in VOICES:
             raise SoundloomError(f"hibari has no voice {self.voice!r}; it has {', '.join(VOICES)}")
