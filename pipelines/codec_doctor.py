@@ -26,7 +26,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from codec.audio.files import read_audio
 from codec.common.files import write_text
@@ -37,6 +36,7 @@ from codec.losses import MelLoss
 from codec.model import Codec
 from codec.pretrained import load_codec
 from codec.store.plan import Settings, Utterance
+from pipelines.command_line.progress import track
 from pipelines.command_line.run import run
 from pipelines.corpus.read import open_corpus
 from pipelines.training.log import JsonlLog
@@ -57,7 +57,7 @@ class Recordings:
         self.longest: Tensor | None = None
 
     def __iter__(self) -> Iterator[Tensor]:
-        for item in tqdm(self.items, unit="file", disable=not sys.stderr.isatty()):
+        for item in track(self.items, "file"):
             try:
                 wave = self._read(item)
             except SoundloomError as error:

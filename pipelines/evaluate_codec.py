@@ -19,11 +19,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from codec.errors import SoundloomError
 from codec.metrics import MEL_RECIPE
 from codec.pretrained import load_codec
+from pipelines.command_line.progress import track
 from pipelines.command_line.run import run
 from pipelines.evaluation import codec_scores as scores
 from pipelines.evaluation.anchors import numbers, opus_targets
@@ -47,7 +47,7 @@ def measure(
     if opus:
         families["Opus"] = [f"Opus, target {bitrate / 1000:g}" for bitrate in opus]
     results.systems = families
-    for i, clip in enumerate(tqdm(results.clips, unit="clip", disable=not sys.stderr.isatty())):
+    for i, clip in enumerate(track(results.clips, "clip")):
         outputs = list(scores.anchor_outputs(results.clips, i))
         for one in tested:
             outputs += scores.codec_outputs(one, clip, rate)

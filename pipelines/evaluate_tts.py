@@ -30,9 +30,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from codec.errors import SoundloomError
+from pipelines.command_line.progress import Bar, track
 from pipelines.command_line.run import run
 from pipelines.command_line.voice_options import SETTINGS
 from pipelines.corpus.texts import read_texts
@@ -60,16 +60,15 @@ def measure(
     opus: Sequence[int] = (),
 ) -> None:
     """Speak everything, then judge it."""
-    bar = tqdm(total=len(results.texts) * len(seeds), unit="sentence", disable=not sys.stderr.isatty())
     if results.reference is not None:
         results.items += scores.reference_items(results.reference, voice, settings["levels"], opus)
-    for seed in seeds:
-        for item in scores.voice_items(voice, results.texts, seed, settings, batch_size):
-            results.items.append(item)
-            bar.update(item.system == "voice")
-    bar.close()
+    with Bar(len(results.texts) * len(seeds), "sentence") as bar:
+        for seed in seeds:
+            for item in scores.voice_items(voice, results.texts, seed, settings, batch_size):
+                results.items.append(item)
+                bar.add(item.system == "voice")
     heard: dict[int, Item] = {}  # with the guard and without it, a sentence often is one and the same sound
-    for item in tqdm(results.items, unit="output", desc="judges", disable=not sys.stderr.isatty()):
+    for item in track(results.items, "output", "judges"):
         same = heard.get(id(item.wave)) if item.wave is not None else None
         if same is not None:
             item.transcript, item.scores = same.transcript, same.scores
@@ -111,7 +110,7 @@ def _reference(options: argparse.Namespace, sample_rate: int) -> tuple[list[str]
 
 
 def _shown(names: Iterator[str], count: int) -> Iterator[str]:
-    yield from tqdm(names, total=count, unit="speaker", disable=not sys.stderr.isatty())
+    yield from track(names, "speaker", total=count)
 
 
 def _facts(options: argparse.Namespace, voice: Voice, results: Results) -> dict[str, str]:

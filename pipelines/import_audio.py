@@ -19,11 +19,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from codec.audio.files import AUDIO_SUFFIXES, audio_info, read_audio, resample, write_audio
 from codec.common.extras import install_hint
 from codec.errors import SoundloomError
+from pipelines.command_line.progress import track
 from pipelines.command_line.run import run
 from pipelines.corpus.write import Reject, Row, remove_leftovers, split_of, write_corpus
 
@@ -183,7 +183,7 @@ def main(argv: list[str] | None = None) -> int:
     languages = dict(_pairs(args.language))
     remove_leftovers(args.out)
     rows, rejects = [], []
-    for path in tqdm(files, desc=args.out.name, unit="file"):
+    for path in track(files, "file", args.out.name):
         try:
             rows.append(import_file(path, args.source, args.out, args.sample_rate, texts, languages))
         except SoundloomError as error:

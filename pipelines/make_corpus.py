@@ -27,9 +27,8 @@ from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
-from tqdm import tqdm
-
 from codec.errors import SoundloomError
+from pipelines.command_line.progress import track
 from pipelines.command_line.run import run
 from pipelines.corpus.texts import pairs, read_texts, text_id
 from pipelines.corpus.write import Reject, Row, read_facts, remove_leftovers, split_of, write_corpus
@@ -124,7 +123,7 @@ def main(argv: list[str] | None = None) -> int:
     _check_same(args.out, job)
     remove_leftovers(args.out)
     with closing(make_all(job, texts, args.workers)) as made:
-        shown = tqdm(made, total=len(texts) * (1 + len(args.speeds)), desc=args.out.name, unit="text", smoothing=0.05)
+        shown = track(made, "text", args.out.name, len(texts) * (1 + len(args.speeds)))
         rows, rejects = collect(shown, args.hours)
     facts = write_corpus(
         args.out,

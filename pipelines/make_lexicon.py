@@ -20,13 +20,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from codec.common.extras import install_hint
 from codec.common.files import write_bytes
 from codec.errors import SoundloomError
 from lm.text.english.normalize import normalize
 from lm.text.lexicon import VOWELS, Lexicon, clean_phonemes
+from pipelines.command_line.progress import track
 from pipelines.command_line.run import run
 from pipelines.corpus.texts import read_texts
 
@@ -100,7 +99,7 @@ def inflections(word: str) -> list[str]:
 
 def build(teacher: Teacher, texts: list[str], progress: bool = True) -> Lexicon:
     """The lexicon of the texts' words, the teacher's checked words and their attested inflections."""
-    shown = tqdm(texts, desc="sentences", unit="", disable=not progress)
+    shown = track(texts, "sentence", shown=progress)
     plain, vowel = count_readings(teacher, shown)
     words: dict[str, str] = {}
     before_vowel: dict[str, str] = {}
@@ -114,7 +113,7 @@ def build(teacher: Teacher, texts: list[str], progress: bool = True) -> Lexicon:
     listed -= {w for w in listed if len(w) > 1 and w.isupper() and _count(plain, vowel, w.lower()) >= _COMMON}
     known = {w.lower() for w in (*listed, *words)}
     listed |= {form for word in known for form in inflections(word) if form in teacher.silver}
-    for word in tqdm(sorted(listed - set(words)), desc="words", unit="", disable=not progress):
+    for word in track(sorted(listed - set(words)), "word", shown=progress):
         phonemes = teacher.alone(word)
         if phonemes:
             words[word] = phonemes

@@ -122,7 +122,7 @@ def _tokenize_with(
     from codec.store.writer import collect_leftovers
     from pipelines.corpus.read import open_corpus
     from pipelines.corpus.tokenize_shards import (
-        Bar,
+        HoursBar,
         Job,
         do_shards,
         free_bytes,
@@ -158,7 +158,7 @@ def _tokenize_with(
             run_engine(arguments.engine, ShardTask(*job), arguments.tasks, arguments.engine_option)
             return _finish(plan, arguments.max_reject_rate)
         job = Job(plan, corpus.settings, arguments.codec, arguments.device, load_codec)
-        with Bar(forecast.audio_seconds) as bar:
+        with HoursBar(forecast.audio_seconds) as bar:
             if workers is None:
                 do_shards(job, shards, bar.add)
             else:

@@ -37,9 +37,10 @@ def read_manifest(path: Path, split: str = "") -> Iterator[Row]:
     """
     check_file(path)
     for number, line in _lines(path):
-        row = _row(parse_json(line, f"{path}, line {number}"), f"{path}, line {number}")
-        if split in ("", "all", row.split):
-            yield row
+        name = f"{path}, line {number}"
+        record = parse_json(line, name)
+        if split in ("", "all") or not isinstance(record, dict) or record.get("split") == split:
+            yield _row(record, name)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

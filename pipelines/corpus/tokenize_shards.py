@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from codec.audio.files import read_audio
 from codec.errors import SoundloomError
 from codec.store.plan import Plan, Settings
 from codec.store.writer import tokenize_shard
+from pipelines.command_line.progress import Bar
 from pipelines.corpus.read import Corpus, open_corpus
 
 LoadCodec = Callable[[str | None], Any]
@@ -73,33 +72,23 @@ def do_shards(job: Job, shards: Sequence[int], progress: Progress) -> None:
         tokenize_shard(job.plan, index, codec, corpus.fetch, lambda item, reason: progress(item.seconds, reason))
 
 
-class Bar:
-    """Progress in hours of audio: a bar on a terminal, a line every half minute in a log."""
+class HoursBar:
+    """Progress in hours of audio, with the number of rejects."""
 
     def __init__(self, seconds: float) -> None:
-        self._total = seconds / 3600
-        self._done = 0.0
+        self._bar = Bar(seconds / 3600, "hour")
         self._rejects = 0
-        self._said = time.monotonic()
-        form = "{l_bar}{bar}| {n:.3f}/{total:.3f} h [{elapsed}<{remaining}{postfix}]"
-        self._bar = tqdm(total=self._total, bar_format=form, file=sys.stderr, disable=None, dynamic_ncols=True)
 
-    def __enter__(self) -> Bar:
+    def __enter__(self) -> HoursBar:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self._bar.close()
+    def __exit__(self, *exception: Any) -> None:
+        self._bar.__exit__(*exception)
 
     def add(self, seconds: float, reason: str) -> None:
         """Count one utterance, rejected if there is a ``reason``."""
-        self._done += seconds / 3600
         self._rejects += bool(reason)
-        self._bar.update(seconds / 3600)
-        if reason:
-            self._bar.set_postfix(rejects=self._rejects)
-        if self._bar.disable and time.monotonic() - self._said > 30:
-            self._said = time.monotonic()
-            print(f"{self._done:.3f} of {self._total:.3f} hours, {self._rejects} rejects", file=sys.stderr, flush=True)
+        self._bar.add(seconds / 3600, f"{self._rejects} rejects" if self._rejects else None)
 
 
 @dataclass(frozen=True)

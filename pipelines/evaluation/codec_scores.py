@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from codec.audio.files import read_audio, resample
 from codec.common.seeds import stable_seed
@@ -18,6 +16,7 @@ from codec.errors import SoundloomError
 from codec.loom import CodeFile, mark_of, pack
 from codec.metrics import count_codes, si_sdr
 from codec.store.plan import Settings
+from pipelines.command_line.progress import track
 from pipelines.corpus.read import open_corpus
 from pipelines.evaluation.anchors import through_opus
 from pipelines.evaluation.judges import Judge
@@ -107,7 +106,7 @@ def use_of_codes(
     items = sorted(source.utterances(), key=lambda item: stable_seed(0, "use", item.id))
     counts: dict[str, Tensor] = {}
     seconds = 0.0
-    for item in tqdm(items, unit="file", desc="use of codes", disable=not sys.stderr.isatty()):
+    for item in track(items, "file", "use of codes"):
         if seconds >= 60 * minutes:
             break
         length = min(60.0, item.duration or 60.0)
