@@ -33,9 +33,10 @@ from typing import Any
 import yaml
 
 from codec.common.files import write_bytes
-from codec.errors import SoundloomError
+from codec.errors import SoundloomError, quoted
 from codec.metrics import Summary, summarize
 from pipelines.command_line.run import run
+from pipelines.command_line.strict_yaml import read_yaml
 from pipelines.evaluation import plots
 from pipelines.training.log import JsonlLog
 
@@ -54,26 +55,23 @@ class Plan:
 
 
 def read_plan(path: Path) -> Plan:
-    """Read the file of variants. Raises: SoundloomError that names what is wrong in it."""
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SoundloomError(f"{path}: cannot be read ({error.strerror}); give the plan, a YAML file") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SoundloomError(f"{path}: cannot be read as YAML ({error})") from error
-    kinds = {"base": str, "speech": str, "common": dict, "variants": dict}
-    if not isinstance(raw, dict) or set(raw) - set(kinds):
-        raise SoundloomError(f"{path}: wanted a mapping with {', '.join(kinds)}, and nothing else")
-    raw = {"common": {}} | raw
+    """Read the file of variants.
+
+    Raises:
+        SoundloomError: the file is unreadable or holds something else; the message names the key.
+    """
+    raw: dict[str, Any] = {"common": {}} | read_yaml(path)
+    kinds: dict[str, type] = {"base": str, "speech": str, "common": dict, "variants": dict}
+    if set(raw) - set(kinds):
+        raise SoundloomError(f"{path}: expected a mapping with {', '.join(kinds)}, and nothing else")
     for key, kind in kinds.items():
         if not isinstance(raw.get(key), kind) or (key != "common" and not raw[key]):
-            raise SoundloomError(
-                f"{path}: {key}: wanted {'a mapping' if kind is dict else 'a path'}, not {raw.get(key)!r}"
-            )
+            expected = "a mapping" if kind is dict else "a path"
+            raise SoundloomError(f"{path}: {key}: expected {expected}, not {quoted(raw.get(key))}")
     for name, changes in raw["variants"].items():
         if not _NAME.fullmatch(str(name)) or not isinstance(changes, dict):
             raise SoundloomError(
-                f"{path}: variants.{name}: wanted a name of small letters, digits and -, with a mapping of settings"
+                f"{path}: variants.{name}: expected a name of lower-case letters, digits and -, with a mapping"
             )
     return Plan(**raw)
 

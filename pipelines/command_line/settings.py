@@ -1,4 +1,4 @@
-"""Settings of a program: dataclasses filled from a YAML file and from the command line, every field checked.
+"""Fill the settings of a program, which are dataclasses, from a YAML file and the command line; check every field.
 
     @dataclass(frozen=True)
     class Settings:
@@ -27,26 +27,28 @@ import sys
 import typing
 from argparse import ArgumentError, RawDescriptionHelpFormatter
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
-from codec.errors import SoundloomError
+from codec.errors import SoundloomError, quoted
+from pipelines.command_line.strict_yaml import check_yaml, odd_number, read_yaml
 
 T = TypeVar("T")
+_LONGEST_MESSAGE = 400
 
 
 class _HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
-    """Keeps the lines of the examples as they are written."""
+    """Keep the lines of the examples as they are written."""
 
 
 def parse_settings(cls: type[T], argv: Sequence[str] | None = None, *, description: str | None = None) -> T:
     """Build the dataclass ``cls`` from ``--config file.yaml`` (may be repeated) and ``--key.subkey value``.
 
-    Later words win: what stands on the command line after ``--config`` overrides the file. Nested dataclasses
-    become dotted keys. ``--help`` and ``--print_config`` print and exit with 0.
+    Later words win: the command line after ``--config`` overrides the file. Nested dataclasses become dotted keys.
+    ``--help`` and ``--print_config`` print and exit with 0.
 
     Args:
         argv: the words after the program's name; None takes ``sys.argv``.
@@ -61,22 +63,26 @@ def parse_settings(cls: type[T], argv: Sequence[str] | None = None, *, descripti
     parser.add_argument("--config", action="config", help="YAML file with any of the keys below")
     parser.add_class_arguments(cls)
     valid = list(setting_keys(cls))
-    _check_argv(argv, valid)
+    _check_argv(cls, argv, valid)
     try:
         namespace = parser.parse_args(argv)
-    except (ArgumentError, TypeError, ValueError) as error:
+    except (ArgumentError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise SoundloomError(f"settings: {_explain(str(error), valid)}") from error
     return _build(cls, namespace, "")
 
 
 def setting_keys(cls: type, prefix: str = "") -> Iterator[str]:
     """Yield every dotted key of a settings dataclass, groups included (``model`` and ``model.dim``)."""
+    yield from (key for key, _ in _hints(cls, prefix))
+
+
+def _hints(cls: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
-        key = prefix + field.name
-        yield key
-        if dataclasses.is_dataclass(hints[field.name]):
-            yield from setting_keys(typing.cast(type, hints[field.name]), key + ".")
+        key, hint = prefix + field.name, hints[field.name]
+        yield key, hint
+        if dataclasses.is_dataclass(hint):
+            yield from _hints(typing.cast(type, hint), key + ".")
 
 
 def flatten_settings(settings: Any, prefix: str = "") -> dict[str, Any]:
@@ -103,30 +109,27 @@ def changed_settings(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tupl
     return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
 
 
-def _check_argv(argv: Sequence[str] | None, valid: list[str]) -> None:
-    """Refuse unknown keys in the YAML files named by ``argv``, before any type is looked at."""
+def _check_argv(cls: type, argv: Sequence[str] | None, valid: list[str]) -> None:
+    """Check the YAML files and the values in ``argv`` before the parser builds anything of them."""
     words = list(sys.argv[1:] if argv is None else argv)
-    for i, word in enumerate(words):
-        if word == "--config" and i + 1 < len(words):
-            _check_file(Path(words[i + 1]), valid)
-        elif word.startswith("--config="):
-            _check_file(Path(word.removeprefix("--config=")), valid)
+    numbers = {key for key, hint in _hints(cls) if {int, float} & {hint, *typing.get_args(hint)}}
+    for word, following in zip_longest(words, words[1:], fillvalue=""):
+        name, equals, value = word.removeprefix("--").partition("=")
+        value = value if equals else following
+        if not word.startswith("--"):
+            continue
+        if name == "config":
+            _check_file(Path(value), valid)
+        elif name in numbers and (reason := odd_number(value)):
+            raise SoundloomError(f"settings: --{name}: {reason}")
+        elif value.lstrip()[:1] in ("[", "{"):
+            check_yaml(value, f"settings: --{name}")
 
 
-def _check_file(path: Path, valid: list[str]) -> None:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SoundloomError(f"{path}: cannot read the settings ({error.strerror or error})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SoundloomError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if content is None:
-        return
-    if not isinstance(content, dict):
-        raise SoundloomError(f"{path}: must hold 'key: value' lines, not a {type(content).__name__}")
-    for key in _file_keys(content, ""):
+def _check_file(path: Path, valid: Sequence[str]) -> None:
+    for key in _file_keys(read_yaml(path), ""):
         if key not in valid:
-            raise SoundloomError(f"{path}: unknown key '{key}'{_nearest(key, valid)}")
+            raise SoundloomError(f"{path}: unknown key {quoted(key)}{_nearest(key, valid)}")
 
 
 def _file_keys(content: dict[Any, Any], prefix: str) -> Iterator[str]:
@@ -138,12 +141,13 @@ def _file_keys(content: dict[Any, Any], prefix: str) -> Iterator[str]:
 
 
 def _explain(message: str, valid: list[str]) -> str:
-    """Make the parser's message one line, with the nearest valid keys beside unknown ones."""
-    message = " ".join(message.split())
+    """Return the parser's message as one short line, with the nearest valid key for an unknown one."""
+    message = " ".join(message[:4000].split())
     unknown = [word for word in re.findall(r"--([\w.]+)", message) if word not in valid and word != "config"]
     if "nrecognized" in message and unknown:
-        return f"unknown key '{unknown[0]}'{_nearest(unknown[0], valid)}"
-    return re.sub(r"<class '(\w+)'>", r"\1", message.replace("Parser key", "key"))
+        return f"unknown key {quoted(unknown[0])}{_nearest(unknown[0], valid)}"
+    message = re.sub(r"<class '(\w+)'>", r"\1", message.replace("Parser key", "key"))
+    return message if len(message) <= _LONGEST_MESSAGE else message[: _LONGEST_MESSAGE - 1] + "…"
 
 
 def _nearest(key: str, valid: list[str]) -> str:
@@ -155,32 +159,31 @@ def _nearest(key: str, valid: list[str]) -> str:
 
 
 def _item_class(hint: Any) -> type | None:
-    """The dataclass that a list of dataclasses holds, or None where the hint is something else."""
+    """Return the dataclass that a list of dataclasses holds, or None where the hint is something else."""
     items = typing.get_args(hint) if typing.get_origin(hint) is list else ()
-    return items[0] if items and dataclasses.is_dataclass(items[0]) else None
+    return items[0] if items and isinstance(items[0], type) and dataclasses.is_dataclass(items[0]) else None
 
 
 def _is_finite(value: Any) -> bool:
-    return all(not isinstance(v, float) or math.isfinite(v) for v in (value if isinstance(value, list) else [value]))
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return all(not isinstance(v, float) or math.isfinite(v) for v in values)
 
 
 def _build(cls: type[T], namespace: Any, prefix: str) -> T:
     if not isinstance(namespace, Namespace):
-        raise SoundloomError(f"settings: key '{prefix.rstrip('.')}' must hold keys of its own, not {namespace!r}")
+        raise SoundloomError(f"settings: key '{prefix.rstrip('.')}' must hold keys of its own, not {quoted(namespace)}")
     hints = typing.get_type_hints(cls)
     values: dict[str, Any] = {}
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         value = getattr(namespace, field.name)
-        hint = hints[field.name]
-        if value is None and type(None) not in typing.get_args(hint):  # which the parser lets pass
-            raise SoundloomError(f"settings: key '{prefix}{field.name}' must not be null")
+        hint, key = hints[field.name], f"{prefix}{field.name}"
+        if value is None and type(None) not in typing.get_args(hint):  # the parser accepts null everywhere
+            raise SoundloomError(f"settings: key '{key}' must not be null")
         if dataclasses.is_dataclass(hint):
-            value = _build(typing.cast(type, hint), value, f"{prefix}{field.name}.")
+            value = _build(typing.cast(type, hint), value, f"{key}.")
         elif item := _item_class(hint):
-            value = [_build(item, entry, f"{prefix}{field.name}.{i}.") for i, entry in enumerate(value)]
-        elif any(
-            isinstance(v, float) and not math.isfinite(v) for v in (value if isinstance(value, list) else [value])
-        ):
-            raise SoundloomError(f"settings: key '{prefix}{field.name}' must be a finite number, not {value}")
+            value = [_build(item, entry, f"{key}.{i}.") for i, entry in enumerate(value)]
+        elif not _is_finite(value):
+            raise SoundloomError(f"settings: key '{key}' must be a finite number, not {quoted(value)}")
         values[field.name] = value
     return cls(**values)

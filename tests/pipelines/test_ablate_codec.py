@@ -26,13 +26,13 @@ def test_later_settings_win_and_neighbours_stay() -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("- 1", "wanted a mapping"),
-        ("base: a\nspeech: b\nvariants: {x: {}}\nstep: 3", "wanted a mapping"),
-        ("base: a\nvariants: {x: {}}", "speech: wanted a path"),
-        ("base: a\nspeech: b\nvariants: {}", "variants: wanted a mapping"),
+        ("- 1", "must hold 'key: value' lines"),
+        ("base: a\nspeech: b\nvariants: {x: {}}\nstep: 3", "expected a mapping"),
+        ("base: a\nvariants: {x: {}}", "speech: expected a path"),
+        ("base: a\nspeech: b\nvariants: {}", "variants: expected a mapping"),
         ("base: a\nspeech: b\nvariants: {../x: {}}", "variants.../x"),
         ("base: a\nspeech: b\nvariants: {x: 3}", "variants.x"),
-        ("base: [", "cannot be read as YAML"),
+        ("base: [", "not valid YAML"),
     ],
 )
 def test_a_wrong_plan_is_named(tmp_path: Path, text: str, told: str) -> None:

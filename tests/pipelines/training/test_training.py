@@ -7,6 +7,7 @@ import json
 import math
 import os
 import signal
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -210,6 +211,7 @@ class Settings:
 
     Args:
         store: a folder.
+        steps: how many.
         model: the model.
         optimizer: its optimizer.
         bf16: fast and rough.
@@ -217,6 +219,7 @@ class Settings:
     """
 
     store: str
+    steps: int = 3
     model: Shape = field(default_factory=Shape)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     bf16: bool = True
@@ -232,7 +235,7 @@ def parse(tmp_path: Path, text: str, *words: str) -> Settings:
 def test_settings_are_typed_and_the_command_line_wins(tmp_path: Path) -> None:
     text = "store: a\noptimizer: {lr: 1e-4}\nmodel: {dim: 64, kind: coarse}\nbf16: no\nweights: [1e-1, 2]\n"
     settings = parse(tmp_path, text, "--model.dim", "256")
-    assert settings == Settings("a", Shape("coarse", 256), OptimizerSettings(lr=1e-4), False, [0.1, 2.0])
+    assert settings == Settings("a", 3, Shape("coarse", 256), OptimizerSettings(lr=1e-4), False, [0.1, 2.0])
     assert isinstance(settings.optimizer.lr, float)
     assert flatten_settings(settings)["optimizer.lr"] == 1e-4
     changed = changed_settings(flatten_settings(settings), flatten_settings(parse(tmp_path, text)))
@@ -245,7 +248,7 @@ def test_settings_are_typed_and_the_command_line_wins(tmp_path: Path) -> None:
         ("store: a\nmodle: {dim: 3}", (), r"'modle'; did you mean 'model'"),
         ("store: a\nmodel: {dmi: 3}", (), r"'model.dmi'; did you mean 'model.dim'"),
         ("store: a\nlr: 3", (), r"'lr'; did you mean 'optimizer.lr'"),
-        ("store: a\nzzz: 3", (), r"'zzz'; valid keys: store, model"),
+        ("store: a\nzzz: 3", (), r"'zzz'; valid keys: store, steps, model"),
         ("store: a", ("--model.dmi", "3"), r"'model.dmi'; did you mean 'model.dim'"),
         ("store: a", ("--model.di", "3"), r"'model.di'; did you mean 'model.dim'"),
         ("store: a\nmodel: {dim: 3.5}", (), r"model.dim.*int.*3.5"),
@@ -272,6 +275,63 @@ def test_bad_settings_name_the_key_and_what_would_be_right(
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SoundloomError, match=r"nope.yaml"):
         parse_settings(Settings, [f"--config={tmp_path / 'nope.yaml'}"])
+
+
+REFUSED = [
+    ("store: 2020-99-99", "valid YAML|str"),
+    ("steps: 010", "'010' is not a plain decimal"),
+    ("steps: 1:30", "'1:30' is not a plain decimal"),
+    ("steps: 0x_", "not a plain decimal"),
+    ("steps: 0b_", "not a plain decimal"),
+    ("steps: 1_000", "not a plain decimal"),
+    ("steps: !!int x", "tags"),
+    ("store: !!timestamp foo", "tags"),
+    ("store: !!python/object/apply:os.system ['true']", "tags"),
+    ("steps: " + "9" * 5000, "more than 18 digits"),
+    ("store: " + "[" * 5000, "nested more than 20"),
+    ("store: " + "{a: " * 3000, "nested more than 20"),
+    ("store: &a [x, x]\nweights: *a", "anchors"),
+    ("store: a\nstore: b", "'store' is there twice"),
+    ("store: a\nmodel: {dim: 3, dim: 4}", "'dim' is there twice"),
+    ("? [a]\n: b", "a key must be a word"),
+    ("store: a\nmodel: {dim: " + "x" * 5000 + "}", "model.dim"),
+    ("store: \x01", "valid YAML"),
+]
+
+
+@pytest.mark.parametrize(("text", "told"), REFUSED, ids=range(len(REFUSED)))
+def test_yaml_has_no_surprises_and_no_bombs(tmp_path: Path, text: str, told: str) -> None:
+    start = time.monotonic()
+    with pytest.raises(SoundloomError, match=told) as caught:
+        parse(tmp_path, text)
+    assert len(str(caught.value)) < 600 + len(str(tmp_path)) and "\n" not in str(caught.value)
+    assert time.monotonic() - start < 2
+
+
+@pytest.mark.parametrize(
+    "words", [("--model.dim", "010"), ("--model.dim=1:30",), ("--weights", "[&a [1], *a]"), ("--weights", "[" * 5000)]
+)
+def test_values_on_the_command_line_are_held_to_the_same(tmp_path: Path, words: tuple[str, ...]) -> None:
+    with pytest.raises(SoundloomError, match="settings: --"):
+        parse(tmp_path, "store: a", *words)
+
+
+def test_a_word_that_looks_like_a_number_may_be_quoted(tmp_path: Path) -> None:
+    assert parse(tmp_path, "store: '010'").store == "010"
+    assert parse(tmp_path, "store: a", "--store", "010").store == "010"
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "large"])
+def test_a_settings_file_is_a_small_plain_file(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "settings.yaml"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.write_text("#" * (2 << 20))
+    with pytest.raises(SoundloomError, match=r"settings.yaml: "):
+        parse_settings(Settings, ["--config", str(path)])
 
 
 # --- steps -----------------------------------------------------------------------------------------------------------
