@@ -40,6 +40,7 @@ KINDS: dict[str, tuple[type[nn.Module], type[LMConfig]]] = {
     "fine": (FineLM, LMConfig),
 }
 PAIR = "coarse+fine"
+RETIRED = ("text_pad_id",)  # fields that older folders hold and nothing reads
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -182,6 +183,8 @@ def _build(config: dict[str, Any], where: str, num_tensors: int) -> nn.Module:
 
     def one(kind: str, values: Any, name: str) -> nn.Module:
         cls, config_class = KINDS[kind]
+        if isinstance(values, dict):
+            values = {key: value for key, value in values.items() if key not in RETIRED}
         settings = from_dict(config_class, values, f"{where}: {name}")
         if settings.transformer.num_layers > num_tensors or settings.num_levels > 1024:
             raise SoundloomError(

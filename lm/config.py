@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import numbers
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,6 +47,8 @@ class TransformerConfig:
             )
         if self.kv_heads < 1 or self.num_heads % self.kv_heads:
             raise SoundloomError(f"transformer.num_kv_heads {self.kv_heads} does not divide num_heads {self.num_heads}")
+        check_number("transformer.rope_theta", self.rope_theta, float, 1, 1e12)
+        check_number("transformer.norm_eps", self.norm_eps, float, 0, 1, above=True)
         if not 0.0 <= self.dropout < 1.0:
             raise SoundloomError(f"transformer.dropout is {self.dropout}; it must be in [0, 1)")
 
@@ -83,7 +84,6 @@ class LMConfig:
     codebook_size: int
     frame_rate: float
     frames_per_text_unit: float
-    text_pad_id: int = 0
     cfg_drop: float = 0.1
     audio_drop: float = 0.0
     code_noise: float = 0.0
@@ -96,12 +96,9 @@ class LMConfig:
         for name in ("text_vocab_size", "num_levels", "codebook_size"):
             if getattr(self, name) < 1:
                 raise SoundloomError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("frame_rate", "frames_per_text_unit"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise SoundloomError(f"{name} is {value}; it must be a positive number")
-        if not (math.isfinite(self.frames_around_text) and self.frames_around_text >= 0):
-            raise SoundloomError(f"frames_around_text is {self.frames_around_text}; it must be a number of at least 0")
+        check_number("frame_rate", self.frame_rate, float, 0, 1e5, above=True)
+        check_number("frames_per_text_unit", self.frames_per_text_unit, float, 0, 1e4, above=True)
+        check_number("frames_around_text", self.frames_around_text, float, 0, 1e5)
         for name in ("cfg_drop", "audio_drop", "code_noise", "span_drop"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise SoundloomError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")

@@ -12,12 +12,13 @@ several times slower than memory allows. Two ways out, the same numbers within r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from lm.transformer import Block, KVCache, Transformer, rotary_tables
 
@@ -112,15 +113,16 @@ class PackedTransformer:
         return torch.rms_norm(x, x.shape[2:], self.norm, self.config.norm_eps)
 
 
-def weights_version(module: nn.Module) -> tuple[tuple[Any, ...], ...]:
-    """Return a value that changes whenever a weight of ``module`` changes: where a snapshot is out of date.
+def weights_version(weights: Iterable[Tensor]) -> tuple[tuple[Any, ...], ...]:
+    """Return a value that changes whenever one of the weights does: where a snapshot is out of date.
 
     Moves, replacements and optimizer steps show in addresses and version counters. Writes through ``parameter.data`` or
-    in inference mode do not, so the bits of what `pack_linear` copies are summed too (about 0.2 ms a million weights).
+    in inference mode do not, so the bits of what `pack_linear` copies are summed too: 0.3 ms a million weights, within
+    1% of the time that a sentence takes.
     """
     return tuple(
         (p.data_ptr(), 0 if p.is_inference() else p._version, _checksum(p.detach()) if _is_copied(p) else None)
-        for p in module.parameters()
+        for p in weights
     )
 
 
@@ -128,11 +130,21 @@ def _is_copied(weight: Tensor) -> bool:
     return weight.device.type == "cpu" and weight.dtype == torch.float32
 
 
+_ROW = 4096
+
+
+@lru_cache(maxsize=1)
+def _factors() -> Tensor:
+    """Odd factors, so that no single change of a word leaves the sum of all as it was."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(-(2**62), 2**62, (_ROW,), generator=generator) * 2 + 1
+
+
 def _checksum(weight: Tensor) -> bytes:
-    """Return sums of the bits of a float32 tensor, 64 of them, so that no regular change cancels out in all."""
+    """Return sums of the bits of a float32 tensor, each word times a factor of its place, modulo 2^64."""
     flat = weight.contiguous().view(-1)
-    whole = flat.numel() // 128 * 128
-    sums = flat[:whole].view(torch.int64).view(-1, 64).sum(0)
+    whole = flat.numel() // (2 * _ROW) * (2 * _ROW)
+    sums = torch.mv(flat[:whole].view(torch.int64).view(-1, _ROW), _factors())
     return sums.numpy().tobytes() + flat[whole:].numpy().tobytes()
 
 

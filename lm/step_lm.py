@@ -28,7 +28,7 @@ class _Writer:
     """The model's parts that a step of generation needs, laid out for it: a snapshot of the weights."""
 
     def __init__(self, model: StepLM) -> None:
-        self.version = weights_version(model)
+        self.version = model.written_version()
         self.transformer = PackedTransformer(model.transformer)
         self.heads = pack_linear(model.heads)
         self.offsets = torch.arange(model.levels, device=model.heads.device) * model.config.num_inputs
@@ -172,7 +172,7 @@ class StepLM(nn.Module):
         self, text_ids: Tensor, text_lengths: Tensor, max_steps: int, earlier: Earlier | None = None
     ) -> StepState:
         """Read the text once: the state that `advance` continues for at most ``max_steps`` audio steps."""
-        if self._writer is None or self._writer.version != weights_version(self):
+        if self._writer is None or self._writer.version != self.written_version():
             self._writer = _Writer(self)
         writer = self._writer
         text, lengths = self.prefix(text_ids, text_lengths)
@@ -206,6 +206,10 @@ class StepLM(nn.Module):
         last = state.writer.transformer(x, cos, sin, mask, state.cache)[:, -1]
         state.step += n
         return state.writer.heads(last).view(B, self.levels, -1)
+
+    def written_version(self) -> tuple[tuple[Any, ...], ...]:
+        """Return what changes when the weights that generation copies do."""
+        return weights_version([self.heads, *self.transformer.parameters()])
 
     @property
     def decoder(self) -> StepLM:

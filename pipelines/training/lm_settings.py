@@ -230,7 +230,6 @@ def make_model(
             frame_rate=reader.frame_rate,
             frames_per_text_unit=pace[0],
             frames_around_text=pace[1],
-            text_pad_id=tokenizer.pad_id,
             cfg_drop=settings.cfg_drop,
             audio_drop=settings.audio_drop,
             code_noise=settings.code_noise,

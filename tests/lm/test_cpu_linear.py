@@ -9,7 +9,7 @@ import torch
 from lm_models import CODES, LEVELS, SHAPE, TEXT, batch, delay_lm
 
 from lm.config import TransformerConfig
-from lm.cpu_linear import pack_linear, packs_in_half
+from lm.cpu_linear import pack_linear, packs_in_half, weights_version
 
 SHAPES = {
     "shared keys": SHAPE,
@@ -80,3 +80,55 @@ def test_a_copy_makes_its_own_snapshot() -> None:
     copied = copy.deepcopy(model)
     assert copied._writer is None and model._writer is not None
     assert torch.equal(copied.generate(text, max_frames=8), codes)
+
+
+def test_no_way_to_change_a_weight_leaves_an_old_snapshot() -> None:
+    model, text = delay_lm(), torch.arange(6)[None]
+
+    def codes() -> torch.Tensor:
+        return model.generate(text, max_frames=8, min_frames=8)
+
+    seen = [codes()]
+    other = delay_lm(seed=1)
+
+    def average() -> None:  # as code of moving averages does
+        for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
+            mine.data.mul_(0.5).add_(theirs.data, alpha=0.5)
+
+    def in_inference_mode() -> None:
+        with torch.inference_mode():
+            model.heads.data.roll(7, 0)
+            model.heads.data.copy_(model.heads.data.roll(7, 0))
+
+    for change in (lambda: model.heads.data.mul_(-1), average, in_inference_mode):
+        change()
+        fresh = copy.deepcopy(model)
+        seen.append(codes())
+        assert torch.equal(fresh.generate(text, max_frames=8, min_frames=8), seen[-1])
+        assert not torch.equal(seen[-1], seen[-2])
+
+
+@pytest.mark.parametrize("shape", [(3,), (100, 256), (7, 333)])
+def test_the_weights_version_sees_every_small_change(shape: tuple[int, ...]) -> None:
+    module = torch.nn.ParameterList([torch.randn(shape)])
+    weight = module[0].data
+    flat = weight.view(-1)
+    seen = {weights_version(module)}
+
+    def nudge(place: int) -> None:
+        flat[place] = torch.nextafter(flat[place], torch.tensor(9.0))
+
+    def swap() -> None:
+        flat[[0, 2]] = flat[[2, 0]]
+
+    for change in (
+        *(lambda place=place: nudge(place) for place in (0, len(flat) // 2, len(flat) - 1)),
+        swap,
+        weight.neg_,
+        lambda: weight.mul_(2),
+        lambda: weight.copy_(weight.flip(0)),
+        lambda: weight.copy_(weight.roll(1, -1)),
+    ):
+        change()
+        assert weights_version(module) not in seen
+        seen.add(weights_version(module))

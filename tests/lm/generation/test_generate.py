@@ -12,9 +12,8 @@ from lm_models import CODES, LEVELS, TEXT, coarse_fine_lm, delay_lm, streamed, w
 from torch import Tensor
 
 from codec.common.seeds import retry_seed
-from codec.errors import SoundloomError
 from lm.generation.generate import Generation, GenerativeLM, generate_guarded, guided
-from lm.generation.request import GenerateConfig, Request, frame_limits, make_request
+from lm.generation.request import GenerateConfig, Request, make_request
 from lm.prefix import Earlier
 from lm.step_lm import DelayLMConfig
 
@@ -151,14 +150,6 @@ def test_latents_are_means_by_the_probabilities_that_training_would_give(guidanc
     assert first is not None and torch.equal(first[0, :, 5:9], books[0, both.codes[0, 0, 5:9]].T)
 
 
-def test_codebooks_that_are_not_the_models_are_refused() -> None:
-    for shape in ((LEVELS + 1, CODES, 4), (LEVELS, CODES + 1, 4), (CODES, 4)):
-        with pytest.raises(SoundloomError, match="vectors has shape"):
-            written(delay_lm(), torch.arange(6)[None], vectors=torch.zeros(shape))
-    with pytest.raises(SoundloomError, match="writes 1 step by step"):
-        written(MODELS["pair"](), torch.arange(6)[None], vectors=torch.zeros(LEVELS, CODES, 4))
-
-
 def test_after_a_prompt_greedy_codes_are_what_training_scores_highest() -> None:
     model = delay_lm()
     g = torch.Generator().manual_seed(7)
@@ -173,15 +164,6 @@ def test_after_a_prompt_greedy_codes_are_what_training_scores_highest() -> None:
         ]
     assert torch.equal(logits[0].argmax(-1), codes[0, :, 6:])
     assert not torch.allclose(logits[0], logits[1], atol=1e-3)  # the clock of the text matters
-
-
-def test_the_cap_after_a_prompt_follows_from_the_rest_of_the_text() -> None:
-    model = delay_lm()
-    text, prompt = torch.zeros(1, 30, dtype=torch.long), torch.zeros(1, LEVELS, 40, dtype=torch.long)
-    config = GenerateConfig(cap_factor=2.0, cap_seconds=1.0, floor_factor=0.5)
-    request = make_request(model.config, text, None, prompt, None, [0], config, torch.tensor([20]))
-    least, most = frame_limits(request, model.config)  # ten units of 2.5 frames are left, at 75 frames a second
-    assert (int(least), int(most)) == (40 + 12, max(40 + 50 + 75, 40 + 75))
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
@@ -256,19 +238,6 @@ def test_guidance_mixes_with_and_without_text() -> None:
     assert torch.equal(written(model, text, config=config).codes, no_text.codes)
 
 
-def test_limits() -> None:
-    config = DelayLMConfig(TEXT, LEVELS, CODES, 10.0, 2.0)
-    text, text_lengths = torch.zeros(3, 10, dtype=torch.long), torch.tensor([10, 0, 3])
-    prompt, prompt_lengths = torch.zeros(3, LEVELS, 30, dtype=torch.long), torch.tensor([0, 4, 30])
-
-    def limits(options: GenerateConfig) -> tuple[Tensor, Tensor]:
-        request = make_request(config, text, text_lengths, prompt, prompt_lengths, None, options)
-        return frame_limits(request, config)
-
-    least, most = limits(GenerateConfig())
-    assert least.tolist() == [7, 5, 31] and most.tolist() == [60, 104, 50]
-
-
 class Moody(Rigged):
     """Ends well only for every third request."""
 
@@ -340,27 +309,3 @@ def test_the_thin_face() -> None:
         assert torch.equal(model.generate(torch.tensor([1, 2]), prompt, max_frames=12)[0, :, :3], prompt)
         with pytest.raises(TypeError):
             model.generate([1], temprature=1.0)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"text_ids": torch.tensor([[1, TEXT]])}, "text_ids outside"),
-        ({"text_ids": torch.tensor([1])}, "shape"),
-        ({"text_lengths": torch.tensor([3])}, "text_lengths"),
-        ({"prompt_codes": torch.zeros(1, 2, 4, dtype=torch.long)}, "prompt_codes has shape"),
-        ({"prompt_codes": torch.full((1, LEVELS, 4), CODES)}, "another codec"),
-        ({"prompt_codes": torch.zeros(1, LEVELS, 25, dtype=torch.long)}, "max_frames 25"),
-        ({"seeds": [1, 2]}, "seeds"),
-    ],
-)
-def test_requests_that_do_not_fit(change: dict[str, object], message: str) -> None:
-    values = {"text_ids": torch.tensor([[1, 2]]), "config": CONFIG, **change}
-    with pytest.raises(SoundloomError, match=message):
-        written(delay_lm(), **values)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("field", [{"temperature": -1.0}, {"top_p": 0.0}, {"top_k": 0}, {"guidance": float("nan")}])
-def test_settings_out_of_range(field: dict[str, float]) -> None:
-    with pytest.raises(SoundloomError, match=next(iter(field))):
-        GenerateConfig(**field)  # type: ignore[arg-type]
