@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from codec.common.checked import from_dict
-from codec.errors import SoundloomError
+from codec.errors import SoundloomError, quoted
 
 __all__ = ["LMConfig", "TransformerConfig", "from_dict", "to_dict"]
 
@@ -156,15 +156,6 @@ def check_number(
     low, high = (f"{limit:,}" if kind is int else f"{limit:g}" for limit in (least, most))
     limits = f"above {low} and at most {high}" if above else f"from {low} to {high}"
     raise SoundloomError(f"{name} is {quoted(value)}; expected {what} {limits}{', or none' if optional else ''}")
-
-
-def quoted(value: object) -> str:
-    """Return a value as an error message shows it: at most 60 characters, control characters escaped."""
-    try:
-        shown = repr(value)
-    except ValueError:  # an integer of thousands of digits
-        shown = "a number of thousands of digits"
-    return shown if len(shown) <= 60 else shown[:59] + "…"
 
 
 def to_dict(config: Any) -> dict[str, Any]:

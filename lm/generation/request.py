@@ -10,8 +10,8 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-from codec.errors import SoundloomError
-from lm.config import LMConfig, check_number, quoted
+from codec.errors import SoundloomError, quoted
+from lm.config import LMConfig, check_number
 from lm.generation.sampling import SamplingConfig
 from lm.prefix import Earlier
 
