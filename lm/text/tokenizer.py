@@ -144,6 +144,10 @@ class TextTokenizer:
         unknown = self._pieces.unk_id()
         return [i for i in self._pieces.EncodeAsIds(symbols) if i != unknown]
 
+    def piece(self, unit: int) -> str:
+        """Return one id's piece as the model has it: ``▁`` stands for a space."""
+        return str(self._pieces.IdToPiece(unit))
+
     def decode(self, ids: Sequence[int]) -> str:
         """What the ids say, readable: phonemes with stress marks, spelled words as ``<word>``; padding is left out.
 
