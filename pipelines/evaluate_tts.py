@@ -34,7 +34,7 @@ import torch
 from codec.errors import SoundloomError
 from pipelines.command_line.progress import Bar, track
 from pipelines.command_line.run import run
-from pipelines.command_line.voice_options import SETTINGS
+from pipelines.command_line.voice_options import SETTINGS, add_sampling_options
 from pipelines.corpus.texts import read_texts
 from pipelines.evaluation import tts_scores as scores
 from pipelines.evaluation.anchors import numbers, opus_targets
@@ -162,8 +162,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--first-sound", type=int, default=20, help="warm requests to time, one by one (default: 20)")
     parser.add_argument("--cold", type=int, default=3, help="fresh processes to time (default: 3)")
     parser.add_argument("--threads", type=int, help="threads for the networks (default: torch's own)")
-    for name, kind in SETTINGS.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="default: the voice's own")
+    add_sampling_options(parser)
     options = parser.parse_args(argv)
     if (options.limit is not None and options.limit < 1) or options.batch < 1:
         raise SoundloomError("--limit and --batch must be at least 1")

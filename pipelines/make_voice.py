@@ -20,7 +20,7 @@ from typing import Any
 
 from codec.errors import SoundloomError
 from pipelines.command_line.run import run
-from pipelines.command_line.voice_options import SETTINGS
+from pipelines.command_line.voice_options import SETTINGS, add_sampling_options
 
 
 def codec_reference(name: str) -> tuple[str, str]:
@@ -70,7 +70,7 @@ def make_voice(options: argparse.Namespace) -> Path:
     from codec.pretrained import load_codec
     from lm.config import from_dict
     from lm.generation.request import GenerateConfig
-    from pipelines.voice.folder import VoiceConfig, open_lm, open_pair, read_decoder, read_speaker_prompts
+    from pipelines.voice.folder import VoiceConfig, find_speakers, open_lm, open_pair, read_decoder
     from pipelines.voice.voice import Voice
 
     reference, place = codec_reference(options.codec)
@@ -95,7 +95,9 @@ def make_voice(options: argparse.Namespace) -> Path:
     )
     facts = {name: getattr(options, name) for name in ("licence", "data", "cost", "note")}
     decoder = read_decoder(Path(options.decoder)) if options.decoder else None
-    speakers = read_speaker_prompts(Path(options.speakers)) if options.speakers else {}
+    speakers = find_speakers(Path(options.speakers)) if options.speakers else {}
+    for speaker in speakers.values():
+        _ = speaker.text  # an empty or unreadable one fails here
     if options.speakers and not speakers:
         raise SoundloomError(
             f"{options.speakers}: holds no speakers; wanted a folder with NAME.flac and NAME.txt of each"
@@ -132,8 +134,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--language", default="en")
     parser.add_argument("--dtype", default="float32", help="of the weights on disk: float32, bfloat16 or float16")
     parser.add_argument("--replace", action="store_true", help="replace a voice that is there")
-    for name, kind in SETTINGS.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="default of the voice when it speaks")
+    add_sampling_options(parser)
     parser.add_argument("--levels", type=int, help="decode the first n levels unless asked for others (default: all)")
     parser.add_argument("--retries", type=int, default=2, help="tries more for a sentence that ends badly (default: 2)")
     parser.add_argument("--pause", type=float, default=0.15, help="seconds between sentences (default: 0.15)")

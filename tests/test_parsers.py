@@ -44,7 +44,7 @@ from pipelines.corpus.read import open_corpus
 from pipelines.training.checkpoints import load_checkpoint, save_checkpoint
 from pipelines.training.lm_settings import TextSettings
 from pipelines.training.log import JsonlLog
-from pipelines.voice.folder import read_decoder, read_voice, write_voice
+from pipelines.voice.folder import VoiceParts, read_decoder, read_voice, write_voice
 
 EXAMPLES = int(os.environ.get("SOUNDLOOM_EXAMPLES", "1000"))
 MANY = int(os.environ.get("SOUNDLOOM_EXAMPLES", "20000"))
@@ -152,7 +152,7 @@ def models() -> Path:
     save_lms(path, codec)
     voice = tiny_voice(path / "text")
     own = {"input.weight": codec.decoder.input.weight.detach(), "input.bias": codec.decoder.input.bias.detach()}
-    write_voice(path / "voice", voice.config, codec, load_lm(path / "delay"), "# tiny\n", decoder=own)
+    write_voice(path / "voice", VoiceParts(voice.config, codec, load_lm(path / "delay"), "# tiny\n", decoder=own))
     return path / "voice"
 
 

@@ -175,7 +175,7 @@ class GridWriter:
         """Add step s's part of the latents: scores [rows, K, outputs] and the codes [rows, K] that were written."""
         frames = s + self.first_frames[: len(vectors)]
         new = (frames >= self.request.prompt_lengths[rows, None]) & (frames < self.lengths[rows, None])
-        parts = level_vectors(codes, scores, vectors, self.request.config.drawn_levels) * new[..., None]
+        parts = level_vectors(codes, scores, vectors, self.request.config.sampled_levels) * new[..., None]
         self.latents.index_put_((rows[:, None], frames.clamp(min=0)[None]), parts, accumulate=True)
 
     def _write(self, rows: Tensor, logits: Tensor, s: int) -> Tensor:

@@ -26,9 +26,9 @@ class GenerateConfig(SamplingConfig):
     ``max_frames`` and ``min_frames`` count the prompt; without them they follow from the text:
     cap_factor * expected frames + cap_seconds, and floor_factor * expected frames.
     A cycle of at most ``loop_period`` level-0 codes that repeats for ``loop_seconds`` ends the row as "loop" (0: no
-    guard). ``drawn_levels``: the first n levels are decoded as sampled codes (None: all). The levels above are decoded
-    from expected latents: the mean of all codes' vectors under the model's probabilities. What is sampled of a level
-    that cannot be guessed is mostly noise.
+    guard). ``sampled_levels``: the first n levels are decoded as sampled codes (None: all). The levels above are
+    decoded from expected latents: the mean of all codes' vectors under the model's probabilities. What is sampled of a
+    level that cannot be guessed is mostly noise.
     """
 
     max_frames: int | None = None
@@ -38,7 +38,7 @@ class GenerateConfig(SamplingConfig):
     floor_factor: float = 0.35
     loop_seconds: float = 1.6
     loop_period: int = 24
-    drawn_levels: int | None = None
+    sampled_levels: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,7 +49,7 @@ class GenerateConfig(SamplingConfig):
         check_number("floor_factor", self.floor_factor, float, 0, 10)
         check_number("loop_seconds", self.loop_seconds, float, 0, 60)
         check_number("loop_period", self.loop_period, int, 1, 1000)
-        check_number("drawn_levels", self.drawn_levels, int, 1, 1024, optional=True)
+        check_number("sampled_levels", self.sampled_levels, int, 1, 1024, optional=True)
 
 
 @dataclass(frozen=True)

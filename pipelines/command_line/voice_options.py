@@ -16,14 +16,16 @@ if TYPE_CHECKING:
     from pipelines.voice.voice import Voice
 
 PICTURES = (".png", ".svg", ".pdf")
-SETTINGS = {
-    "temperature": float,
-    "fine_temperature": float,
-    "top_k": int,
-    "top_p": float,
-    "guidance": float,
-    "drawn_levels": int,
+# The options for sampling: type, the shipped voice's value, and what it does.
+SAMPLING: dict[str, tuple[type, str, str]] = {
+    "temperature": (float, "0.3", "0: always the likeliest code, clear and flat; 1: lively, with more misreadings"),
+    "fine_temperature": (float, "as --temperature", "the same for levels above the first"),
+    "top_k": (int, "30", "sample from the k likeliest codes only"),
+    "top_p": (float, "1.0", "sample from the likeliest codes that together have this probability"),
+    "guidance": (float, "2.0", "how strongly the text steers; 1: no guidance and half the work"),
+    "sampled_levels": (int, "1", "decode the first n levels as sampled codes, finer ones from expected latents"),
 }
+SETTINGS = {name: kind for name, (kind, _, _) in SAMPLING.items()}
 
 
 def add_voice_options(parser: argparse.ArgumentParser) -> None:
@@ -31,9 +33,15 @@ def add_voice_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--voice", help="a folder, a shipped voice's name, or a hub name (default: the shipped one)")
     parser.add_argument("--levels", type=int, help="decode the first n levels (default: the voice's own)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another reading (default: 0)")
-    for name, kind in SETTINGS.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="default: the voice's own")
+    add_sampling_options(parser)
     parser.add_argument("--threads", type=int, help="threads for the networks (default: torch's own)")
+
+
+def add_sampling_options(parser: argparse.ArgumentParser, whose: str = "default: the voice's own; shipped") -> None:
+    """Add --temperature and its like; the old --drawn-levels is still taken."""
+    for name, (kind, shipped, text) in SAMPLING.items():
+        names = [f"--{name.replace('_', '-')}", *(["--drawn-levels"] if name == "sampled_levels" else [])]
+        parser.add_argument(*names, dest=name, type=kind, help=f"{text} ({whose}: {shipped})")
 
 
 def voice_settings(options: argparse.Namespace) -> dict[str, Any]:

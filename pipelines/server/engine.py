@@ -24,6 +24,7 @@ from pipelines.server.metrics import Metrics
 from pipelines.server.rows import Row, RowBatch
 from pipelines.server.solo import SoloBatch
 from pipelines.server.speaking import Failed, Order, Speaking, Start
+from pipelines.voice.request import SpeakOptions
 from pipelines.voice.voice import Voice
 
 log = logging.getLogger("soundloom.server")
@@ -93,11 +94,8 @@ class Engine:
         model.eval()
         if not self.settings.batching or not isinstance(model, DelayLM):
             return SoloBatch(model)
-        config, _, _ = self.voice._settings(None, 0, {})
-        levels = self.voice.num_levels
-        wanted = config.drawn_levels is not None and config.drawn_levels < levels
-        vectors = self.voice.codec.quantizer.vectors(levels) if wanted else None
-        return RowBatch(model, config, self.settings.slots, vectors)
+        style = self.voice.plan.style(SpeakOptions(levels=self.voice.num_levels))
+        return RowBatch(model, style.sampling, self.settings.slots, style.vectors)
 
     # --- from any thread ------------------------------------------------------------------------------------------
 

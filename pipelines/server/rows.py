@@ -105,7 +105,7 @@ class _Rows:
 class RowBatch:
     """Up to ``capacity`` sentences that one model writes side by side, each at a step of its own; one config for all.
 
-    ``vectors`` float [K, V, D]: the codec's codebooks, where latents are wanted (`GenerateConfig.drawn_levels`).
+    ``vectors`` float [K, V, D]: the codec's codebooks, where latents are wanted (`GenerateConfig.sampled_levels`).
     """
 
     def __init__(self, model: DelayLM, config: GenerateConfig, capacity: int, vectors: Tensor | None = None) -> None:
@@ -311,7 +311,7 @@ class RowBatch:
         frames = step[:, None] + self.first_frames[levels]
         new = (frames >= self.state["prompt"][:n, None]) & (frames < self.state["length"][:n, None])
         new &= levels < self.state["levels"][:n, None]
-        added = level_vectors(codes, scores, vectors, self.config.drawn_levels) * new[..., None]
+        added = level_vectors(codes, scores, vectors, self.config.sampled_levels) * new[..., None]
         self.state["latents"].index_put_((self.places[:n, None], frames.clamp(min=0)), added, accumulate=True)
 
     def _collect(self, row: Row, step: int, length: int, inputs: Tensor, latents: Tensor | None) -> None:

@@ -10,19 +10,19 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from torch import Tensor
 
+from codec.common.seeds import sentence_seed
 from codec.errors import SoundloomError
 from lm.generation.generate import Frame
-from lm.generation.request import make_request
 from lm.text.tokenizer import split_sentences
 from pipelines.server.rows import Row
-from pipelines.voice.speech import Piece, verdict
-from pipelines.voice.synthesis import ChunkDecoder, Job
-from pipelines.voice.voice import Voice, _Start, sentence_seed
+from pipelines.voice.request import SpeakOptions, VoicePrompt
+from pipelines.voice.sentences import Piece
+from pipelines.voice.synthesis import SentenceDecoder, lm_request
+from pipelines.voice.timescale import FASTEST, SLOWEST
+from pipelines.voice.voice import Voice
 
 _NUMBERS = itertools.count(1)
 
@@ -87,25 +87,28 @@ class Failed:
 Event = SentenceStarted | Sound | SentenceEnded | Finished | Failed
 
 
+def options_of(order: Order) -> SpeakOptions:
+    """Return an order as options of a voice; nothing is tried again, since sound that was sent cannot be taken back."""
+    return SpeakOptions(
+        order.speaker, order.prompt, order.prompt_text, order.levels, 0, min(max(order.speed, SLOWEST), FASTEST)
+    )
+
+
 class Start:
     """What a speaker's first sentence continues; made once a speaker and kept, since it takes a codec's run."""
 
     def __init__(self, voice: Voice) -> None:
         self.voice = voice
-        self._known: dict[tuple[str | None, int | None], Any] = {}
         self._lock = threading.Lock()
 
-    def of(self, order: Order) -> Any:
+    def of(self, order: Order) -> VoicePrompt | None:
         """Return the start for an order. Raises: SoundloomError for a speaker or a prompt that is not right."""
-        config, levels, _ = self.voice._settings(order.levels, 0, {})
-        parts = order.speaker, order.prompt, order.prompt_text, config, levels
+        options = options_of(order)
+        style = self.voice.plan.style(options)
         if order.prompt is not None:
-            return self.voice._start(*parts)
+            return self.voice.plan.prompt(options, style)
         with self._lock:
-            key = order.speaker, levels
-            if key not in self._known:
-                self._known[key] = self.voice._start(*parts)
-            return self._known[key]
+            return self.voice.plan.prompt(options, style)  # which keeps the prompts of the voice's speakers
 
 
 class Speaking:
@@ -126,7 +129,7 @@ class Speaking:
     ) -> None:
         self.voice, self.order, self._emit = voice, order, emit
         self.number = next(_NUMBERS)
-        self.config, self.levels, _ = voice._settings(order.levels, 0, {})
+        self.style = voice.plan.style(options_of(order))
         sentence_seed(order.seed, 0)  # a bad seed fails here
         self.start = starts.of(order)
         self.pieces: list[Piece] = []
@@ -139,14 +142,12 @@ class Speaking:
         self._index = 0
         self._rest = ""
         self._lock = threading.Lock()
-        self._job: Job | None = None
-        self._decoder: Any = None
+        self._decoder: SentenceDecoder | None = None
         self._fresh: list[list[int]] = []
-        self._heard: list[Tensor] = []
         if open_text:
             self.add_text(order.text)
         else:
-            self.pieces = voice._pieces(order.text)
+            self.pieces = list(voice.plan.cutter.cut(order.text).pieces)
 
     # --- text -----------------------------------------------------------------------------------------------------
 
@@ -176,19 +177,19 @@ class Speaking:
     def _add(self, sentences: list[str]) -> None:
         for sentence in sentences:
             try:
-                self.pieces = self.pieces + self.voice._pieces(sentence)
+                self.pieces = self.pieces + list(self.voice.plan.cutter.cut(sentence, more_follows=True).pieces)
             except SoundloomError:
                 continue  # nothing in it to speak; what follows may still be speech
 
     @property
     def waiting(self) -> bool:
         """Whether a sentence waits to be begun."""
-        return self._job is None and self._index < len(self.pieces)
+        return self._decoder is None and self._index < len(self.pieces)
 
     @property
     def idle(self) -> bool:
         """Whether no sentence is being written or decoded, and none waits."""
-        return self._job is None and self._index >= len(self.pieces)
+        return self._decoder is None and self._index >= len(self.pieces)
 
     # --- a sentence -----------------------------------------------------------------------------------------------
 
@@ -196,52 +197,33 @@ class Speaking:
         """Begin the next sentence: the row that the batch writes."""
         piece = self.pieces[self._index]
         if self._index:
-            pause = self.voice._pause(self.pieces[self._index - 1], False)
-            self._sound(pause, [])
+            self._sound(self.voice.silence(self.pieces[self._index - 1].pause), [])
         seed = sentence_seed(self.order.seed, self._index)
-        job = self._job = self.voice._job(piece, self.start, seed, self.config, self.levels)
-        self._decoder = ChunkDecoder(self.voice._player(job), job)
-        self._fresh, self._heard = [], []
-        self.units += len(job.text_ids) - job.prompt_units
-        self.emit(SentenceStarted(self._index, piece.text, self.samples, job.expected_seconds))
-        prompt = None if job.prompt is None else job.prompt[None]
-        said = torch.tensor([job.prompt_units])
-        request = make_request(
-            self.voice.lm.model.config,
-            job.text_ids[None],
-            None,
-            prompt,
-            None,
-            [job.seed],
-            job.config,
-            said,
-            job.vectors,
-        )
-        return Row(request, self, job.levels)
+        request = self.voice.plan.request(piece, self.start, seed, self.style)
+        self._decoder, self._fresh = SentenceDecoder(request), []
+        self.units += len(piece.ids)
+        self.emit(SentenceStarted(self._index, piece.text, self.samples, request.expected_seconds or 0.0))
+        return Row(lm_request(self.voice.lm, [request]), self, self.style.levels)
 
     def take(self, frames: list[Frame], finish_reason: str | None) -> None:
         """Decode a sentence's next frames, and its end where there is a reason."""
-        assert self._job is not None
+        decoder = self._decoder
+        assert decoder is not None
         for frame in frames:
             self._fresh.append(frame.codes.tolist())
-            wave = self._decoder.push(frame)
+            wave = decoder.push(frame)
             if wave is not None:
-                self._heard.append(wave)
                 self._sound(wave, self._taken())
         if finish_reason is not None:
-            self._end(self._job, finish_reason)
+            self._end(decoder, finish_reason)
 
-    def _end(self, job: Job, finish_reason: str) -> None:
-        wave = self._decoder.finish()
-        self._heard.append(wave)
-        self._sound(wave, self._taken())
-        whole = torch.cat(self._heard, dim=-1)
-        reason = verdict(finish_reason, whole, self.voice.sample_rate, job.expected_seconds)
-        if self.start is None and self.voice.config.carry and reason == "end":
-            self.start = _Start(self._decoder.codes(), job.piece.text)
-        self.emit(SentenceEnded(self._index, whole.shape[-1], reason))
+    def _end(self, decoder: SentenceDecoder, finish_reason: str) -> None:
+        self._sound(decoder.finish(), self._taken())
+        sentence = decoder.sentence(finish_reason)
+        self.start = self.voice.carry(self.start, sentence, self.pieces[self._index])
+        self.emit(SentenceEnded(self._index, sentence.num_samples, sentence.finish_reason))
         with self._lock:
-            self._job, self._decoder, self._heard = None, None, []
+            self._decoder = None
             self._index += 1
 
     def finish(self) -> None:

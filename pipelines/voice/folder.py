@@ -3,46 +3,54 @@
 ::
 
     voice.json       {"format": "soundloom-voice", "version": 1, "name", "language", "sample_rate",
-                      "codec": "codec" (a folder beside) | "speech-24khz" (one that is shipped) | a hub name,
-                      "codec_fingerprint", "generation": {... GenerateConfig ...}, "retries", ...}
+                      "codec": "codec" (a folder here) | "speech-24khz" (a shipped one) | a hub name,
+                      "codec_fingerprint", "generation": {... GenerateConfig ...}, "retries", ...,
+                      "speakers": {name: {"gender", "accent"}}, "files": {path: SHA-256}}
     lm/              the delay model;  or  coarse/ and fine/, the pair
     codec/           only where "codec" says so
-    decoder.safetensors   layers of the codec's decoder that are the voice's own (`pipelines/tune_decoder.py`), if any
-    speakers/        more speakers, if any: of each a recording, bella.flac, and what it says, bella.txt
+    decoder.safetensors   the voice's own layers of the codec's decoder (`pipelines/tune_decoder.py`), if any
+    speakers/        more speakers, if any: for each a recording, bella.flac, and its words, bella.txt
     README.md        the card
 """
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import os
 import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from codec.common.checked import read_json
-from codec.common.files import CARD_BYTES, check_file, read_text, write_folder, write_text
+from codec.common.files import check_file, write_folder, write_text
 from codec.common.hub import resolve
 from codec.errors import SoundloomError
+from codec.model import Codec
 from codec.pretrained import SHIPPED as SHIPPED_CODEC
-from codec.pretrained import load_codec
+from codec.pretrained import AudioCodec, load_codec
 from lm.checkpoint import DTYPES, LoadedLM, load_lm, save_lm
-from lm.config import from_dict
 from lm.fine_lm import CoarseFineLM, FineLM
-from lm.generation.request import GenerateConfig
 from lm.step_lm import StepLM
 from lm.text.tokenizer import MODEL_FILE
+from pipelines.voice.config import VOICE_FILE, SpeakerFacts, VoiceConfig, read_config, write_record
+from pipelines.voice.contents import (
+    SPEAKERS_FOLDER,
+    Card,
+    SpeakerPrompt,
+    check_files,
+    find_speakers,
+    hash_files,
+    require_regular,
+)
 
-FORMAT, VERSION = "soundloom-voice", 1
-VOICE_FILE, CARD_FILE, OWN_CODEC, DECODER_FILE = "voice.json", "README.md", "codec", "decoder.safetensors"
-SPEAKERS_FOLDER = "speakers"
+__all__ = ["Card", "SpeakerFacts", "SpeakerPrompt", "VoiceConfig", "find_speakers", "find_voice", "open_voice_folder"]
+
+CARD_FILE, OWN_CODEC, DECODER_FILE = "README.md", "codec", "decoder.safetensors"
 SHIPPED_VOICES = Path(__file__).parent / "shipped"
 DEFAULT_VOICE = "heart"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -50,51 +58,52 @@ _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.tsv.gz", "*.md", f"{SPEAK
 
 
 @dataclass(frozen=True)
-class VoiceConfig:
-    """What voice.json says.
+class VoiceParts:
+    """The opened parts of a voice folder, by the names that `Voice` takes."""
 
-    ``retries``: how often the guard tries a sentence again; ``pause_seconds`` are put between sentences (a third of it
-    where a sentence was cut at a clause); ``max_sentence_seconds``: longer sentences are cut; ``carry``: the first
-    sentence is the prompt of the following, so that a model of many speakers keeps its speaker; ``levels``: decode the
-    first n levels unless asked for others (None = all that the model writes).
+    config: VoiceConfig
+    codec: AudioCodec
+    lm: LoadedLM
+    card: Card | str = ""
+    decoder: Mapping[str, Tensor] | None = None
+    speakers: Mapping[str, SpeakerPrompt] = dataclasses.field(default_factory=dict)
+
+
+def open_voice_folder(name: str | os.PathLike[str] | None) -> VoiceParts:
+    """Open a voice's parts: the shipped one (None, or by its name), a folder, or a hub name. Raises: SoundloomError."""
+    folder = find_voice(name)
+    config, codec, lm = read_voice(folder)
+    own = folder / DECODER_FILE
+    decoder = None
+    if own.exists() or own.is_symlink():
+        if config.files and DECODER_FILE not in config.files:
+            raise SoundloomError(f"{own}: is not listed in {VOICE_FILE}; add it with make_voice.py --decoder")
+        require_regular(own, folder)
+        decoder = read_decoder(own)
+    speakers = find_speakers(folder / SPEAKERS_FOLDER, config.files)
+    return VoiceParts(config, codec, lm, Card(folder / CARD_FILE), decoder, speakers)
+
+
+def list_speakers(name: str | os.PathLike[str] | None = None) -> Iterator[tuple[str, str | None, SpeakerFacts]]:
+    """Return (voice, speaker, facts) of one voice, or of all shipped ones; speaker None is the voice's own.
+
+    Only voice.json and the names of files are read. Raises: SoundloomError.
     """
-
-    name: str
-    sample_rate: int
-    codec: str
-    codec_fingerprint: str
-    language: str = "en"
-    generation: GenerateConfig = field(default_factory=GenerateConfig)
-    retries: int = 2
-    pause_seconds: float = 0.15
-    max_sentence_seconds: float = 12.0
-    carry: bool = False
-    levels: int | None = None
-
-    def __post_init__(self) -> None:
-        good = {
-            "name": bool(self.name.strip()),
-            "sample_rate": self.sample_rate > 0,
-            "retries": 0 <= self.retries <= 20,
-            "pause_seconds": 0 <= self.pause_seconds <= 10,
-            "max_sentence_seconds": 1 <= self.max_sentence_seconds <= 120,
-            "levels": self.levels is None or self.levels >= 1,
-        }
-        for name, fine in good.items():
-            if not fine:
-                raise SoundloomError(f"voice: {name} is {getattr(self, name)!r}, which is out of its range")
+    folders = [find_voice(name)] if name is not None else [path.parent for path in _shipped()]
+    for folder in folders:
+        config = read_config(folder / VOICE_FILE)
+        yield config.name, None, config.speakers.get(config.name, SpeakerFacts())
+        for speaker in find_speakers(folder / SPEAKERS_FOLDER, config.files):
+            yield config.name, speaker, config.speakers.get(speaker, SpeakerFacts())
 
 
-@dataclass(frozen=True)
-class SpeakerPrompt:
-    """What makes a voice sound like one of its other speakers: a recording of some seconds, and what it says."""
-
-    audio: Path
-    text: str
+def _shipped() -> list[Path]:
+    """Return the voice.json of every shipped voice, the default one first."""
+    return sorted(SHIPPED_VOICES.glob(f"*/{VOICE_FILE}"), key=lambda path: (path.parent.name != DEFAULT_VOICE, path))
 
 
 def find_voice(name: str | os.PathLike[str] | None) -> Path:
-    """The folder of a voice: a folder, a shipped voice's name, or a hub name, which is downloaded.
+    """Return the folder of a voice: a folder, a shipped voice's name, or a hub name, which is downloaded.
 
     Raises: SoundloomError where there is none.
     """
@@ -105,17 +114,18 @@ def find_voice(name: str | os.PathLike[str] | None) -> Path:
                 f"the shipped voice is missing from this installation: no folder {folder}; name another with --voice"
             )
         return folder
-    shipped = {path.parent.name: path.parent for path in SHIPPED_VOICES.glob(f"*/{VOICE_FILE}")}
+    shipped = {path.parent.name: path.parent for path in _shipped()}
     return resolve(name, "voice", _HUB_FILES, "someone/voice", shipped)
 
 
-def read_voice(folder: Path) -> tuple[VoiceConfig, Any, LoadedLM]:
-    """Open all parts of a voice folder and check that they fit: its config, codec and language model.
+def read_voice(folder: Path) -> tuple[VoiceConfig, AudioCodec, LoadedLM]:
+    """Open a voice folder's config, codec and language model, and check that they fit and are those that it lists.
 
     Raises: SoundloomError that names the file.
     """
     path = folder / VOICE_FILE
-    config = _read_config(path)
+    config = read_config(path)
+    check_files(folder, config.files)
     codec = _open_codec(folder, config, path)
     if codec.fingerprint != config.codec_fingerprint:
         raise SoundloomError(
@@ -133,8 +143,8 @@ def read_voice(folder: Path) -> tuple[VoiceConfig, Any, LoadedLM]:
     return config, codec, lm
 
 
-def open_lm(folder: str | Path, codec: Any) -> LoadedLM:
-    """A language model that writes whole grids, for this codec. Raises: SoundloomError."""
+def open_lm(folder: str | Path, codec: AudioCodec) -> LoadedLM:
+    """Open a language model that writes whole grids, for this codec. Raises: SoundloomError."""
     lm = load_lm(folder, codec)
     if isinstance(lm.model, FineLM) or lm.model.decoder.levels != lm.model.config.num_levels:
         if isinstance(lm.model, CoarseFineLM):
@@ -143,8 +153,8 @@ def open_lm(folder: str | Path, codec: Any) -> LoadedLM:
     return lm
 
 
-def open_pair(coarse_folder: str | Path, fine_folder: str | Path, codec: Any) -> LoadedLM:
-    """A coarse and a fine model as one. Raises: SoundloomError where they are not such, or do not fit."""
+def open_pair(coarse_folder: str | Path, fine_folder: str | Path, codec: AudioCodec) -> LoadedLM:
+    """Open a coarse and a fine model as one. Raises: SoundloomError where they are not such, or do not fit."""
     coarse, fine = load_lm(coarse_folder, codec), load_lm(fine_folder, codec)
     if not (isinstance(coarse.model, StepLM) and coarse.model.levels == 1):
         raise SoundloomError(f"{coarse_folder}: is not a coarse model")
@@ -156,7 +166,7 @@ def open_pair(coarse_folder: str | Path, fine_folder: str | Path, codec: Any) ->
 
 
 def read_decoder(path: Path) -> dict[str, Tensor]:
-    """A voice's own layers of its codec's decoder, float32 by name. Raises: SoundloomError."""
+    """Read a voice's own layers of its codec's decoder, float32 by name. Raises: SoundloomError."""
     check_file(path)
     try:
         return {name: value.float() for name, value in load_file(path).items()}
@@ -164,41 +174,13 @@ def read_decoder(path: Path) -> dict[str, Tensor]:
         raise SoundloomError(f"{path}: does not hold tensors in the safetensors format ({error})") from error
 
 
-def read_speaker_prompts(folder: Path) -> dict[str, SpeakerPrompt]:
-    """The prompts in a folder by the speaker's name: of each a text, NAME.txt, and its recording, NAME.flac or such.
-
-    None where there is no folder. Raises: SoundloomError where one of the two is missing, or a text is empty.
-    """
-    found = {}
-    for path in sorted(folder.glob("*")):
-        if path.suffix == ".txt" or path.name.startswith("."):
-            continue
-        text = path.with_suffix(".txt")
-        words = read_text(text, CARD_BYTES, missing=f"it should hold what {path.name} says")
-        found[path.stem] = SpeakerPrompt(path, words.strip())
-        if not found[path.stem].text:
-            raise SoundloomError(f"{text}: is empty; wanted the words that {path.name} says")
-    lonely = {path.stem for path in folder.glob("*.txt")} - set(found)
-    if lonely:
-        raise SoundloomError(f"{folder}: has no recording of {', '.join(sorted(lonely))}, only what it says")
-    return found
-
-
 def write_voice(
-    folder: str | os.PathLike[str],
-    config: VoiceConfig,
-    codec: Any,
-    lm: LoadedLM,
-    card: str,
-    dtype: str = "float32",
-    replace: bool = False,
-    decoder: Mapping[str, Tensor] | None = None,
-    speakers: Mapping[str, SpeakerPrompt] | None = None,
+    folder: str | os.PathLike[str], parts: VoiceParts, dtype: str = "float32", replace: bool = False
 ) -> Path:
     """Write a voice folder; it appears whole or not at all. Returns the folder.
 
-    ``dtype`` is the weights' type on disk. A codec of ours goes along where ``config.codec`` is "codec",
-    ``decoder``, the voice's own layers of its codec's decoder, and the recordings of its ``speakers``.
+    ``dtype`` is the weights' type on disk. A codec of ours is copied where the config's codec is "codec". voice.json
+    lists the SHA-256 of every file that the voice needs.
     Raises: SoundloomError where ``folder`` exists (unless ``replace``, for a voice), or cannot be written.
     """
     folder = Path(folder)
@@ -209,39 +191,37 @@ def write_voice(
             raise SoundloomError(f"{folder}: is not a voice, so it is not replaced; choose another place")
 
     def fill(place: Path) -> None:
-        if config.codec == OWN_CODEC:
-            codec.save_pretrained(place / OWN_CODEC)
-        if isinstance(lm.model, CoarseFineLM):
-            for part, model in (("coarse", lm.model.coarse), ("fine", lm.model.fine)):
-                save_lm(place / part, model, lm.tokenizer, lm.codec_facts, dtype)
-        else:
-            save_lm(place / "lm", lm.model, lm.tokenizer, lm.codec_facts, dtype)
-        if decoder:
-            tensors = {name: value.to(DTYPES[dtype]).contiguous() for name, value in decoder.items()}
-            save_file(tensors, place / DECODER_FILE)
-        for name, prompt in (speakers or {}).items():
+        _write_models(place, parts, dtype)
+        for name, prompt in parts.speakers.items():
             (place / SPEAKERS_FOLDER).mkdir(exist_ok=True)
             shutil.copyfile(prompt.audio, place / SPEAKERS_FOLDER / f"{name}{prompt.audio.suffix}")
             write_text(place / SPEAKERS_FOLDER / f"{name}.txt", f"{prompt.text}\n")
-        write_text(place / CARD_FILE, card)
-        record = {"format": FORMAT, "version": VERSION, **asdict(config)}
-        write_text(place / VOICE_FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        write_text(place / CARD_FILE, parts.card if isinstance(parts.card, str) else parts.card.read())
+        config = dataclasses.replace(parts.config, files=hash_files(place, (CARD_FILE,)))
+        write_text(place / VOICE_FILE, write_record(config))
 
     return write_folder(folder, fill)
 
 
-def _read_config(path: Path) -> VoiceConfig:
-    record = read_json(path, missing="a voice's folder holds it")
-    if record.pop("format", None) != FORMAT:
-        raise SoundloomError(f'{path}: is not a voice of soundloom; its "format" should be "{FORMAT}"')
-    version = record.pop("version", None)
-    if version != VERSION:
-        raise SoundloomError(f"{path}: version {version!r} is unknown; this soundloom reads version {VERSION}")
-    return from_dict(VoiceConfig, record, str(path))
+def _write_models(place: Path, parts: VoiceParts, dtype: str) -> None:
+    """Write the codec (where it is copied), the language model and the voice's own layers of the decoder."""
+    lm, codec = parts.lm, parts.codec
+    if parts.config.codec == OWN_CODEC:
+        if not isinstance(codec, Codec):
+            raise SoundloomError("only codecs of soundloom can be copied into a voice; name this one by its hub name")
+        codec.save_pretrained(place / OWN_CODEC)
+    if isinstance(lm.model, CoarseFineLM):
+        for part, model in (("coarse", lm.model.coarse), ("fine", lm.model.fine)):
+            save_lm(place / part, model, lm.tokenizer, lm.codec_facts, dtype)
+    else:
+        save_lm(place / "lm", lm.model, lm.tokenizer, lm.codec_facts, dtype)
+    if parts.decoder:
+        tensors = {name: value.to("cpu", DTYPES[dtype]).contiguous() for name, value in parts.decoder.items()}
+        save_file(tensors, place / DECODER_FILE)
 
 
-def _open_codec(folder: Path, config: VoiceConfig, path: Path) -> Any:
-    """The codec that voice.json names; never a path out of the voice's own folder."""
+def _open_codec(folder: Path, config: VoiceConfig, path: Path) -> AudioCodec:
+    """Open the codec that voice.json names; never a path out of the voice's own folder."""
     if config.codec == OWN_CODEC:
         return load_codec(folder / OWN_CODEC)
     if re.fullmatch(r"[\w-]+", config.codec):

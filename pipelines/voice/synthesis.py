@@ -1,10 +1,10 @@
-"""Sentences from text ids to sound, whole with a guard, or chunk by chunk while they are written."""
+"""Sentence requests to sound: whole and side by side with a guard, or chunk by chunk while the codes are written."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -13,234 +13,255 @@ from codec.common.seeds import retry_seed
 from codec.errors import SoundloomError
 from codec.model import Codec
 from lm.checkpoint import LoadedLM
-from lm.generation.generate import Frame, Generation, generate
-from lm.generation.latents import LatentFit
-from lm.generation.request import GenerateConfig
-from pipelines.voice.speech import FINISH_REASONS, Edges, Piece, Sentence, Speech, verdict
+from lm.generation.generate import Frame, Generation, GenerativeLM, Stream, generate
+from lm.generation.request import Request, make_request
+from pipelines.voice.edges import Edges
+from pipelines.voice.guard import verdict, worse
+from pipelines.voice.request import SentenceRequest, device_of
+from pipelines.voice.speech import Sentence
+from pipelines.voice.timescale import Stretcher, stretch
 
-WARM_UP_SECONDS = 1.0  # of a prompt, the codec's decoder is led through this much before the new sound
+WARM_UP_SECONDS = 1.0  # this much of a prompt's end is decoded before the new sound, and dropped
 FIRST_CHUNK, LARGEST_CHUNK = 0.04, 0.16  # seconds of sound that a stream decodes at once; doubled from one to the next
 _CROSSFADE = 0.02  # seconds in which a recording becomes its continuation
 
 
 @dataclass(frozen=True)
-class Speaker:
-    """What a recording tells of who speaks there, for means of levels: the model's own lie near those of all speakers.
+class Take:
+    """One try at a sentence: the sentence, with the codes of all levels, and its waveform [C, N]."""
 
-    codes [K, P]: the recording's, of all the codec's levels. fit: moves latents to the speaker. player: the codec that
-    they sound through, with the recording's long-term spectrum. None where a recording or a codec does not tell.
+    sentence: Sentence
+    wave: Tensor
+
+
+def synthesize(lm: LoadedLM, requests: Sequence[SentenceRequest]) -> list[Take]:
+    """Speak requests of one style side by side; each until a try ends well, else its least bad one.
+
+    Neighbours do not change a request's result, up to rounding.
     """
-
-    codes: Tensor
-    fit: LatentFit | None = None
-    player: Codec | None = None
-
-
-@dataclass
-class Job:
-    """One piece to speak: text_ids [L], prompt codes [K, P] or None, and what its sound is made with.
-
-    Of the text the first ``prompt_units`` are the prompt's. ``vectors`` [levels, V, D]: the codec's codebooks where
-    latents are decoded (`GenerateConfig.drawn_levels`), else None. ``speaker``: what a recorded prompt tells of who
-    speaks there.
-    """
-
-    piece: Piece
-    text_ids: Tensor
-    prompt: Tensor | None
-    prompt_units: int
-    seed: int
-    config: GenerateConfig
-    levels: int
-    expected_seconds: float
-    vectors: Tensor | None = None
-    speaker: Speaker | None = None
-
-    def fitted(self, latents: Tensor) -> Tensor:
-        """Latents [D, T] of the model as they are heard."""
-        fit = None if self.speaker is None else self.speaker.fit
-        return latents if fit is None else fit(latents)
-
-
-def say(
-    lm: LoadedLM, codec: Any, jobs: Sequence[Job], retries: int, exact: bool = False
-) -> list[tuple[Sentence, Tensor]]:
-    """Speak jobs of one config side by side; each until a try ends well, else its least bad one.
-
-    Neighbours do not change a job's result, up to rounding. ``exact``: running to the cap is what was wanted. Returns
-    for each job the sentence, with the codes of all levels, and its waveform [C, N].
-    """
-    best: list[tuple[Sentence, Tensor] | None] = [None] * len(jobs)
-    waiting = list(range(len(jobs)))
-    for attempt in range(retries + 1):
-        seeds = [jobs[i].seed if attempt == 0 else retry_seed(jobs[i].seed, attempt) for i in waiting]
-        written = _write(lm, [jobs[i] for i in waiting], seeds)
-        again = []
-        for row, (i, seed) in enumerate(zip(waiting, seeds, strict=True)):
-            job = jobs[i]
-            first, end = 0 if job.prompt is None else job.prompt.shape[1], int(written.lengths[row])
-            codes = written.codes[row, :, first:end].clone()
-            latents = None if written.latents is None else job.fitted(written.latents[row, :, first:end].clone())
-            edges = Edges(codec.sample_rate)
-            wave = torch.cat([edges.push(decode(codec, job, codes, latents)), edges.finish()], dim=-1)
-            reason = written.finish_reasons[row]
-            if not exact:
-                reason = verdict(reason, wave, codec.sample_rate, job.expected_seconds)
-            elif reason == "cap":
-                reason = "end"
-            before = best[i]
-            if before is None or FINISH_REASONS.index(reason) < FINISH_REASONS.index(before[0].finish_reason):
-                before = Sentence(job.piece.text, codes, seed, reason, attempt + 1, 0, wave.shape[-1], latents), wave
-            best[i] = replace(before[0], attempts=attempt + 1), before[1]
-            if reason != "end":
-                again.append(i)
-        waiting = again
+    best: list[Take | None] = [None] * len(requests)
+    waiting, done = list(range(len(requests))), set[int]()
+    for attempt in range(requests[0].style.retries + 1):
+        tried = [_with_retry_seed(requests[i], attempt) for i in waiting]
+        written = generate(_writer(lm), lm_request(lm, tried))
+        for row, (i, request) in enumerate(zip(waiting, tried, strict=True)):
+            take, before = _take(request, written, row, attempt + 1), best[i]
+            if before is not None and not worse(before.sentence.finish_reason, take.sentence.finish_reason):
+                take = before
+            best[i] = replace(take, sentence=replace(take.sentence, attempts=attempt + 1))
+            if take.sentence.finish_reason == "end":
+                done.add(i)
+        waiting = [i for i in waiting if i not in done]
         if not waiting:
             break
-    return [one for one in best if one is not None]
+    return [take for take in best if take is not None]
 
 
-def _write(lm: LoadedLM, jobs: Sequence[Job], seeds: Sequence[int]) -> Generation:
-    """Generate for the jobs as one batch, texts and prompts padded to the longest."""
-    prompts = [torch.zeros(lm.codec_facts.num_levels, 0) if job.prompt is None else job.prompt for job in jobs]
-    text_lengths = torch.tensor([len(job.text_ids) for job in jobs])
-    prompt_lengths = torch.tensor([prompt.shape[1] for prompt in prompts])
-    text_ids = torch.zeros(len(jobs), int(text_lengths.max()), dtype=torch.long)
-    prompt_codes = torch.zeros(len(jobs), prompts[0].shape[0], int(prompt_lengths.max()), dtype=torch.long)
-    for row, (job, prompt) in enumerate(zip(jobs, prompts, strict=True)):
-        text_ids[row, : len(job.text_ids)] = job.text_ids
-        prompt_codes[row, :, : prompt.shape[1]] = prompt
-    said = torch.tensor([job.prompt_units for job in jobs])
-    config, vectors = jobs[0].config, jobs[0].vectors
-    return generate(lm.model, text_ids, text_lengths, prompt_codes, prompt_lengths, seeds, config, said, vectors)
+def _with_retry_seed(request: SentenceRequest, attempt: int) -> SentenceRequest:
+    return request if attempt == 0 else replace(request, seed=retry_seed(request.seed, attempt))
 
 
-def warm_up(codec: Any, job: Job) -> Tensor:
-    """The end of the prompt as frames, which the decoder hears before the new ones.
+def _take(request: SentenceRequest, written: Generation, row: int, attempt: int) -> Take:
+    """Decode one row of what was written and let the guard check it."""
+    first, end = request.prompt_frames, int(written.lengths[row])
+    codes = written.codes[row, :, first:end].clone()
+    latents = None if written.latents is None else request.fitted(written.latents[row, :, first:end].clone())
+    raw = decode(request, codes, latents)
+    rate = request.player.sample_rate
+    wave = Edges(rate).whole(stretch(raw, rate, request.style.speed))
+    reason = finish_reason(request, written.finish_reasons[row], raw, wave)
+    return Take(Sentence(request.text, codes, request.seed, reason, attempt, 0, wave.shape[-1], latents), wave)
 
-    Frames are codes long [levels, T] or, where the job has vectors, latents float [D, T].
+
+def finish_reason(request: SentenceRequest, reason: str, raw: Tensor, wave: Tensor) -> str:
+    """Return the guard's verdict on ``raw`` sound; ``wave`` is the same with its edges, at the speed that was asked."""
+    if request.expected_seconds is None:  # exactly the asked length was wanted
+        return "end" if reason == "cap" else reason
+    heard = wave if request.style.speed == 1.0 else raw
+    return verdict(reason, heard, request.player.sample_rate, request.expected_seconds)
+
+
+def lm_request(lm: LoadedLM, requests: Sequence[SentenceRequest]) -> Request:
+    """Return the language model's request for sentences of one style, texts and prompts padded to the longest."""
+    device, style = device_of(lm), requests[0].style
+    texts = [request.all_text_ids() for request in requests]
+    text_lengths = torch.tensor([len(text) for text in texts])
+    prompt_lengths = torch.tensor([request.prompt_frames for request in requests])
+    text_ids = torch.zeros(len(texts), int(text_lengths.max()), dtype=torch.long)
+    codes = torch.zeros(len(texts), lm.codec_facts.num_levels, int(prompt_lengths.max()), dtype=torch.long)
+    for row, (request, text) in enumerate(zip(requests, texts, strict=True)):
+        text_ids[row, : len(text)] = text
+        if request.prompt is not None:
+            codes[row, :, : request.prompt_frames] = request.prompt.codes
+    return make_request(
+        lm.model.config,
+        text_ids.to(device),
+        text_lengths,
+        codes.to(device),
+        prompt_lengths,
+        [request.seed for request in requests],
+        style.sampling,
+        torch.tensor([request.prompt_units for request in requests]),
+        style.vectors,
+    )
+
+
+def _writer(lm: LoadedLM) -> GenerativeLM:
+    """Return the model of a voice, which writes whole grids: other ones were refused when its folder was opened."""
+    return cast(GenerativeLM, lm.model)
+
+
+def warm_up(request: SentenceRequest) -> Tensor:
+    """Return the end of the prompt as frames, which the decoder takes before the new ones.
+
+    Frames are codes long [levels, T] or, where the request has vectors, latents float [D, T].
     """
-    prompt = torch.zeros(job.levels, 0, dtype=torch.long) if job.prompt is None else job.prompt[: job.levels]
-    if job.vectors is not None and job.speaker is not None:
-        prompt = job.speaker.codes
-    codes = prompt[:, max(0, prompt.shape[1] - round(WARM_UP_SECONDS * codec.frame_rate)) :]
-    return codes if job.vectors is None else codec.quantizer.decode(codes[None])[0]
+    style, player = request.style, request.player
+    prompt = torch.zeros(style.levels, 0, dtype=torch.long)
+    if request.prompt is not None:
+        prompt = request.prompt.codes[: style.levels]
+    if style.vectors is not None and request.speaker is not None:
+        prompt = request.speaker.codes
+    codes = prompt[:, max(0, prompt.shape[1] - round(WARM_UP_SECONDS * player.frame_rate)) :]
+    if style.vectors is None:
+        return codes
+    assert isinstance(player, Codec)
+    return player.quantizer.decode(codes.to(style.vectors.device)[None])[0]
 
 
-def _decoded(codec: Any, job: Job, codes: Tensor, latents: Tensor | None) -> tuple[Tensor, int]:
-    """Wave [C, n] of the prompt's end and the new frames, and where the new begin; see `decode`."""
-    before = warm_up(codec, job)
-    new = codes[: job.levels] if latents is None else latents
-    frames = torch.cat([before, new], dim=1)[None]
-    wave = codec.decode(frames) if latents is None else codec.decode_latent(frames)
-    return wave[0], before.shape[1] * codec.hop_length
+def _decoded(request: SentenceRequest, codes: Tensor, latents: Tensor | None) -> tuple[Tensor, int]:
+    """Return wave [C, n] of the prompt's end and the new frames, and where the new begin; see `decode`."""
+    player, before = request.player, warm_up(request)
+    new = codes[: request.style.levels] if latents is None else latents
+    frames = torch.cat([before.to(new.device), new], dim=1)[None]
+    if latents is None:
+        wave = player.decode(frames)
+    else:
+        assert isinstance(player, Codec)
+        wave = player.decode_latent(frames)
+    return wave[0], before.shape[1] * player.hop_length
 
 
-def decode(codec: Any, job: Job, codes: Tensor, latents: Tensor | None) -> Tensor:
-    """New codes [K, T], or their latents [D, T] where there are, -> wave [C, T * hop_length]."""
-    wave, begin = _decoded(codec, job, codes, latents)
+def decode(request: SentenceRequest, codes: Tensor, latents: Tensor | None) -> Tensor:
+    """Decode new codes [K, T], or their latents [D, T] where there are, to a wave [C, T * hop_length]."""
+    wave, begin = _decoded(request, codes, latents)
     return wave[:, begin:].clone()
 
 
-def joined(codec: Any, job: Job, wave: Tensor, sentence: Sentence) -> tuple[Tensor, int]:
-    """The prompt's recording [C, N] and its continuation, and where that begins.
+def joined(request: SentenceRequest, wave: Tensor, sentence: Sentence) -> tuple[Tensor, int]:
+    """Return the prompt's recording [C, N] with its continuation, and where that begins.
 
-    Within the recording's last 20 ms the one becomes the other, so that there is no step.
+    The two are cross-faded in the recording's last 20 ms, so that there is no step.
     """
-    decoded, seam = _decoded(codec, job, sentence.codes, sentence.latents)
-    edges = Edges(codec.sample_rate, rise=False)
-    decoded = torch.cat([edges.push(decoded), edges.finish()], dim=-1)
-    n = min(round(_CROSSFADE * codec.sample_rate), seam)
-    weight = torch.linspace(0, 1, n)
+    decoded, seam = _decoded(request, sentence.codes, sentence.latents)
+    rate = request.player.sample_rate
+    decoded = Edges(rate, rise=False).whole(decoded)
+    n = min(round(_CROSSFADE * rate), seam)
+    weight = torch.linspace(0, 1, n, device=wave.device)
     mixed = wave[:, wave.shape[1] - n :] * (1 - weight) + decoded[:, seam - n : seam] * weight
     return torch.cat([wave[:, : wave.shape[1] - n], mixed, decoded[:, seam:]], dim=-1), wave.shape[1]
 
 
-class SpeechStream(Iterator[Tensor]):
-    """Chunks of sound, float32 [C, n], as they come; ``speech`` holds the whole after the last, else None."""
+class SentenceStream(Iterator[Tensor]):
+    """One request as chunks [C, n] while it is written, none of them empty; then ``sentence`` is set.
 
-    def __init__(self, sample_rate: int, parts: Iterator[Tensor | Sentence]) -> None:
-        self.sample_rate = sample_rate
-        self.speech: Speech | None = None
-        self._parts = parts
-        self._chunks: list[Tensor] = []
-        self._sentences: list[Sentence] = []
+    Nothing is tried again: what was played cannot be taken back.
+    """
+
+    def __init__(self, lm: LoadedLM, request: SentenceRequest) -> None:
+        self.sentence: Sentence | None = None
+        self._chunks = self._run(Stream(_writer(lm), lm_request(lm, [request])), SentenceDecoder(request))
 
     def __next__(self) -> Tensor:
-        for part in self._parts:
-            if isinstance(part, Tensor):
-                self._chunks.append(part)
-                return part
-            self._sentences.append(part)
-        if self.speech is None:
-            self.speech = Speech.of(torch.cat(self._chunks, dim=-1), self.sample_rate, self._sentences)
-        raise StopIteration
+        return next(self._chunks)
+
+    def _run(self, written: Stream, decoder: SentenceDecoder) -> Iterator[Tensor]:
+        for frame in written:
+            wave = decoder.push(frame)
+            if wave is not None:
+                yield wave
+        wave = decoder.finish()
+        if wave.shape[-1]:
+            yield wave
+        self.sentence = decoder.sentence(written.finish_reason or "end")
 
 
-class ChunkDecoder:
-    """Frames as they come -> chunks of sound with a sentence's edges; no empty ones."""
+class SentenceDecoder:
+    """Decodes a request's frames as they come, in chunks that grow from 40 to 160 ms, with the sentence's edges."""
 
-    def __init__(self, codec: Any, job: Job) -> None:
-        self.codec, self.job = codec, job
+    def __init__(self, request: SentenceRequest) -> None:
+        self.request = request
+        self.codec = cast(Any, request.player)  # some codecs stream, by methods that not all have
         self.frames: list[Frame] = []
-        self.edges = Edges(codec.sample_rate)
-        before = warm_up(codec, job)
-        self.skip = before.shape[1] * codec.hop_length
+        self.edges = Edges(self.codec.sample_rate)
+        self.stretcher = Stretcher(self.codec.sample_rate, request.style.speed)
+        self.raw: list[Tensor] = []
+        self.made: list[Tensor] = []
+        before = warm_up(request)
+        self.skip = before.shape[1] * self.codec.hop_length
         try:
-            self.state = codec.init_state(1)
+            self.state = self.codec.init_state(1)
         except (AttributeError, SoundloomError):
             self.state = None  # a codec that decodes only the whole: the sentence comes in one chunk
         self.nothing = before[:, :0]
         self.waiting: list[Tensor] = list(before.unbind(1)) if self.state is not None else []
-        rate = codec.frame_rate
+        rate = self.codec.frame_rate
         self.size, self.largest = (max(1, round(seconds * rate)) for seconds in (FIRST_CHUNK, LARGEST_CHUNK))
         self.fresh = 0
 
-    def codes(self) -> Tensor:
-        """The codes of all frames so far, [K, T]."""
-        return torch.stack([frame.codes for frame in self.frames], dim=1)
-
-    def latents(self) -> Tensor | None:
-        """Their latents [D, T], where there are."""
-        found = [frame.latent for frame in self.frames if frame.latent is not None]
-        return torch.stack(found, dim=1) if found else None
-
-    def run(self, frames: Iterator[Frame]) -> Iterator[Tensor]:
-        """Decode all frames of a sentence: chunks of sound [C, n]."""
-        for frame in frames:
-            wave = self.push(frame)
-            if wave is not None:
-                yield wave
-        wave = self.finish()
-        if wave.shape[-1]:
-            yield wave
-
     def push(self, frame: Frame) -> Tensor | None:
         """Take the next frame; return a chunk of sound [C, n] once enough frames wait, else None."""
-        # The frame is a view of the grid, and the grid is still being written.
-        latent = None if frame.latent is None else self.job.fitted(frame.latent[:, None].clone())[:, 0]
+        # The frame is a view of the grid, which is still being written.
+        latent = None if frame.latent is None else self.request.fitted(frame.latent[:, None].clone())[:, 0]
         self.frames.append(Frame(frame.codes.clone(), latent))
-        self.waiting.append(frame.codes[: self.job.levels] if latent is None else latent)
+        self.waiting.append(frame.codes[: self.request.style.levels] if latent is None else latent)
         self.fresh += 1
         if self.state is None or self.fresh < self.size:
             return None
         self.size, self.fresh = min(2 * self.size, self.largest), 0
-        wave = self.edges.push(self._decode(last=False))
+        wave = self._finished(self.stretcher.push(self._decode(last=False)))
         return wave if wave.shape[-1] else None
 
     def finish(self) -> Tensor:
         """Return the rest of the sentence's sound [C, n] after the last frame."""
         if self.state is None:
-            wave = decode(self.codec, self.job, self.codes(), self.latents())
+            rest = decode(self.request, self.codes(), self.latents())
+            self.raw.append(rest)
         else:
-            wave = self._decode(last=True)
-        return torch.cat([self.edges.push(wave), self.edges.finish()], dim=-1)
+            rest = self._decode(last=True)
+        rest = torch.cat([self.stretcher.push(rest), self.stretcher.finish()], dim=-1)
+        return torch.cat([self._finished(rest), self._kept(self.edges.finish())], dim=-1)
+
+    def sentence(self, reason: str) -> Sentence:
+        """Return what was spoken; ``reason`` is the model's, which the guard may change."""
+        wave = torch.cat(self.made, dim=-1)
+        reason = finish_reason(self.request, reason, torch.cat(self.raw, dim=-1), wave)
+        text, seed = self.request.text, self.request.seed
+        return Sentence(text, self.codes(), seed, reason, 1, 0, wave.shape[-1], self.latents())
+
+    def codes(self) -> Tensor:
+        """Return the codes of all frames so far, [K, T]."""
+        return torch.stack([frame.codes for frame in self.frames], dim=1)
+
+    def latents(self) -> Tensor | None:
+        """Return their latents [D, T], where there are."""
+        found = [frame.latent for frame in self.frames if frame.latent is not None]
+        return torch.stack(found, dim=1) if found else None
+
+    def _finished(self, wave: Tensor) -> Tensor:
+        return self._kept(self.edges.push(wave))
+
+    def _kept(self, wave: Tensor) -> Tensor:
+        self.made.append(wave)
+        return wave
 
     def _decode(self, last: bool) -> Tensor:
-        frames = torch.stack(self.waiting, dim=1) if self.waiting else self.nothing
+        device = self.frames[0].codes.device if self.frames else self.nothing.device
+        frames = torch.stack([one.to(device) for one in self.waiting], dim=1) if self.waiting else self.nothing
         self.waiting = []
-        play = self.codec.decode_chunk if self.job.vectors is None else self.codec.decode_latent_chunk
+        play = self.codec.decode_chunk if self.request.style.vectors is None else self.codec.decode_latent_chunk
         wave = play(frames[None], self.state, last=last)[0]
         skipped = min(self.skip, wave.shape[-1])
         self.skip -= skipped
-        return wave[:, skipped:].clone()
+        self.raw.append(wave[:, skipped:].clone())
+        return self.raw[-1]

@@ -68,7 +68,7 @@ def test_it_lowers_the_distance_and_changes_what_latents_sound_like_alone(place:
     after = load_voice(tmp_path / "v")
     assert "of its parameters are the voice's own" in after.card and "voice's own" not in before.card
     means = [voice.speak("Hello world", seed=1) for voice in (before, after)]
-    drawn = [voice.speak("Hello world", seed=1, drawn_levels=3) for voice in (before, after)]
+    drawn = [voice.speak("Hello world", seed=1, sampled_levels=3) for voice in (before, after)]
     assert torch.equal(means[0].codes, means[1].codes) and not torch.equal(means[0].waveform, means[1].waveform)
     assert torch.equal(drawn[0].waveform, drawn[1].waveform) and after.codec.fingerprint == before.codec.fingerprint
     chunks = list(after.stream("Hello world", seed=1))

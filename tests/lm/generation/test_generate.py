@@ -126,7 +126,7 @@ def test_latents_are_means_by_the_probabilities_that_training_would_give(guidanc
     text, text_lengths = torch.randint(0, TEXT, (2, 7), generator=g), torch.tensor([7, 4])
     prompt, prompt_lengths = torch.randint(0, CODES, (2, LEVELS, 5), generator=g), torch.tensor([5, 2])
     said, books = torch.tensor([2, 1]), torch.randn(LEVELS, CODES, 6, generator=g)
-    config = GenerateConfig(temperature=1.0, max_frames=25, guidance=guidance, drawn_levels=drawn)
+    config = GenerateConfig(temperature=1.0, max_frames=25, guidance=guidance, sampled_levels=drawn)
     both = written(model, text, text_lengths, prompt, prompt_lengths, [1, 2], config, said, books)
     assert both.latents is not None and both.latents.shape == (2, 6, both.codes.shape[2])
     for b, P in enumerate(prompt_lengths.tolist()):

@@ -12,6 +12,7 @@ import torch
 from voice_helpers import LEVELS, save_lms, tiny_codec, tiny_voice
 
 import pipelines.voice.folder as voice_folder
+import pipelines.voice.prompts as prompts_module
 import pipelines.voice.voice as voice_module
 from codec.audio.files import read_audio, write_audio
 from codec.common.seeds import sentence_seed
@@ -19,7 +20,10 @@ from codec.equalize import spectrum_gains
 from codec.errors import SoundloomError
 from lm.generation.latents import fit_latents
 from pipelines import load_voice, make_voice
-from pipelines.voice.speech import FINISH_REASONS, Edges, cut_text, verdict
+from pipelines.voice.edges import Edges
+from pipelines.voice.guard import FINISH_REASONS, verdict
+from pipelines.voice.request import SentenceRequest
+from pipelines.voice.synthesis import Take
 from pipelines.voice.voice import Voice
 
 TWO = "Hello world. How are you?"
@@ -62,7 +66,7 @@ def test_the_same_request_gives_the_same_speech_and_codes_that_decode_to_it(voic
 
 
 def test_of_levels_that_are_not_drawn_the_mean_is_heard(voice: Voice) -> None:
-    drawn, mean = voice.speak(TWO, seed=2), voice.speak(TWO, seed=2, drawn_levels=1)
+    drawn, mean = voice.speak(TWO, seed=2), voice.speak(TWO, seed=2, sampled_levels=1)
     assert torch.equal(drawn.codes, mean.codes) and not torch.allclose(drawn.waveform, mean.waveform, atol=1e-3)
     sentence = mean.sentences[1]
     assert sentence.latents is not None and drawn.sentences[1].latents is None
@@ -70,18 +74,19 @@ def test_of_levels_that_are_not_drawn_the_mean_is_heard(voice: Voice) -> None:
     middle = slice(240, -240)  # the edges rise and fall
     assert torch.equal(voice.codec.decode_latent(sentence.latents[None])[0][:, middle], wave[:, middle])
     assert torch.equal(voice.speak(TWO, seed=2, drawn_levels=LEVELS).waveform, drawn.waveform)
-    with pytest.raises(SoundloomError, match="drawn_levels is 0"):
-        voice.speak(TWO, drawn_levels=0)
+    with pytest.raises(SoundloomError, match=r"(drawn|sampled)_levels is 0"):
+        voice.speak(TWO, sampled_levels=0)
+    assert torch.equal(voice.speak(TWO, seed=2, drawn_levels=1).waveform, mean.waveform)  # the old name
 
 
 def test_after_a_recording_means_lie_where_its_own_latents_do(voice: Voice, monkeypatch: pytest.MonkeyPatch) -> None:
     prompt: dict[str, Any] = {"prompt": prompt_wave(), "prompt_text": "how", "drawn_levels": 1, "retries": 0}
     fitted = voice.speak(TWO, **prompt).sentences[0].latents
-    monkeypatch.setattr(voice_module, "fit_latents", lambda *args: None)
+    monkeypatch.setattr(prompts_module, "fit_latents", lambda *args: None)
     plain = voice.speak(TWO, **prompt).sentences[0].latents
     monkeypatch.undo()
     seen: list[tuple[torch.Tensor, ...]] = []
-    monkeypatch.setattr(voice_module, "fit_latents", lambda *args: seen.append(args))
+    monkeypatch.setattr(prompts_module, "fit_latents", lambda *args: seen.append(args))
     voice.speak(TWO, **prompt)
     ((known, true),) = seen  # once, whatever is spoken after it; where it tells nothing, nobody asks further
     codes = voice.codec.encode(prompt_wave()[None])
@@ -101,9 +106,9 @@ def test_after_a_recording_speech_has_its_spectrum(voice: Voice, monkeypatch: py
         found.append(spectrum_gains(made, wanted, rate, window))
         return found[-1]
 
-    monkeypatch.setattr(voice_module, "spectrum_gains", gains)
+    monkeypatch.setattr(prompts_module, "spectrum_gains", gains)
     speech = voice.speak("Hello world", **prompt)
-    monkeypatch.setattr(voice_module, "spectrum_gains", lambda *args: 0 * found[0])
+    monkeypatch.setattr(prompts_module, "spectrum_gains", lambda *args: 0 * found[0])
     flat = voice.speak("Hello world", **prompt)
     assert found[0].abs().max() > 0.1 and torch.equal(speech.codes, flat.codes)
     assert torch.equal(speech.sentences[0].latents, flat.sentences[0].latents)  # what was written is the same
@@ -223,21 +228,6 @@ def test_sentences_have_seeds_of_their_own() -> None:
     assert len(seeds) == 30 and sentence_seed(7, 0) == 7
 
 
-def test_long_sentences_are_cut_at_clauses_and_then_at_words() -> None:
-    def fits(text: str) -> bool:
-        return len(text) <= 20
-
-    def cut(text: str) -> list[str]:
-        return [piece.text for piece in cut_text(text, fits, lambda part: any(c.isalpha() for c in part))]
-
-    assert cut("One two, three four; five six seven. Eight.") == ["One two, three four;", "five six seven.", "Eight."]
-    assert cut("one two three four five six seven") == ["one two three four", "five six seven"]
-    assert cut("a " + "b" * 30 + " c") == ["a", "b" * 30, "c"]
-    assert cut("Hello. ... !!! World.")[-1] == "World." and "..." not in cut("Hello. ... !!! World.")
-    pauses = [p.pause for p in cut_text("One two, three four; five six seven. Eight.", fits, bool)]
-    assert pauses[0] < pauses[1] == pauses[2] == 1.0
-
-
 def test_the_first_sentence_is_carried_where_the_voice_wants_it(tmp_path: Path) -> None:
     voice = tiny_voice(tmp_path, carry=True)
     plain = Voice(tiny_voice(tmp_path).config, voice.codec, voice.lm)
@@ -313,13 +303,13 @@ def test_bad_requests_are_told(voice: Voice, text: str, arguments: dict[str, Any
 
 def test_without_a_text_speech_is_drawn_freely(voice: Voice, monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[float] = []
-    say = voice_module.say
+    synthesize = voice_module.synthesize
 
-    def spy(lm: Any, codec: Any, jobs: Any, *rest: Any, **more: Any) -> Any:
-        used.append(jobs[0].config.temperature)
-        return say(lm, codec, jobs, *rest, **more)
+    def spy(lm: Any, requests: list[SentenceRequest]) -> list[Take]:
+        used.append(requests[0].style.sampling.temperature)
+        return synthesize(lm, requests)
 
-    monkeypatch.setattr(voice_module, "say", spy)
+    monkeypatch.setattr(voice_module, "synthesize", spy)
     voice.continue_audio(prompt_wave(), 0.2)
     voice.continue_audio(prompt_wave(), 0.2, temperature=0.4)
     voice.continue_audio(prompt_wave(), 0.2, text="Hello world", prompt_text="how")
@@ -392,7 +382,7 @@ def test_the_pair_speaks_and_streams(parts: dict[str, Path], tmp_path: Path) -> 
     whole, stream = voice.speak(TWO, seed=1, retries=0), voice.stream(TWO, seed=1)
     assert torch.allclose(torch.cat(list(stream), dim=1), whole.waveform, atol=1e-5)
     with pytest.raises(SoundloomError, match="need a codec of soundloom and a delay model"):
-        voice.speak(TWO, drawn_levels=1)
+        voice.speak(TWO, sampled_levels=1)
     with pytest.raises(SoundloomError, match="exists already"):
         make(parts, out, *arguments)
     assert make(parts, out, *arguments, "--replace") == 0
@@ -458,7 +448,8 @@ def test_broken_folders_are_told(parts: dict[str, Path], tmp_path: Path) -> None
         ({"version": 9}, "version"),
         ({"codec": "../../etc"}, "codec"),
         ({"codec": "absent"}, "not shipped"),
-        ({"codec_fingerprint": "0"}, "fingerprint"),
+        ({"codec_fingerprint": "0"}, "codec_fingerprint"),
+        ({"codec_fingerprint": "0" * 64}, "was made for a codec"),
         ({"sample_rate": 1}, "sample_rate"),
         ({"retries": -1}, "retries"),
         ({"paus_seconds": 1}, "pause_seconds"),
@@ -472,7 +463,7 @@ def test_broken_folders_are_told(parts: dict[str, Path], tmp_path: Path) -> None
         load_voice(out)
     (out / "voice.json").write_text(json.dumps(good))
     shutil.rmtree(out / "lm")
-    with pytest.raises(SoundloomError, match="no language model"):
+    with pytest.raises(SoundloomError, match=r"config.json is missing"):
         load_voice(out)
     for name, message in (
         (tmp_path, "voice.json is missing"),

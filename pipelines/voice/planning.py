@@ -1,0 +1,131 @@
+"""From a call's options to sentence requests: settings checked, the prompt read, the text cut, each of them once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from codec.errors import SoundloomError
+from codec.model import Codec
+from codec.pretrained import AudioCodec
+from lm.checkpoint import LoadedLM
+from lm.config import from_dict
+from lm.generation.request import GenerateConfig
+from lm.step_lm import DelayLM
+from pipelines.voice.folder import SpeakerPrompt, VoiceConfig
+from pipelines.voice.prompts import PromptReader
+from pipelines.voice.request import (
+    Prompt,
+    SentenceRequest,
+    SpeakOptions,
+    Style,
+    VoicePrompt,
+    with_current_names,
+)
+from pipelines.voice.sentences import Cutter, Piece
+from pipelines.voice.timescale import checked_speed
+
+
+@dataclass
+class Planner:
+    """Makes requests for one voice: its settings, codec, language model, player and other speakers."""
+
+    config: VoiceConfig
+    codec: AudioCodec
+    lm: LoadedLM
+    player: AudioCodec
+    speakers: Mapping[str, SpeakerPrompt]
+    _ready: dict[tuple[Any, ...], VoicePrompt] = field(default_factory=dict)  # prompts of named speakers
+
+    @property
+    def reader(self) -> PromptReader:
+        """What reads recordings."""
+        return PromptReader(self.codec, self.lm, self.player)
+
+    @property
+    def cutter(self) -> Cutter:
+        """A fresh cutter of texts, with the voice's settings."""
+        config = self.config
+        return Cutter(self.text_ids, self.seconds, config.max_sentence_seconds, config.pause_seconds)
+
+    def seconds(self, units: int) -> float:
+        """Return how long so many text ids take on average."""
+        return self.lm.model.config.expected_frames(units) / self.lm.codec_facts.frame_rate
+
+    def text_ids(self, text: str) -> list[int]:
+        """Return the model's tokens for a text. Raises: SoundloomError where nothing in it can be spoken."""
+        # Text that just stops gets a full stop: without one, some seeds misread "hello world".
+        text = text.rstrip()
+        return self.lm.tokenizer.encode(f"{text}." if text[-1:].isalnum() else text)
+
+    def forget(self) -> None:
+        """Drop prompts that were kept, because the models moved."""
+        self._ready.clear()
+
+    def check_speaker(self, name: str) -> None:
+        """Raises: SoundloomError where the voice has no such speaker, with those that it has."""
+        if name not in self.speakers:
+            known = ", ".join(self.speakers) or "none"
+            raise SoundloomError(f"no speaker {name[:60]!r}; next to its own the voice {self.config.name} has: {known}")
+
+    def style(self, options: SpeakOptions) -> Style:
+        """Check the options and fill in the voice's own settings."""
+        settings = asdict(self.config.generation) | with_current_names(options.sampling)
+        sampling = from_dict(GenerateConfig, settings, "settings")
+        levels = (self.config.levels or self.lm.codec_facts.num_levels) if options.levels is None else options.levels
+        if not 1 <= levels <= self.lm.codec_facts.num_levels:
+            raise SoundloomError(
+                f"levels is {levels}; the voice {self.config.name} has levels 1 to {self.lm.codec_facts.num_levels}"
+            )
+        retries = self.config.retries if options.retries is None else options.retries
+        if not 0 <= retries <= 20:
+            raise SoundloomError(f"retries is {retries}; wanted 0 to 20")
+        vectors = self._vectors(sampling, levels)
+        player = self.codec if vectors is None else self.player
+        return Style(sampling, levels, retries, player, vectors, checked_speed(options.speed))
+
+    def _vectors(self, sampling: GenerateConfig, levels: int) -> Tensor | None:
+        """Return the codebooks of the levels, where not all of them are decoded as sampled codes."""
+        sampled = sampling.sampled_levels
+        if sampled is None or sampled >= levels:
+            return None
+        if not isinstance(self.codec, Codec) or not isinstance(self.lm.model, DelayLM):
+            raise SoundloomError(
+                f"sampled_levels is {sampled}, but expected latents need a codec of soundloom and a delay model; "
+                f"the voice {self.config.name} has a {type(self.codec).__name__} and a {type(self.lm.model).__name__}"
+            )
+        return self.codec.quantizer.vectors(levels)
+
+    def prompt(self, options: SpeakOptions, style: Style) -> VoicePrompt | None:
+        """Return what the first sentence continues, or None without a speaker and a prompt."""
+        if options.speaker is not None:
+            if options.prompt is not None or options.prompt_text is not None:
+                raise SoundloomError(f"speaker {options.speaker!r} and a prompt: give one of them")
+            return self._named(options.speaker, style)
+        if options.prompt is None:
+            if options.prompt_text is not None:
+                raise SoundloomError("prompt_text without a prompt: give the recording that says it")
+            return None
+        return self._read_prompt(options.prompt, options.prompt_text, style)
+
+    def _named(self, name: str, style: Style) -> VoicePrompt:
+        """Return the prompt of one of the voice's speakers; it is read once."""
+        self.check_speaker(name)
+        key = (name, style.levels, style.sampling.sampled_levels)
+        if key not in self._ready:
+            speaker = self.speakers[name]
+            speaker.check()
+            self._ready[key] = self._read_prompt(speaker.audio, speaker.text, style)
+        return self._ready[key]
+
+    def _read_prompt(self, prompt: Prompt, prompt_text: str | None, style: Style) -> VoicePrompt:
+        if prompt_text is None or not prompt_text.strip():
+            raise SoundloomError("a prompt needs its text: give prompt_text, the words that the recording says")
+        return self.reader.voice_prompt(prompt, tuple(self.text_ids(prompt_text.strip())), style)
+
+    def request(self, piece: Piece, prompt: VoicePrompt | None, seed: int, style: Style) -> SentenceRequest:
+        """Return the request for one piece of a text."""
+        return SentenceRequest(piece.text, piece.ids, seed, style, prompt, self.seconds(len(piece.ids)))
