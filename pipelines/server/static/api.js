@@ -1,0 +1,55 @@
+// What the page asks of the server: its facts, its voices, and speech as a stream of events.
+
+let key = sessionStorage.getItem("soundloom-key") ?? "";
+
+export function useKey(value) {
+  key = value;
+  sessionStorage.setItem("soundloom-key", value);
+}
+
+export class Refused extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+async function ask(path, options = {}) {
+  const headers = { ...options.headers };
+  if (key) headers.authorization = `Bearer ${key}`;
+  const answer = await fetch(path, { ...options, headers });
+  if (answer.ok) return answer;
+  const body = await answer.json().catch(() => null);
+  throw new Refused(answer.status, body?.error?.message ?? `the server answered ${answer.status}`);
+}
+
+export const info = async () => (await ask("/api/info")).json();
+export const voices = async () => (await (await ask("/v1/audio/voices")).json()).voices;
+
+export async function addVoice(file, name, text) {
+  const form = new FormData();
+  form.set("audio_sample", file, "recording");
+  form.set("name", name);
+  form.set("text", text);
+  return (await ask("/v1/audio/voices", { method: "POST", body: form })).json();
+}
+
+// Yield the events of a request as they come; PCM comes base64 in `speech.audio.delta`.
+export async function* speak(fields, signal) {
+  const body = JSON.stringify({ ...fields, response_format: "pcm", stream_format: "sse", include_codes: true });
+  const options = { method: "POST", headers: { "content-type": "application/json" }, body, signal };
+  const reader = (await ask("/v1/audio/speech", options)).body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const events = (rest + value).split("\n\n");
+    rest = events.pop();
+    for (const event of events) yield JSON.parse(event.replace(/^data: /, ""));
+  }
+}
+
+export function samples(base64) {
+  const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+  return new Int16Array(bytes.buffer);
+}
