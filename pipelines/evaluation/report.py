@@ -153,14 +153,16 @@ def to_html(report: Report) -> str:
 
 
 def headlines(report: Report, systems: Sequence[str], columns: Sequence[str]) -> list[str]:
-    """Return one line for each of ``systems`` with its figures in ``columns``, from the first table that has them."""
+    """Return one line for each of ``systems`` with its figures in ``columns``, from all tables with rows of it."""
     lines = []
-    for table in report.tables:
-        names = [name for name in columns if name in table.columns]
-        for row in table.rows if names else ():
-            if row[0] in systems:
-                cells = dict(zip(table.columns, row, strict=True))
-                lines.append(f"{row[0]}: " + ", ".join(f"{name} {show(cells[name])}" for name in names))
+    for system in systems:
+        cells: dict[str, Cell] = {}
+        for table in report.tables:
+            for row in table.rows:
+                if row[0] == system:
+                    cells = dict(zip(table.columns, row, strict=True)) | cells
+        figures = [f"{name} {show(cells[name])}" for name in columns if name in cells]
+        lines += [f"{system}: {', '.join(figures)}"] if figures else []
     return lines
 
 

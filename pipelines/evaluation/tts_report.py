@@ -1,4 +1,4 @@
-"""The report on a voice: tables, and things to hear, from what was measured."""
+"""Build the report on a voice: tables and things to hear."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from codec.audio.files import encode_audio
-from pipelines.evaluation import plots
+from pipelines.evaluation import plots, tts_pictures
 from pipelines.evaluation import tts_scores as scores
-from pipelines.evaluation.cloning import Cloning
-from pipelines.evaluation.report import Listening, Picture, Report, Sound, Table
-from pipelines.evaluation.tts_scores import Item, Reference
+from pipelines.evaluation.cloning import Cloning, Recording
+from pipelines.evaluation.report import Cell, Listening, Picture, Report, Sound, Table
+from pipelines.evaluation.tts_outputs import Item, Reference, sentence_request
 from pipelines.voice.voice import Voice
 
 GUARDS = ("voice, guard off", "voice")
@@ -22,12 +22,13 @@ GUARDS = ("voice, guard off", "voice")
 
 @dataclass
 class Results:
-    """Everything that was measured."""
+    """Everything that was measured. ``many``: how further requests ended, by the guard's setting."""
 
     texts: list[str]
     sample_rate: int
     reference: Reference | None
     items: list[Item] = field(default_factory=list)
+    speakers: dict[str, list[Recording]] = field(default_factory=dict)  # new ones, to imitate
     cloning: Cloning | None = None
     many: dict[str, list[Item]] = field(default_factory=dict)
     factors: list[float] = field(default_factory=list)
@@ -35,15 +36,17 @@ class Results:
     cold: list[float] = field(default_factory=list)
 
     def of(self, system: str, seed: int | None = None) -> list[Item]:
+        """Return the outputs of a system, or those of one seed."""
         return [item for item in self.items if item.system == system and seed in (None, item.seed)]
 
     @property
     def systems(self) -> list[str]:
+        """Return who speaks, in the order of the tables."""
         return list(dict.fromkeys(item.system for item in self.items))
 
 
 def build_report(voice: Voice, results: Results, seeds: list[int], facts: dict[str, str], judged: list[str]) -> Report:
-    """Tables and things to hear from what was measured."""
+    """Return the report's tables from what was measured."""
     report = Report(
         f"Voice report: {voice.name}",
         f"{len(results.texts)} sentences, seeds {', '.join(map(str, seeds))}. Every figure is a proxy: good for "
@@ -52,7 +55,7 @@ def build_report(voice: Voice, results: Results, seeds: list[int], facts: dict[s
     )
     columns = [*judged, *(["duration ratio"] if results.reference else [])]
     if columns:
-        rows = [
+        rows: list[list[Cell]] = [
             [system, *(scores.mean_score(results.of(system), column) for column in columns)]
             for system in results.systems
         ]
@@ -89,7 +92,7 @@ def _word_table(results: Results, seeds: list[int]) -> Table:
         ["system", "WER, corpus", "excess over the reference", "WER, mean", "over 50%", "outputs", "missing"],
         rows,
         "Share of words [95% bootstrap interval over sentences, each with all its seeds]. A missing output counts as "
-        "all words deleted. The judge errs itself: look at the excess.",
+        "all words deleted. The recogniser makes errors of its own: look at the excess.",
     )
 
 
@@ -103,7 +106,7 @@ def _endings_table(title: str, found: dict[str, list[Item]]) -> Table:
         title,
         ["system", "requests", *scores.endings([]), "attempts, mean"],
         rows,
-        "end: well; length: far from what the text takes; silence: nothing, or a hole; loop: it repeated itself; "
+        "end: well; length: far from what the text takes; silence: nothing, or a gap; loop: it repeated itself; "
         "cap: it found no end.",
     )
 
@@ -130,7 +133,7 @@ def _quantiles(values: list[float]) -> list[Any]:
 
 
 def listenings(voice: Voice, results: Results, seed: int, settings: dict[str, Any], count: int) -> list[Listening]:
-    """The first sentences to hear, beside the anchors, with a picture of where the model looked."""
+    """Return the first sentences to hear, next to the anchors, with a picture of where the model looked."""
     found = []
     for index in range(min(count, len(results.texts))):
         items = [item for item in results.items if item.index == index and item.wave is not None]
@@ -150,8 +153,8 @@ def listenings(voice: Voice, results: Results, seed: int, settings: dict[str, An
         if importlib.util.find_spec("matplotlib") and any(item.system == "voice" for item in items):
             # the same request again, because only the codes of all levels show where the model looked
             again = {**settings, "levels": voice.num_levels}
-            speech = voice.speak(results.texts[index], seed=scores.sentence_request(seed, index), **again)
-            figure = scores.speech_figure(voice, speech)
+            speech = voice.speak(results.texts[index], seed=sentence_request(seed, index), **again)
+            figure = tts_pictures.speech_figure(voice, speech)
             picture = Picture("Spectrogram and alignment", plots.figure_png(figure, 90))
         found.append(Listening(f"Sentence {index + 1}", [], sounds, results.texts[index], picture))
     return found

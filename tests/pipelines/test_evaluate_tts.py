@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from voice_helpers import tiny_voice
@@ -16,7 +15,8 @@ from pipelines import evaluate_tts
 from pipelines.corpus.texts import read_texts
 from pipelines.evaluation import tts_scores as scores
 from pipelines.evaluation import words
-from pipelines.evaluation.tts_scores import Item
+from pipelines.evaluation.tts_outputs import Item, voice_items
+from pipelines.evaluation.tts_pictures import alignment
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,9 @@ def test_the_sentences_that_come_along() -> None:
     assert read_texts(evaluate_tts.SENTENCES) == lines  # one sentence a line, none lost, none cut
 
 
-def test_the_whole_report(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_whole_report(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("jiwer")
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(words, "Transcriber", Parrot)
@@ -52,11 +54,13 @@ def test_the_whole_report(folder: Path, tmp_path: Path, monkeypatch: pytest.Monk
     rows = [{"audio": f"{i}.wav", "text": text, "split": "test"} for i, text in enumerate(["Hello world.", "How so?"])]
     for row in rows:
         write_audio(tmp_path / row["audio"], 0.1 * torch.randn(1, 24_000), 24_000)
-    manifest.write_text("".join(json.dumps(row) + "\n" for row in [{"split": "train"}, *rows]))
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in [{"audio": "absent.wav", "split": "train"}, *rows]))
     arguments = [str(folder), "-o", str(tmp_path / "report"), "--reference", str(manifest), "--split", "test"]
     arguments += ["--seeds", "0,1", "--first-sound", "2", "--cold", "1", "--listen", "1", "--threads", "1"]
     arguments += ["--levels", "2", "--no-quality", "--recogniser", "base", "--opus", "12"]
     assert evaluate_tts.main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "reference: WER, corpus 0.500 [" in shown and "next: listen to" in shown
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     tables = {table["title"]: {row[next(iter(row))]: row for row in table["rows"]} for table in report["tables"]}
     found = tables["Word errors"]
@@ -95,7 +99,7 @@ def test_scores_are_means_over_sentences() -> None:
 
 def test_the_guard_costs_nothing_where_all_ends_well(folder: Path) -> None:
     voice = tiny_voice(folder.parent / "text")
-    items = list(scores.voice_items(voice, ["Hello world.", "How are you?"], 0, {}))
+    items = list(voice_items(voice, ["Hello world.", "How are you?"], 0, {}))
     assert [item.system for item in items] == ["voice, guard off", "voice"] * 2
     for off, on in zip(items[::2], items[1::2], strict=True):
         assert (off.wave is on.wave) == (off.finish_reason == "end")
@@ -104,10 +108,10 @@ def test_the_guard_costs_nothing_where_all_ends_well(folder: Path) -> None:
 def test_alignment_is_a_distribution_over_the_text(folder: Path) -> None:
     voice = tiny_voice(folder.parent / "text")
     speech = voice.speak("Hello world.")
-    found = scores.alignment(voice, speech)
-    assert found is not None and found[0].shape[0] == speech.sentences[0].codes.shape[1]
-    assert np.all(found[0].sum(1).numpy() <= 1 + 1e-5)
-    assert scores.alignment(voice, voice.speak("Hello world.", levels=1)) is None
+    found = alignment(voice, speech)
+    assert found is not None and found.shape[0] == speech.sentences[0].codes.shape[1]
+    assert bool((found.sum(1) <= 1 + 1e-5).all())
+    assert alignment(voice, voice.speak("Hello world.", levels=1)) is None
 
 
 def test_bad_input_is_told(folder: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from pipelines.evaluation.report import (
     Report,
     Sound,
     Table,
+    headlines,
     show,
     to_html,
     to_json,
@@ -71,6 +72,14 @@ def test_markdown_tables_are_tables() -> None:
     assert rows[0] == "| system | PESQ |" and rows[1] == "|---|---:|"
     assert rows[2] == "| ours | 2.500 [2.250, 2.750] (1 failed) |" and rows[3] == r"| a\|b | - |"
     assert "![Curve](pictures/01.png)" in text
+
+
+def test_headlines_are_the_figures_of_the_systems_asked_for() -> None:
+    report = example()
+    report.tables.append(Table("Words", ["system", "WER"], [["ours", 0.5], ["theirs", 0.1]]))
+    assert headlines(report, ["ours", "absent"], ["WER", "PESQ", "other"]) == [
+        "ours: WER 0.5, PESQ 2.500 [2.250, 2.750] (1 failed)"
+    ]
 
 
 class Seen(HTMLParser):
