@@ -16,6 +16,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import safetensors
@@ -23,10 +24,16 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from codec.common.files import write_bytes
+from codec import ecdc
+from codec.common.files import check_file, read_bytes, write_bytes
 from codec.errors import SoundloomError
 
-CODE_SUFFIXES = (".loom", ".safetensors")
+if TYPE_CHECKING:
+    from codec.pretrained import AudioCodec
+
+CODE_SUFFIXES = (".loom", ".safetensors")  # written and read
+READ_SUFFIXES = (*CODE_SUFFIXES, ".ecdc", ".dac")
+_LARGEST_FILE = 1 << 26  # 35 hours at 4 kbit/s
 _HEADER = struct.Struct("<4sBBHIIIQ8sI")
 _CHECK = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size + _CHECK.size
@@ -38,7 +45,7 @@ class CodeFile:
     """Codes of one recording and what is needed to decode them.
 
     ``codes``: long [K, T]; ``num_samples``: length of the recording, at most T · hop_length; ``mark``: 16 hex
-    digits that tell which codec wrote them (`mark_of` its fingerprint).
+    digits that identify the codec that wrote them (`mark_of` its fingerprint), or empty where the file has none.
     """
 
     codes: Tensor
@@ -48,23 +55,31 @@ class CodeFile:
     num_samples: int
     mark: str
 
-    def check_codec(self, fingerprint: str, sample_rate: int, name: str) -> None:
-        """Raise SoundloomError unless a codec with this fingerprint wrote the codes."""
-        if self.mark != mark_of(fingerprint) or self.sample_rate != sample_rate:
+    def check_codec(self, codec: AudioCodec, name: str) -> None:
+        """Check that this codec wrote the codes, by its mark; without one, by its sizes.
+
+        Raises: `SoundloomError` that begins with ``name``.
+        """
+        ours = (self.sample_rate, self.hop_length, self.codebook_size)
+        theirs = (codec.sample_rate, codec.hop_length, codec.codebook_size)
+        mark = mark_of(codec.fingerprint) if self.mark else ""
+        if ours != theirs or self.mark != mark:
             raise SoundloomError(
-                f"{name}: written by another codec ({self.mark}, {self.sample_rate} Hz) than the one given "
-                f"({mark_of(fingerprint)}, {sample_rate} Hz); choose the codec that wrote it"
+                f"{name}: written by another codec ({self.mark or 'EnCodec'}, {self.sample_rate} Hz) than the one "
+                f"given ({mark or codec.fingerprint[:16]}, {codec.sample_rate} Hz); choose the codec that wrote it"
             )
 
 
 def mark_of(fingerprint: str) -> str:
-    """A codec's fingerprint in 16 hex digits."""
+    """Return a codec's fingerprint in 16 hex digits."""
     return hashlib.sha256(fingerprint.encode()).hexdigest()[:16]
 
 
 def pack(file: CodeFile) -> bytes:
-    """The bytes of a ``.loom`` file. Raises: SoundloomError where the codes do not fit what is said about them."""
+    """Return the bytes of a ``.loom`` file. Raises: `SoundloomError` where the codes do not fit the facts."""
     _check(file, "codes")
+    if not _is_mark(file.mark):
+        raise SoundloomError("codes: the codec that wrote them is unknown; mark_of its fingerprint is wanted")
     codes = file.codes.cpu().numpy().T.reshape(-1)  # [T · K]: whole frames follow each other
     width = _width(file.codebook_size)
     bits = np.empty((codes.size, width), np.uint8)
@@ -88,16 +103,16 @@ def pack(file: CodeFile) -> bytes:
 
 
 def unpack(data: bytes, name: str = "codes") -> CodeFile:
-    """Read the bytes of a ``.loom`` file; its size is checked before anything is made.
+    """Read the bytes of a ``.loom`` file; its size is checked before anything is allocated.
 
-    Raises: SoundloomError that begins with ``name``.
+    Raises: `SoundloomError` that begins with ``name``.
     """
     if data[:4] != _MAGIC:
         raise SoundloomError(
             f"{name}: not a .loom file (it begins with {data[:4]!r}); give one that reconstruct.py wrote"
         )
     if len(data) < HEADER_BYTES:
-        raise SoundloomError(f"{name}: cut inside of its header ({len(data)} bytes); copy it again")
+        raise SoundloomError(f"{name}: cut inside its header ({len(data)} bytes); copy it again")
     _, version, levels, largest, rate, hop, frames, samples, mark, body_check = _HEADER.unpack_from(data)
     if version != _VERSION:
         raise SoundloomError(
@@ -124,9 +139,9 @@ def unpack(data: bytes, name: str = "codes") -> CodeFile:
 
 
 def save_codes(path: str | os.PathLike[str], file: CodeFile) -> int:
-    """Write codes to a ``.loom`` or ``.safetensors`` file, whole or not at all.
+    """Write codes to a ``.loom`` or ``.safetensors`` file, whole or not at all; return the number of bytes.
 
-    Returns: bytes written. Raises: SoundloomError.
+    Raises: `SoundloomError` for another suffix, and where the system refuses to write.
     """
     suffix = Path(path).suffix.lower()
     if suffix == ".loom":
@@ -144,11 +159,25 @@ def save_codes(path: str | os.PathLike[str], file: CodeFile) -> int:
 
 
 def load_codes(path: str | os.PathLike[str]) -> CodeFile:
-    """Read what `save_codes` wrote. Raises: SoundloomError that names the file."""
+    """Read what `save_codes` wrote, or an ``.ecdc`` file. Raises: `SoundloomError` that names the file."""
     path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix == ".dac":
+        raise SoundloomError(
+            f"{path}: a .dac file is pickled, which can run code, and is never read; decode it with "
+            "descript-audio-codec (python -m dac decode) and give the audio file"
+        )
+    if suffix == ".ecdc":
+        codes, samples = ecdc.unpack_ecdc(read_bytes(path, _LARGEST_FILE), str(path))
+        return CodeFile(codes, ecdc.CODEBOOK_SIZE, ecdc.SAMPLE_RATE, ecdc.HOP_LENGTH, samples, "")
+    if suffix != ".safetensors":
+        return unpack(read_bytes(path, _LARGEST_FILE), str(path))
+    return _load_tensors(path)
+
+
+def _load_tensors(path: Path) -> CodeFile:
+    check_file(path, 8 * _LARGEST_FILE)
     try:
-        if path.suffix.lower() != ".safetensors":
-            return unpack(path.read_bytes(), str(path))
         with safetensors.safe_open(path, "pt") as stream:
             if "codes" not in stream.keys():  # noqa: SIM118 - not a dict
                 raise SoundloomError(f"{path}: holds no tensor named codes; give a file that reconstruct.py wrote")
@@ -184,7 +213,7 @@ def _width(codebook_size: int) -> int:
 
 
 def _check(file: CodeFile, name: str) -> None:
-    """Everything that decoding relies on. Raises: SoundloomError."""
+    """Check everything that decoding relies on. Raises: `SoundloomError`."""
     if file.codes.dim() != 2 or not 1 <= file.codes.shape[0] <= 255 or not 1 <= file.codes.shape[1] < 1 << 32:
         raise SoundloomError(f"{name}: codes of shape {list(file.codes.shape)}; wanted [levels 1 to 255, frames]")
     if not 2 <= file.codebook_size <= 1 << 16:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -46,10 +48,11 @@ def test_files(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"x{suffix}"
     assert save_codes(path, codes_of()) == path.stat().st_size
     assert same(load_codes(path), codes_of())
-    load_codes(path).check_codec("a codec", 24_000, "x")
-    for other in (("another", 24_000), ("a codec", 16_000)):
+    sizes: dict[str, Any] = {"sample_rate": 24_000, "hop_length": 480, "codebook_size": 1000, "fingerprint": "a codec"}
+    load_codes(path).check_codec(SimpleNamespace(**sizes), "x")  # type: ignore[arg-type]
+    for change in ({"fingerprint": "another"}, {"sample_rate": 16_000}):
         with pytest.raises(SoundloomError, match="another codec"):
-            load_codes(path).check_codec(*other, "x")
+            load_codes(path).check_codec(SimpleNamespace(**sizes | change), "x")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

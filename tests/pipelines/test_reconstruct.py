@@ -15,6 +15,7 @@ from codec.errors import SoundloomError
 from codec.loom import load_codes
 from codec.model import Codec, CodecConfig
 from codec.quantize import QuantizerConfig
+from codec.seanet import SEANetConfig
 from codec.spectral import SpectralConfig
 from pipelines import reconstruct
 
@@ -48,6 +49,7 @@ def test_file_to_file_says_bitrate_duration_and_distance(
     assert reconstruct.main([str(sound), "-o", str(out), "--codec", str(folder), "--levels", "2"]) == 0
     said = capsys.readouterr().out
     assert "1.00 s" in said and "2 of 3 levels" in said and "0.40 kbit/s" in said and "mel distance" in said
+    assert "100 tokens/s" in said and "960 times smaller than 16-bit PCM" in said
     assert read_audio(out).shape == (1, 24_002)
 
 
@@ -63,20 +65,6 @@ def test_codes_are_a_file_that_decodes_to_the_same_sound(folder: Path, sound: Pa
     reconstruct.main([str(sound), "-o", str(whole), "--levels", "1", *common])
     reconstruct.main([str(codes), "-o", str(again), "--levels", "1", *common])
     assert again.read_bytes() == whole.read_bytes()
-
-
-def test_long_recordings_go_through_in_pieces_with_the_same_result(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    codec = Codec.from_pretrained(folder)
-    wave = 0.3 * torch.randn(1, 48_000 + 123, generator=torch.Generator().manual_seed(1))
-    codes = reconstruct.encode(codec, wave)
-    decoded = reconstruct.decode(codec, codes, wave.shape[1])
-    monkeypatch.setattr(reconstruct, "WHOLE_SECONDS", 0.5)
-    assert torch.equal(reconstruct.encode(codec, wave), codes)
-    in_pieces = reconstruct.decode(codec, codes, wave.shape[1])
-    assert in_pieces.shape == decoded.shape == wave.shape
-    assert (in_pieces - decoded).abs().max() < 1e-5
 
 
 def test_folder_to_folder_tells_bad_files_and_goes_on(
@@ -126,7 +114,12 @@ def test_bad_input_is_told(folder: Path, sound: Path, tmp_path: Path) -> None:
         ([str(tmp_path / "none.wav"), *out, *common], "none.wav: no such file"),
         ([str(tmp_path / "bad.loom"), *out, *common], "bad.loom: cut"),
         ([str(tmp_path / "empty"), *out, *common], "no audio files"),
+        ([str(sound), *out, *common, "--threads", "0"], "--threads 0"),
+        ([str(sound), *out, *common, "--device", "abacus"], "device 'abacus' is unknown"),
+        ([str(sound), *out, *common, "--decoder", "plain"], "has no decoder 'plain'"),
+        ([str(tmp_path / "x.dac"), *out, *common], "python -m dac decode"),
     ):
+        (tmp_path / "x.dac").touch()
         with pytest.raises(SoundloomError, match=message):
             reconstruct.main(arguments)
 
@@ -142,3 +135,52 @@ def test_codes_of_another_codec_are_refused(folder: Path, sound: Path, tmp_path:
     codec.save_pretrained(tmp_path / "other")
     with pytest.raises(SoundloomError, match="another codec"):
         reconstruct.main([str(codes), "-o", str(tmp_path / "x.wav"), "--codec", str(tmp_path / "other")])
+
+
+def test_the_input_is_never_written_over(folder: Path, sound: Path) -> None:
+    before = sound.read_bytes()
+    link = sound.with_name("link.wav")
+    link.symlink_to(sound)
+    for target in (sound, link, sound.parent / ".." / sound.parent.name / sound.name):
+        with pytest.raises(SoundloomError, match="is the input itself"):
+            reconstruct.main([str(sound), "-o", str(target), "--codec", str(folder)])
+    with pytest.raises(SoundloomError, match="is the input itself"):
+        reconstruct.main([str(sound.parent), "-o", str(sound.parent), "--codec", str(folder)])
+    assert sound.read_bytes() == before
+
+
+def test_wrong_names_are_reported_before_the_work(sound: Path) -> None:
+    """With a codec that cannot be opened: its error would come first if the names were checked later."""
+    for arguments, message in (
+        (["-o", "x.docx"], r"x\.docx: unknown kind of file"),
+        (["--codes", "x.wav"], r"x\.wav: codes go into \.loom or \.safetensors"),
+        (["--plot", "x.wav"], r"x\.wav: unknown kind of file"),
+    ):
+        with pytest.raises(SoundloomError, match=message):
+            reconstruct.main([str(sound), *arguments, "--codec", "none"])
+
+
+def test_files_of_encodec_need_their_codec(tmp_path: Path, folder: Path) -> None:
+    facts = b'{"m": "encodec_24khz", "al": 320, "nc": 4, "lm": false}'
+    path = tmp_path / "x.ecdc"
+    path.write_bytes(b"ECDC" + bytes([0, 0, 0, 0, len(facts)]) + facts + bytes(5))
+    out = ["-o", str(tmp_path / "x.wav")]
+    with pytest.raises(SoundloomError, match="add --codec facebook/encodec_24khz"):
+        reconstruct.main([str(path), *out])
+    with pytest.raises(SoundloomError, match="written by another codec"):
+        reconstruct.main([str(path), *out, "--codec", str(folder)])
+    seanet = SEANetConfig(filters=2, latent_dim=4, pad_mode="reflect", lstm_layers=0, weight_norm=False)
+    encodec = Codec(CodecConfig(network="seanet", seanet=seanet, quantizer=QuantizerConfig(4, 1024)))
+    encodec.save_pretrained(tmp_path / "encodec")
+    assert reconstruct.main([str(path), *out, "--codec", str(tmp_path / "encodec")]) == 0
+    assert read_audio(tmp_path / "x.wav").shape == (1, 320)
+
+
+def test_an_interrupt_while_torch_is_imported_is_one_line(folder: Path, sound: Path, tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt\n")
+    script = Path(reconstruct.__file__)
+    done = subprocess.run(
+        [sys.executable, str(script), str(sound), "-o", "x.wav"], capture_output=True, text=True, check=False,
+        env={"PYTHONPATH": f"{tmp_path}:{script.parents[1]}", "PATH": ""},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
