@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from codec.audio.files import mel_filterbank
+from codec.audio.signal import mel_filterbank
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from codec.audio.files import mel_filterbank
+from codec.audio.signal import mel_filterbank
 from codec.errors import SoundloomError
 
 BANDS = 40  # finer ones gain nothing for speakers apart from those of the report (docs/experiments/lm-probes.md)

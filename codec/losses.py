@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codec.audio.files import mel_filterbank
+from codec.audio.signal import mel_filterbank
 from codec.common.distributed import mean_over_processes
 from codec.errors import SoundloomError
 

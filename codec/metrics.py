@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codec.audio.files import mel_filterbank, resample
+from codec.audio.signal import mel_filterbank, resample
 from codec.common.extras import install_hint
 from codec.errors import SoundloomError
 

@@ -21,7 +21,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from codec.adapter import TransformersCodec, weight_files
-from codec.audio import files as audio
+from codec.audio.torchaudio_stub import import_torchaudio
 from codec.common.files import check_file
 from codec.conv import fold_weight_norm
 from codec.errors import SoundloomError
@@ -168,7 +168,7 @@ _FLOATS = ("F64", "F32", "F16", "BF16")
 def import_transformers() -> types.ModuleType:
     """Import transformers, also next to a CPU-only torch, where torchaudio (which its audio models import) fails."""
     with suppress(ImportError, OSError):
-        audio._torchaudio()
+        import_torchaudio()
     return importlib.import_module("transformers")
 
 

@@ -20,7 +20,8 @@ from pathlib import Path
 
 import torch
 
-from codec.audio.files import AUDIO_SUFFIXES, audio_info, read_audio, resample, write_audio
+from codec.audio import audio_info, read_audio, resample, write_audio
+from codec.audio.files import AUDIO_SUFFIXES
 from codec.common.extras import install_hint
 from codec.errors import SoundloomError
 from pipelines.command_line.progress import track

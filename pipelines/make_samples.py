@@ -101,7 +101,7 @@ def teacher_sentence(sample_rate: int) -> Tensor | None:
     """SENTENCE read by hibari, [1, N]; None where it is not installed."""
     import torch
 
-    from codec.audio.files import resample
+    from codec.audio import resample
     from pipelines.teachers.registry import open_teacher
 
     try:

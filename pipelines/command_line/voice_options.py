@@ -68,9 +68,9 @@ def check_output(path: str, picture: bool = False) -> None:
 
     Raises: SoundloomError where ``path`` cannot become an audio file (or a picture), or is the terminal.
     """
-    from codec.audio.files import _FORMATS
+    from codec.audio.files import WRITABLE
 
-    suffixes = PICTURES if picture else tuple(_FORMATS)
+    suffixes = PICTURES if picture else tuple(WRITABLE)
     if path == "-" and not picture:
         if sys.stdout.isatty():
             raise SoundloomError("audio does not go to a terminal: pipe it into a player, or give -o FILE")

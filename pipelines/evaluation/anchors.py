@@ -6,7 +6,7 @@ import io
 
 from torch import Tensor
 
-from codec.audio.files import encode_audio, read_audio, resample
+from codec.audio import encode_audio, read_audio, resample
 from codec.errors import SoundloomError
 
 OPUS_RATE = 24_000

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from codec.audio.files import read_audio, resample
+from codec.audio import read_audio, resample
 from codec.common.seeds import stable_seed
 from codec.errors import SoundloomError
 from codec.loom import CodeFile, mark_of, pack

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from codec.audio.files import mel_filterbank
+from codec.audio.signal import mel_filterbank
 from codec.common.files import write_bytes
 from codec.errors import SoundloomError
 from codec.metrics import Summary, require

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codec.audio.files import _torchaudio, resample
+from codec.audio.signal import resample
+from codec.audio.torchaudio_stub import import_torchaudio
 from codec.errors import SoundloomError
 from codec.metrics import require
 from pipelines.evaluation.packages import package_folder, package_versions, weights_mark
@@ -31,7 +32,7 @@ class DistillMOS:
 
     def __init__(self, device: str | torch.device = "cpu") -> None:
         folder = package_folder("distillmos", "distillmos")
-        _torchaudio()  # distillmos imports torchaudio, which fails where its compiled extension does not load
+        import_torchaudio()  # distillmos imports torchaudio, which fails where its compiled extension does not load
         package = require("distillmos.sqa")
         path = folder / "weights" / "distill_mos_v7.pt"
         weights = torch.load(path, map_location="cpu", weights_only=True)["model"]

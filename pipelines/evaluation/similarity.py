@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from codec.audio.files import mel_filterbank, resample
+from codec.audio.signal import mel_filterbank, resample
 from pipelines.evaluation.packages import package_folder, weights_mark
 
 RATE = 16_000

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from codec.audio.files import resample
+from codec.audio.signal import resample
 from codec.errors import SoundloomError
 from codec.metrics import Summary, bootstrap_interval, require, summarize
 from pipelines.evaluation.packages import package_folder, weights_mark

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 from torch import Tensor
 
-from codec.audio.files import resample
+from codec.audio.signal import resample
 from codec.errors import SoundloomError
 from pipelines.server.errors import ApiError
 from pipelines.server.orders import MODEL, MODEL_ALIASES

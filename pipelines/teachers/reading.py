@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from codec.audio.files import audio_info, read_audio, resample, write_audio
+from codec.audio import audio_info, read_audio, resample, write_audio
 from codec.errors import SoundloomError
 from pipelines.corpus.texts import text_id
 from pipelines.corpus.write import Reject, Row, split_of

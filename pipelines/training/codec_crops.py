@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from codec.audio.files import audio_files, audio_info, read_audio, resample
+from codec.audio import audio_files, audio_info, read_audio, resample
 from codec.common.read_ahead import read_ahead
 from codec.common.seeds import stable_seed
 from codec.errors import SoundloomError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from codec.audio.files import resample
+from codec.audio import resample
 from codec.errors import SoundloomError
 from lm.transformer import Transformer, TransformerConfig, rotary_tables, rotate
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from codec.audio.files import resample, write_audio
+from codec.audio import resample, write_audio
 from codec.errors import SoundloomError
 from codec.model import Codec, CodecConfig
 from codec.quantize import QuantizerConfig

@@ -18,8 +18,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from codec.audio import audio_files, audio_info, encode_audio, mel_filterbank, read_audio, resample, write_audio
 from codec.audio import files as audio
-from codec.audio.files import audio_files, audio_info, encode_audio, mel_filterbank, read_audio, resample, write_audio
 from codec.errors import SoundloomError
 
 RATE = 24_000
@@ -340,7 +340,7 @@ def python(code: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
 
 
 CHECK = """
-from codec.audio.files import resample, mel_filterbank
+from codec.audio import resample, mel_filterbank
 assert "torchaudio" not in sys.modules, "importing codec.audio must not cost torchaudio"
 assert resample(torch.zeros(2, 24000), 24000, 16000).shape == (2, 16000)
 assert mel_filterbank(80, 512, 24000).shape == (257, 80)
@@ -381,7 +381,7 @@ warnings.simplefilter("always")
 torch.version.cuda = "13.0"
 def fail(path): raise OSError("undefined symbol")
 torch.ops.load_library = fail
-from codec.audio.files import resample
+from codec.audio import resample
 resample(torch.zeros(2, 24000), 24000, 16000)
 """,
         tmp_path,
