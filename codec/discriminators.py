@@ -136,7 +136,7 @@ class MelDiscriminator(nn.Module):
         wave = wave.squeeze(1).float()
         X = torch.stft(wave, self.size, self.size // 4, window=self.window, return_complex=True)  # [B, bins, frames]
         magnitude = (X.real.square() + X.imag.square() + 1e-8).sqrt()
-        x = (magnitude.transpose(1, 2) @ self.filters + 1e-3).log().unsqueeze(1) / 3  # [B, 1, frames, bands]
+        x = (magnitude.transpose(1, 2) @ self.filters + 1e-3).log().unsqueeze(1) / 3 + 1  # [B, 1, frames, bands]
         features = []
         for layer in self.layers:
             x = F.leaky_relu(layer(x), 0.2)

@@ -49,7 +49,7 @@ from pipelines.training.codec_settings import FIXED_AT_START, TrainCodecSettings
 from pipelines.training.codec_validation import alarm_lines, validate
 from pipelines.training.curves import Panel
 from pipelines.training.optimizer import set_learning_rate
-from pipelines.training.quality_clips import QualityClips
+from pipelines.training.quality_clips import CLIP_SECONDS, QualityClips
 from pipelines.training.recompute import recompute_activations
 from pipelines.training.run_settings import resume_point
 from pipelines.training.sharding import refuse_sharding
@@ -58,7 +58,9 @@ from pipelines.training.stopping import StopFlag
 DEV_SECONDS = 2.0
 CURVES = (
     Panel("Mel distance", ("mel",), ("mel_unquantized", "mel_by_levels.4", "mel_by_levels.8"), "lower"),
-    Panel("Predicted quality, DistillMOS (1 to 5)", (), ("distillmos.4", "distillmos.8"), "higher"),
+    Panel(
+        "Predicted quality, DistillMOS (1 to 5)", (), ("distillmos.4", "distillmos.8", "distillmos_original"), "higher"
+    ),
     Panel("Discriminators' mean scores", ("score_real", "score_fake")),
     Panel("Distance between the discriminators' features", ("feature",)),
     Panel("Shares of the gradient", ("share_mel", "share_adversarial", "share_feature")),
@@ -121,13 +123,17 @@ class CodecTask:
         self.crops = Crops(settings.sources, rate, *common)
         dev = Crops(settings.dev_sources, rate, DEV_SECONDS, settings.dev_crops, seed)
         self.dev_waves = dev.batch(0)[0].to(accelerator.device)
+        self.clips: Tensor | None = None
+        if settings.quality_clips:
+            long = Crops(settings.dev_sources, rate, CLIP_SECONDS, settings.quality_clips, seed)
+            self.clips = long.batch(0)[0].to(accelerator.device)
         self.codec = make_codec(settings).to(accelerator.device)
         self.state = self._make_state()
         self.seconds = 0.0  # of training, all runs together
         if checkpoint is not None:
             self.state.load(checkpoint)
             self.seconds = float(checkpoint.fact("seconds", (int, float)))
-        self.quality = QualityClips(settings.quality_clips, settings.codec.sample_rate)
+        self.quality = QualityClips(settings.quality_clips > 0, rate)
         self._figures: dict[str, Any] = {}
         self._logged = self.state.step
         self._findings: list[Any] = []
@@ -170,9 +176,9 @@ class CodecTask:
         levels = [n for n in self.settings.validate_levels if n <= self.codec.num_levels]
         with self.state.ema.applied(self.codec):
             report, self._findings = validate(self.codec, self.state.losses.mel, self.dev_waves, levels)
-            clips = self.dev_waves[: self.settings.quality_clips]
-            decoded = decode_levels(self.codec, clips, levels) if len(clips) else {}
-        return {"seconds": self.seconds, **report, **self.quality.score_levels(decoded, clips)}
+            if self.clips is not None:
+                report |= self.quality.score(decode_levels(self.codec, self.clips, levels), self.clips)
+        return {"seconds": self.seconds, **report}
 
     def remarks(self, rows: Sequence[dict[str, Any]]) -> list[str]:
         report = {k: v for k, v in rows[-1].items() if isinstance(v, list | dict)} if rows else {}

@@ -51,7 +51,7 @@ from pipelines.voice.voice import Voice, load_voice
 
 CURVES = (
     Panel("Mel distance", ("mel",), ("dev_mel",), "lower"),
-    Panel("Predicted quality, DistillMOS (1 to 5)", (), ("distillmos",), "higher"),
+    Panel("Predicted quality, DistillMOS (1 to 5)", (), ("distillmos.latents", "distillmos_original"), "higher"),
     Panel("Distance of the waveforms", ("wave",), (), "lower"),
     Panel("Discriminators' mean scores", ("score_real", "score_fake")),
     Panel("Distance between the discriminators' features", ("feature",)),
@@ -88,7 +88,7 @@ class DecoderTask:
         audio = audio_by_id(settings.audio)
         self.crops = make_crops(settings, voice, settings.store, audio, *place)
         self.dev = None if settings.dev_store is None else make_crops(settings, voice, settings.dev_store, audio)
-        self.quality = QualityClips(settings.quality_clips, voice.sample_rate)
+        self.quality = QualityClips(settings.quality_clips > 0, voice.sample_rate)
         self.seconds = 0.0  # of training in this run
         self._figures: dict[str, Any] = {}
 
@@ -122,12 +122,13 @@ class DecoderTask:
                 latents, wave, _ = self.dev.batch(-1 - number)
                 made = self.state.network(latents)[..., -wave.shape[-1] :]
                 distances.append(float(self.state.losses.mel(made, wave)))
-                clips += list(made)
-                originals += list(wave)
+                if number < self.settings.quality_clips:
+                    clips.append(torch.cat(list(made), dim=1))
+                    originals.append(torch.cat(list(wave), dim=1))
         distance = sum(distances) / len(distances)
         best = self.best is None or distance < self.best
         self.best = distance if best else self.best
-        return {"dev_mel": distance, "best": best, **self.quality.score(clips, originals)}
+        return {"dev_mel": distance, "best": best, **self.quality.score({"latents": clips}, originals)}
 
     def remarks(self, rows: Sequence[dict[str, Any]]) -> list[str]:
         return [*self.quality.notes(), *alarm_lines([], rows)]

@@ -28,6 +28,7 @@ PERPLEXITY_SHARE = 0.1  # of the perplexity that so many frames could show
 GAIN_DECIBELS = 0.1  # a level that takes off less of the latent's energy adds nothing
 MEL_SHARE = 0.002  # a level that shortens the mel distance by a smaller share adds nothing
 RANK_SHARE, RANK_FLOOR = 0.1, 4.0  # of the latent's dimensions; directions
+IDLE_GAP, IDLE_RISE, IDLE_ROWS = 0.02, 1.1, 20  # gap of mean scores; growth of the feature distance; log rows
 WINS, WIN_ROWS = 0.95, 10  # share of real scores above the mean fake one; log rows before a judgement
 
 
@@ -249,7 +250,10 @@ def judge_weights(module: nn.Module) -> Finding:
 
 
 def judge_log(rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
-    """NaN in a training's log, and discriminators that win for good; rows as train_codec writes them (NaN is null)."""
+    """Find NaN in a training's log, and discriminators that win for good or learn nothing.
+
+    Rows are as train_codec writes them (NaN is null).
+    """
     bad = [row.get("step") for row in rows if any(_not_finite(value) for value in row.values())]
     recent = len(rows) and any(_not_finite(value) for row in rows[-WIN_ROWS:] for value in row.values())
     told = f"{len(bad)} of {len(rows)} rows not finite{f', last at step {bad[-1]}' if bad else ''}"
@@ -261,18 +265,40 @@ def judge_log(rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
         "warnings; a single skipped step does no harm.",
     )
     duel = [row for row in rows if "discriminator_wins" in row and not any(_not_finite(v) for v in row.values())]
-    duel = duel[-5 * WIN_ROWS :]
-    if len(duel) < WIN_ROWS:
-        return [finite, Finding("discriminators", "not judged", f"{len(duel)} log rows with discriminators, too few")]
-    wins = _mean(duel, "discriminator_wins")
-    before, after = _mean(duel[: len(duel) // 2], "adversarial"), _mean(duel[len(duel) // 2 :], "adversarial")
-    hinge = _mean(duel, "discriminator")
-    said = f"wins {wins:.2f}, hinge loss {hinge:.2f} (2 is a guess, 0 is certain), the codec's adversarial loss went "
-    said += f"from {before:.3g} to {after:.3g} within {len(duel)} rows"
-    stuck = wins >= WINS and after > before - 0.02 * max(1.0, abs(before))
-    advice = "The discriminators tell every clip, and the codec gains nothing against them. Lower discriminator_lr, "
-    advice += "raise discriminator_every, make them narrower, or raise losses.feature beside losses.adversarial."
-    return [finite, _finding("discriminators", said, stuck, advice)]
+    return [finite, _judge_duel(duel)]
+
+
+def _judge_duel(duel: Sequence[Mapping[str, Any]]) -> Finding:
+    """Judge the discriminators by their scores and by the distance between their features.
+
+    Not by their hinge loss: it stays near 2 in trainings that work, as in those where they learn nothing.
+    """
+    recent = duel[-5 * WIN_ROWS :]
+    if len(recent) < WIN_ROWS:
+        return Finding("discriminators", "not judged", f"{len(recent)} log rows with discriminators, too few")
+    wins, gap = _mean(recent, "discriminator_wins"), _score_gap(recent)
+    half = len(recent) // 2
+    before, after = _mean(recent[:half], "adversarial"), _mean(recent[half:], "adversarial")
+    at_first, now = _mean(duel[: WIN_ROWS // 2], "feature"), _mean(recent[-WIN_ROWS // 2 :], "feature")
+    said = f"wins {wins:.2f}, real scores {gap:.2g} above fake ones, feature distance {at_first:.3g} at first and "
+    said += f"{now:.3g} now; the codec's adversarial loss went from {before:.3g} to {after:.3g} in {len(recent)} rows"
+    if wins >= WINS and after > before - 0.02 * max(1.0, abs(before)):
+        advice = "The discriminators tell every clip, and the codec gains nothing against them. Lower "
+        advice += "discriminator_lr, raise discriminator_every, make them narrower, or raise losses.feature."
+        return _finding("discriminators", said, True, advice)
+    idle = len(duel) >= IDLE_ROWS and abs(gap) < IDLE_GAP and now < IDLE_RISE * at_first
+    advice = "The discriminators learn nothing: real and reconstructed clips score alike, and their features do not "
+    advice += "drift apart. Raise discriminator_lr, and keep discriminators.power near 0.3 (they need compressed "
+    advice += "spectra); a longer head_start lets them learn first."
+    return _finding("discriminators", said, idle, advice)
+
+
+def _score_gap(rows: Sequence[Mapping[str, Any]]) -> float:
+    """Return how far real scores are above fake ones; from the hinge loss in logs that lack the scores."""
+    known = [row for row in rows if "score_real" in row and "score_fake" in row]
+    if known:
+        return _mean(known, "score_real") - _mean(known, "score_fake")
+    return 2 - _mean(rows, "discriminator")
 
 
 def _mean(rows: Sequence[Mapping[str, Any]], key: str) -> float:

@@ -41,7 +41,8 @@ class TuneDecoderSettings(RunSettings):
         segment_seconds: length of a crop.
         max_frames: longest utterance used, its prompt included; 0 = any.
         dev_batches: batches in validation.
-        quality_clips: how many validation crops DistillMOS scores where it is installed; 0 = off. Logged, never a loss.
+        quality_clips: number of validation batches that DistillMOS scores, where it is installed, their crops joined;
+            0 = off. Logged, never a loss.
     """
 
     voice: str

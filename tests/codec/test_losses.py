@@ -1,5 +1,7 @@
 """Mel loss, discriminators, balancer, whitening: what each is meant to see, and that nothing else matters."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -56,6 +58,30 @@ def test_discriminators_learn_to_tell_noise_from_tones() -> None:
     real, fake = pair()
     assert loss < 1.0
     assert adversarial_loss(judges(real)[0]) < adversarial_loss(judges(fake)[0])
+
+
+def test_a_discriminator_of_mel_patches_learns_texture_and_is_off_by_default() -> None:
+    torch.manual_seed(0)
+    plain = Discriminators(SMALL)
+    torch.manual_seed(0)
+    more = Discriminators(replace(SMALL, mel_windows=(1024,), mel_channels=8))
+    assert len(more.parts) == len(plain.parts) + 1
+    for name, value in plain.state_dict().items():  # it comes last: the others are what they were
+        assert torch.equal(more.state_dict()[name], value)
+    part = more.parts[-1]
+    optimizer = torch.optim.Adam(part.parameters(), 3e-3)
+    time = torch.arange(4800) / 24_000
+    for _ in range(25):
+        harmonics = torch.stack([torch.sin(2 * torch.pi * 150 * k * time) for k in range(1, 30)]).sum(0)
+        real = 0.05 * harmonics.expand(4, 1, -1) * torch.rand(4, 1, 1)
+        fake = torch.randn(4, 1, 4800) * real.square().mean((1, 2), keepdim=True).sqrt()  # as loud, without lines
+        loss = discriminator_loss([part(real)[0]], [part(fake)[0]])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 1.0
+    score, features = part(real)
+    assert score.dim() == 4 and score.shape[2] > 2 and score.shape[3] > 2 and len(features) == 4  # a score a patch
 
 
 def test_feature_matching_is_relative_to_the_size_of_the_features() -> None:

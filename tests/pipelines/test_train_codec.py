@@ -20,6 +20,7 @@ from codec.common.distributed import alike_over_processes
 from codec.model import Codec
 from codec.quantize import VectorQuantizer
 from pipelines.command_line.run import run
+from pipelines.training import quality_clips
 from pipelines.training.checkpoints import load_checkpoint
 from pipelines.training.codec_crops import AugmentSettings, Crops, Source
 
@@ -118,6 +119,38 @@ def test_a_sick_codec_raises_the_alarm(folder: Path, monkeypatch, capsys) -> Non
     told = capsys.readouterr().err
     assert "ALARM perplexity: levels [0, 1, 2]" in told and "k-means" in told
     assert "ALARM energy" in told
+
+
+def test_discriminators_that_do_not_learn_raise_the_alarm(folder: Path, monkeypatch, capsys) -> None:
+    words = ["--steps", "40", "--discriminator_start", "5", "--validate_every", "40", "--optimizer.lr", "1e-5"]
+    assert train(folder, "idle", *words, "--discriminator_lr", "1e-12") == 0
+    assert "ALARM discriminators: " in capsys.readouterr().err
+    assert train(folder, "busy", *words, "--discriminator_lr", "1e-2") == 0
+    assert "ALARM discriminators" not in capsys.readouterr().err
+    row = [json.loads(line) for line in (folder / "busy" / "log.jsonl").read_text().splitlines()][-1]
+    assert {"score_real", "score_fake", "feature", "share_adversarial", "share_feature"} <= row.keys()
+
+
+def test_quality_of_validation_clips_is_logged_where_a_predictor_is_there(folder: Path, monkeypatch, capsys) -> None:
+    class Loudness:
+        def __call__(self, wave: torch.Tensor, sample_rate: int) -> float:
+            assert wave.shape == (1, 8 * sample_rate)
+            return float(wave.square().mean().sqrt())
+
+    monkeypatch.setattr(quality_clips, "open_predictor", Loudness)
+    words = ["--steps", "6", "--quality_clips", "2"]
+    assert train(folder, "scored", *words) == 0
+    row = [json.loads(line) for line in (folder / "scored" / "log.jsonl").read_text().splitlines()][-1]
+    assert set(row["distillmos"]) == {"1", "3"} and row["distillmos_original"] > 0
+
+    def missing() -> None:
+        raise ImportError("no module distillmos")
+
+    monkeypatch.setattr(quality_clips, "open_predictor", missing)
+    assert train(folder, "unscored", *words) == 0
+    assert "DistillMOS is not available" in capsys.readouterr().err
+    plain = state_of(folder, "unscored")
+    assert all(torch.equal(value, plain[name]) for name, value in state_of(folder, "scored").items())
 
 
 def test_a_decoder_alone_keeps_every_code(folder: Path) -> None:

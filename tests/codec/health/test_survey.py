@@ -224,6 +224,23 @@ def duel(wins: float, start: float, end: float, rows: int = 40) -> list[dict[str
     ]
 
 
+def test_discriminators_that_learn_nothing_are_seen_by_features_and_scores_and_not_by_the_hinge_loss() -> None:
+    def rows(gap: float, rise: float, count: int = 40, scores: bool = True) -> list[dict[str, float]]:
+        made = []
+        for step in range(count):
+            row = {"step": step, "discriminator": 2 - gap, "discriminator_wins": 0.45, "adversarial": 0.4}
+            row |= {"score_real": -0.4 + gap, "score_fake": -0.4} if scores else {}
+            made.append(row | {"feature": 0.15 * (1 + rise * step / count)})
+        return made
+
+    assert sick(judge_log(rows(0.001, 0.02))) == {"discriminators"}
+    assert sick(judge_log(rows(0.001, 0.02, scores=False))) == {"discriminators"}  # an older log
+    assert sick(judge_log(rows(0.1, 1.0))) == set()  # figures of a training that works: hinge loss 1.9
+    assert sick(judge_log(rows(0.001, 1.0))) == set()  # the codec keeps up with them
+    assert sick(judge_log(rows(0.1, 0.02))) == set()
+    assert sick(judge_log(rows(0.001, 0.02, count=12))) == set()  # too early to say
+
+
 def test_discriminators_that_win_for_good() -> None:
     assert sick(judge_log(duel(0.99, 0.8, 1.2))) == {"discriminators"}
     assert sick(judge_log(duel(0.99, 1.0, 1.0))) == {"discriminators"}
