@@ -9,7 +9,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -20,6 +20,7 @@ from lm.text.tokenizer import split_sentences
 from pipelines.server.rows import Row
 from pipelines.voice.request import SpeakOptions, VoicePrompt
 from pipelines.voice.sentences import Piece
+from pipelines.voice.speech import Sentence
 from pipelines.voice.synthesis import SentenceDecoder, lm_request
 from pipelines.voice.timescale import FASTEST, SLOWEST
 from pipelines.voice.voice import Voice
@@ -60,11 +61,10 @@ class Sound:
 
 @dataclass(frozen=True)
 class SentenceEnded:
-    """Sentence ``index`` has ``samples`` samples; ``finish_reason`` as in `Speech`."""
+    """Sentence ``index`` is said; ``sentence`` has its codes, its place in the sound, and its finish reason."""
 
     index: int
-    samples: int
-    finish_reason: str
+    sentence: Sentence
 
 
 @dataclass(frozen=True)
@@ -144,10 +144,12 @@ class Speaking:
         self._lock = threading.Lock()
         self._decoder: SentenceDecoder | None = None
         self._fresh: list[list[int]] = []
+        self._lead = self._trail = 0.0  # seconds of silence before and after all, which a text may ask for
         if open_text:
             self.add_text(order.text)
         else:
-            self.pieces = list(voice.plan.cutter.cut(order.text).pieces)
+            script = voice.plan.cutter.cut(order.text)
+            self.pieces, self._lead, self._trail = list(script.pieces), script.lead, script.pieces[-1].pause
 
     # --- text -----------------------------------------------------------------------------------------------------
 
@@ -196,8 +198,8 @@ class Speaking:
     def begin(self) -> Row:
         """Begin the next sentence: the row that the batch writes."""
         piece = self.pieces[self._index]
-        if self._index:
-            self._sound(self.voice.silence(self.pieces[self._index - 1].pause), [])
+        pause = self.pieces[self._index - 1].pause if self._index else self._lead
+        self._sound(self.voice.silence(pause), [])
         seed = sentence_seed(self.order.seed, self._index)
         request = self.voice.plan.request(piece, self.start, seed, self.style)
         self._decoder, self._fresh = SentenceDecoder(request), []
@@ -221,13 +223,14 @@ class Speaking:
         self._sound(decoder.finish(), self._taken())
         sentence = decoder.sentence(finish_reason)
         self.start = self.voice.carry(self.start, sentence, self.pieces[self._index])
-        self.emit(SentenceEnded(self._index, sentence.num_samples, sentence.finish_reason))
+        self.emit(SentenceEnded(self._index, replace(sentence, start=self.samples - sentence.num_samples)))
         with self._lock:
             self._decoder = None
             self._index += 1
 
     def finish(self) -> None:
         """Emit the end of the whole."""
+        self._sound(self.voice.silence(self._trail), [])
         self.emit(Finished(self.samples, self.frames, self.units))
 
     # --- events ---------------------------------------------------------------------------------------------------

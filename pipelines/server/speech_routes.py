@@ -6,17 +6,23 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
+import torch
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
+from codec.errors import SoundloomError
 from pipelines.server.encoders import MEDIA_TYPES, new_encoder
 from pipelines.server.errors import ApiError
 from pipelines.server.orders import MODEL, MODEL_ALIASES, SpeechFields, json_object, parse_speech
 from pipelines.server.service import Events, Service, failure
 from pipelines.server.speaking import Failed, Finished, SentenceEnded, SentenceStarted, Sound
+from pipelines.voice.speech import Sentence, Speech
+from pipelines.voice.voice import Voice
+from pipelines.voice.word_times import word_times
 
 # No proxy may hold back what streams.
 _HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -101,6 +107,9 @@ class SpeechResponse(Response):
                 return
             if self.fields.codes and isinstance(event, (SentenceStarted, SentenceEnded)):
                 yield sse(sentence_event(event, voice.sample_rate))
+            if self.fields.codes and isinstance(event, SentenceEnded):
+                words = await asyncio.to_thread(times_of_words, voice, event.sentence, self.events.speaking.style.speed)
+                yield sse({"type": "speech.words", "index": event.index, "words": words})
             if isinstance(event, Sound):
                 if self.fields.codes and event.codes:
                     yield sse({"type": "speech.codes", "frame": frame, "codes": event.codes})
@@ -108,7 +117,7 @@ class SpeechResponse(Response):
                 yield _delta(encoder.push(event.wave))
             started = True
         yield _delta(encoder.finish())
-        levels = self.events.speaking.levels
+        levels = voice.num_levels
         usage = {"input_tokens": event.units, "output_tokens": event.frames * levels}
         usage["total_tokens"] = sum(usage.values())
         yield sse({"type": "speech.audio.done", "usage": usage})
@@ -119,9 +128,24 @@ def sentence_event(event: SentenceStarted | SentenceEnded, sample_rate: int) -> 
     if isinstance(event, SentenceStarted):
         times = {"start": event.start / sample_rate, "expected_seconds": round(event.seconds, 3)}
         return {"type": "speech.sentence.started", "index": event.index, "text": event.text, **times}
-    seconds = event.samples / sample_rate
-    reason = event.finish_reason
+    seconds = event.sentence.num_samples / sample_rate
+    reason = event.sentence.finish_reason
     return {"type": "speech.sentence.ended", "index": event.index, "seconds": seconds, "finish_reason": reason}
+
+
+def times_of_words(voice: Voice, sentence: Sentence, speed: float) -> list[dict[str, object]]:
+    """Return a sentence's words with begin and end in seconds of the whole sound; none for a model without attention.
+
+    The words are those that were spoken: "$5" is "five", "dollars".
+    """
+    start = sentence.start / voice.sample_rate
+    one = Speech.of(torch.zeros(1, 0), voice.sample_rate, [replace(sentence, start=0)])
+    try:
+        words = word_times(voice, one)
+    except SoundloomError:
+        return []
+    times = [(word.word, start + word.start / speed, start + word.end / speed) for word in words]
+    return [{"word": word, "start": round(begin, 3), "end": round(end, 3)} for word, begin, end in times]
 
 
 def sse(data: dict[str, object]) -> bytes:

@@ -29,7 +29,7 @@ async function begin() {
   state.player = new Player(facts.sample_rate);
   state.grid = new Grid(at("grid"), facts);
   state.words = new Words(at("words"));
-  at("words").append("The words light up here as they are spoken; the times are estimates.");
+  at("words").append("The words light up here as they are spoken.");
   at("words").classList.remove("speaking");
   at("levels").max = facts.levels;
   at("levels").value = facts.default_levels;
@@ -109,6 +109,8 @@ async function start() {
         words.begin(event);
       } else if (event.type === "speech.sentence.ended") {
         words.end(event);
+      } else if (event.type === "speech.words") {
+        words.times(event);
       } else if (event.type === "speech.audio.error") {
         throw new Error(event.error.message);
       }

@@ -17,7 +17,7 @@ from pipelines.server.service import Service, ServiceSettings
 from pipelines.voice.voice import Voice
 
 #: Short sentences, since a model with random weights speaks until its cap.
-GENERATION = {"guidance": 2.0, "cap_factor": 1.0, "cap_seconds": 0.5, "drawn_levels": 1}
+GENERATION = {"guidance": 2.0, "cap_factor": 1.0, "cap_seconds": 0.5, "sampled_levels": 1}
 
 
 @pytest.fixture(scope="session")

@@ -44,7 +44,7 @@ def run(batch: Any, rows: list[Row], every: int) -> dict[int, list[Frame]]:
 @pytest.mark.parametrize("latents", [False, True])
 def test_rows_that_join_and_leave_equal_streams(voice: Voice, guidance: float, latents: bool) -> None:
     limits = {"cap_factor": 1.0, "cap_seconds": 0.4, "floor_factor": 0.1, "loop_seconds": 0.2}
-    config = GenerateConfig(temperature=1.5, guidance=guidance, drawn_levels=1 if latents else None, **limits)
+    config = GenerateConfig(temperature=1.5, guidance=guidance, sampled_levels=1 if latents else None, **limits)
     vectors = voice.codec.quantizer.vectors(voice.num_levels) if latents else None
     model = voice.lm.model
     requests = [request(voice, config, seed, prompt, vectors) for seed, prompt in enumerate([0, 3, 0, 120, 1])]

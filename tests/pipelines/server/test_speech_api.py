@@ -53,6 +53,15 @@ def test_pcm_is_what_the_voice_speaks(client: TestClient, voice: Voice) -> None:
     assert got.shape == wanted.shape and np.abs(got.astype(int) - wanted).max() <= 1
 
 
+def test_speed_and_pauses_are_the_voices_own(client: TestClient, voice: Voice) -> None:
+    text = "[pause:0.3s] Hello world. [pause:0.2s]"
+    got = np.frombuffer(ask(client, input=text, response_format="pcm", speed=1.5).content, "<i2")
+    wanted = pcm16(voice.speak(text, speed=1.5, retries=0).waveform)[:, 0]
+    assert got.shape == wanted.shape and np.abs(got.astype(int) - wanted).max() <= 1
+    slow, slower = (ask(client, input=text, response_format="pcm", speed=speed).content for speed in (0.5, 0.25))
+    assert slow == slower, "beyond what the voice can do, the nearest that it can"
+
+
 @pytest.mark.parametrize(
     ("form", "kind"), [(None, "audio/mpeg"), ("opus", "audio/ogg"), ("flac", "audio/flac"), ("wav", "audio/wav")]
 )
@@ -80,6 +89,9 @@ def test_server_sent_events_hold_the_same_sound(client: TestClient) -> None:
     }
     grid = [event for event in events if event["type"] == "speech.codes"]
     assert sum(len(event["codes"]) for event in grid) * len(grid[0]["codes"][0]) == done["usage"]["output_tokens"]
+    words = [event["words"] for event in events if event["type"] == "speech.words"]
+    assert len(words) == 2 and [words[0][0]["word"], words[1][0]["word"]] == ["Hello", "How"]
+    assert words[1][0]["start"] > words[0][0]["end"]
     texts = [event["text"] for event in events if event["type"] == "speech.sentence.started"]
     assert texts == ["Hello world.", "How are you?"]
 
