@@ -1,17 +1,22 @@
-"""Speak a text.
+"""Speak an English text.
 
     python pipelines/tts.py "hello world" -o hello.wav
+    python pipelines/tts.py "hello world" --play
     python pipelines/tts.py -f chapter.txt -o chapter.flac
     echo "hello world" | python pipelines/tts.py -o - | aplay
     python pipelines/tts.py "hello world" --stream | aplay -f S16_LE -r 24000
     python pipelines/tts.py --lines -f sentences.txt -o spoken/              # a file a line: spoken/0001.wav …
+    python pipelines/tts.py --list                                           # voices and their speakers
     python pipelines/tts.py "hello world" --speaker fenrir
     python pipelines/tts.py "hello world" --prompt me.wav --prompt-text "what I say there" -o like-me.wav
+    python pipelines/tts.py "Hello. [pause:0.5s] Slowly now." --speed 0.8
+    python pipelines/tts.py "hello world" --times hello.srt                  # or .vtt, .json: when each word is spoken
     python pipelines/tts.py "hello world" --seed 3 --temperature 0.7 --levels 4 --plot hello.png
 
-The text comes from the arguments, a file (-f), or standard input. Without -o the speech goes to speech.wav. `-o -`
-writes WAV to standard output; --stream writes raw PCM there (16 bits, little-endian, mono) while it is being made. The
-last line on standard error tells seconds of audio, real-time factor and how it ended (`end` is good).
+The text comes from the arguments, a file (-f), or standard input. Without -o the speech goes to speech.wav (with --play
+nowhere). `-o -` writes WAV to standard output; --stream writes raw PCM there (16 bits, little-endian, mono) while it is
+being made. What cannot be spoken (other scripts, for example) is left out with a warning, or with --strict an error.
+The last line on standard error shows how long the speech is, how long it took, and whether every sentence ended well.
 Exit code: 0; 1 where some lines could not be spoken (--lines); 2 for bad input.
 """
 
@@ -20,11 +25,12 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codec.errors import SoundloomError
-from pipelines.command_line.run import run
+from pipelines.command_line.run import make_parser, run
 from pipelines.command_line.voice_options import (
     add_voice_options,
     check_lines_output,
@@ -35,6 +41,7 @@ from pipelines.command_line.voice_options import (
     read_text,
     split_lines,
     voice_settings,
+    warn_of_skipped,
 )
 
 if TYPE_CHECKING:
@@ -43,9 +50,11 @@ if TYPE_CHECKING:
     from pipelines.voice.speech import Speech
     from pipelines.voice.voice import Voice
 
+TIMES = (".json", ".srt", ".vtt")
+
 
 def stream(voice: Voice, text: str, arguments: dict[str, Any], to_stdout: bool) -> tuple[Speech, float]:
-    """Speak chunk by chunk, as PCM to stdout where wanted. Returns the whole and the seconds to the first sound."""
+    """Speak chunk by chunk, as PCM to stdout if asked. Returns the whole and the seconds to the first sound."""
     began = time.perf_counter()
     chunks = voice.stream(text, **arguments)
     first = 0.0
@@ -59,90 +68,146 @@ def stream(voice: Voice, text: str, arguments: dict[str, Any], to_stdout: bool) 
 
 
 def pcm(wave: Tensor) -> bytes:
-    """wave float [C, n] -> 16-bit little-endian samples, channels interleaved."""
+    """Return wave float [C, n] as 16-bit little-endian samples, channels interleaved."""
     import torch
 
-    scaled = (wave.clamp(-1, 1) * 32767).round().to(torch.int16)
+    scaled = (wave.cpu().clamp(-1, 1) * 32767).round().to(torch.int16)
     return scaled.t().contiguous().numpy().astype("<i2").tobytes()
 
 
-def speak_lines(voice: Voice, text: str, folder: Path, batch: int, arguments: dict[str, Any]) -> int:
-    """A file a line; lines that cannot be spoken are told and left out. Returns the exit code."""
-    lines = split_lines(text, "text to speak")
-    width, audio = max(4, len(str(len(lines)))), 0.0
-    good: list[int] = []
-    for number, line in enumerate(lines):
-        try:
-            voice.check_text(line)
-            good.append(number)
-        except SoundloomError as error:
-            print(f"error: line {number + 1}: {error}", file=sys.stderr, flush=True)
-    began = time.perf_counter()
-    seed = arguments.pop("seed")
-    for place in range(0, len(good), 4 * batch):  # four at a time, so that lines of one length can go together
+@dataclass
+class Lines:
+    """Speaks each line of a text into a file of its own."""
+
+    voice: Voice
+    folder: Path
+    batch: int
+    arguments: dict[str, Any]
+
+    def speak(self, text: str) -> int:
+        """Write a file for each line; report and leave out lines that cannot be spoken. Returns the exit code."""
+        lines = split_lines(text, "text to speak")
+        good = self._good(lines)
+        began, audio = time.perf_counter(), 0.0
+        for place in range(0, len(good), 4 * self.batch):  # four at a time, so that lines of one length can go together
+            audio += self._group(lines, good[place : place + 4 * self.batch])
+        wrong = len(lines) - len(good)
+        made = describe("speech", time.perf_counter() - began, audio)
+        print(f"wrote {len(good)} files: {made}, {wrong} lines could not be spoken", file=sys.stderr)
+        return 1 if wrong else 0
+
+    def _good(self, lines: list[str]) -> list[int]:
+        good = []
+        for number, line in enumerate(lines):
+            try:
+                self.voice.check_text(line, self.arguments["strict"])
+                good.append(number)
+            except SoundloomError as error:
+                print(f"error: line {number + 1}: {error}", file=sys.stderr, flush=True)
+        return good
+
+    def _group(self, lines: list[str], numbers: list[int]) -> float:
+        """Speak some lines side by side and write them; return the seconds of speech."""
         started = time.perf_counter()
-        group = good[place : place + 4 * batch]
-        speeches = voice.speak_batch(
-            [lines[i] for i in group], seeds=[seed] * len(group), batch_size=batch, **arguments
-        )
+        arguments = dict(self.arguments)
+        seeds = [arguments.pop("seed")] * len(numbers)
+        speeches = self.voice.speak_batch([lines[i] for i in numbers], seeds=seeds, batch_size=self.batch, **arguments)
         seconds, total = time.perf_counter() - started, sum(speech.seconds for speech in speeches)
-        for number, speech in zip(group, speeches, strict=True):
-            path = folder / f"{number + 1:0{width}d}.wav"
+        width = max(4, len(str(len(lines))))
+        for number, speech in zip(numbers, speeches, strict=True):
+            path = self.folder / f"{number + 1:0{width}d}.wav"
             speech.save(path)
-            shown = describe(speech, seconds * speech.seconds / max(total, 1e-9))
-            print(f"{path}: {shown}", file=sys.stderr, flush=True)
-        audio += total
-    wrong = len(lines) - len(good)
-    factor = (time.perf_counter() - began) / max(audio, 1e-9)
-    print(
-        f"{len(good)} files, {audio:.2f} s of audio, real-time factor {factor:.2f}, {wrong} lines could not be spoken",
-        file=sys.stderr,
-    )
-    return 1 if wrong else 0
+            warn_of_skipped(speech)
+            shown = describe("speech", seconds * speech.seconds / max(total, 1e-9), speech.seconds, speech)
+            print(f"wrote {path}: {shown}", file=sys.stderr, flush=True)
+        return total
+
+
+def write_times(path: str, voice: Voice, speech: Speech) -> None:
+    """Write when each word is spoken, in the format of the file's suffix."""
+    from codec.common.files import write_text
+    from pipelines.voice import word_times
+
+    words = word_times.word_times(voice, speech)
+    formats = {".json": word_times.as_json, ".srt": word_times.as_srt, ".vtt": word_times.as_vtt}
+    write_text(path, formats[Path(path).suffix.lower()](words))
+
+
+def list_voices(voice: str | None) -> int:
+    """Print the voices and their speakers, one a line."""
+    from pipelines.voice.folder import list_speakers
+
+    print(f"{'voice':<12} {'--speaker':<14} {'gender':<8} accent")
+    for name, speaker, facts in list_speakers(voice):
+        print(f"{name:<12} {speaker or '(its own)':<14} {facts.gender or '-':<8} {facts.accent or '-'}")
+    return 0
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Everything that can be told before the models are opened."""
+    """Check everything that can be checked before the models are opened."""
     if options.batch < 1:
         raise SoundloomError(f"--batch {options.batch}: wanted 1 or more")
     if options.lines:
-        check_lines_output(options.output, "--stream and --plot", options.stream or bool(options.plot))
+        spoilt = options.stream or options.play or bool(options.plot or options.times)
+        check_lines_output(options.output, "--stream, --play, --times and --plot", spoilt)
         return
-    options.output = options.output or ("-" if options.stream else "speech.wav")
-    check_output(options.output)
+    if options.output is None and not options.play:
+        options.output = "-" if options.stream else "speech.wav"
+    if options.output is not None:
+        check_output(options.output)
     if options.plot:
         check_output(options.plot, picture=True)
+    if options.times and not options.times.lower().endswith(TIMES):
+        raise SoundloomError(f"--times {options.times[:60]}: unknown kind of file; end its name with one of {TIMES}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = make_parser("tts.py", __doc__)
+    add = parser.add_argument
+    add("text", nargs="*", help="text to speak; omit it or use '-' to read standard input")
+    add("-f", "--file", help="text file to speak (UTF-8, at most 50,000 characters), or - for standard input")
+    add("-o", "--output", help="audio file (.wav, .flac, .ogg, .mp3 …), or - for standard output (default: speech.wav)")
+    add("--play", action="store_true", help="play the speech when it is made")
+    add("--list", action="store_true", help="list the voices and their speakers (of --voice, or all shipped ones)")
+    add("--speaker", help="speaker name (--list shows them; default: the voice's own)")
+    add("--prompt", help="recording of a speaker to sound like, about 3 seconds; needs --prompt-text")
+    add("--prompt-text", help="the words of the recording")
+    add("--speed", type=float, default=1.0, help="0.5 (slow) to 2 (fast), at the same pitch (default: 1)")
+    add("--strict", action="store_true", help="fail where a part of the text cannot be spoken (default: leave it out)")
+    add("--lexicon", help="file of your own pronunciations, a line each: word, TAB, phonemes")
+    add("--times", help="write when each word is spoken: .json, .srt or .vtt")
+    add("--stream", action="store_true", help="write PCM to standard output while it is made")
+    add("--lines", action="store_true", help="speak each line into a file of its own, in the folder -o")
+    add("--batch", type=int, default=8, help="with --lines: sentences spoken side by side (default: 8)")
+    add("--plot", help="draw waveform, spectrogram and codes: .png, .svg or .pdf")
+    add(
+        "--retries", type=int, help="extra attempts if a sentence is cut off, loops or is silent (default: 2 for heart)"
+    )
+    add_voice_options(parser)
+    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="tts.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("text", nargs="*", help="words to speak; - and nothing read standard input")
-    parser.add_argument("-f", "--file", help="text file to speak, or - (standard input)")
-    parser.add_argument("-o", "--output", help="audio file (.wav, .flac, .ogg, .mp3 …), or - (standard output)")
-    parser.add_argument("--lines", action="store_true", help="speak each line into a file of its own, in the folder -o")
-    parser.add_argument("--batch", type=int, default=8, help="with --lines: sentences spoken side by side (default: 8)")
-    parser.add_argument("--stream", action="store_true", help="write PCM to standard output as it is made")
-    parser.add_argument(
-        "--speaker", help="one of the voice's other speakers; a name that it has not shows those it has"
-    )
-    parser.add_argument("--prompt", help="recording of a speaker to sound like, about 3 seconds")
-    parser.add_argument("--prompt-text", help="what the recording says")
-    parser.add_argument("--plot", help="draw waveform, spectrogram and codes: .png, .svg or .pdf")
-    parser.add_argument("--retries", type=int, help="tries more for a sentence that ends badly (default: the voice's)")
-    add_voice_options(parser)
-    options = parser.parse_args(argv)
+    options = _parser().parse_args(argv)
+    if options.list:
+        return list_voices(options.voice)
     _check(options)
-    text = read_text([] if options.text == ["-"] else options.text, options.file)
+    play = None
+    if options.play:
+        from pipelines.command_line.player import find_player
+
+        play = find_player()
+    text = read_text([] if options.text == ["-"] else options.text, options.file, options.lines)
     if not text.strip():
         raise SoundloomError("the text is empty; give some words to speak")
     voice = open_voice(options)
-    speaker = {"speaker": options.speaker, "prompt": options.prompt, "prompt_text": options.prompt_text}
-    arguments = voice_settings(options) | speaker
+    if options.lexicon is not None:
+        voice.add_words(options.lexicon)
+    names = ("speaker", "prompt", "prompt_text", "speed", "strict")
+    arguments = voice_settings(options) | {name: getattr(options, name) for name in names}
     if options.lines:
         arguments["retries"] = options.retries
-        return speak_lines(voice, text, Path(options.output), options.batch, arguments)
+        return Lines(voice, Path(options.output), options.batch, arguments).speak(text)
     began = time.perf_counter()
     first = None
     if options.stream:
@@ -150,14 +215,24 @@ def main(argv: list[str] | None = None) -> int:
     else:
         speech = voice.speak(text, retries=options.retries, **arguments)
     seconds = time.perf_counter() - began
-    if not (options.stream and options.output == "-"):
+    _write(options, voice, speech)
+    late = "" if first is None else f", first sound after {1000 * first:.0f} ms"
+    where = {None: "", "-": ""}.get(options.output, f"wrote {options.output}: ")
+    print(f"{where}{describe('speech', seconds, speech.seconds, speech)}{late}", file=sys.stderr)
+    if play is not None:
+        play(speech.waveform, speech.sample_rate)
+    return 0
+
+
+def _write(options: argparse.Namespace, voice: Voice, speech: Speech) -> None:
+    """Write the speech and what was asked for with it."""
+    if options.output is not None and not (options.stream and options.output == "-"):
         speech.save(options.output)
+    warn_of_skipped(speech)
+    if options.times:
+        write_times(options.times, voice, speech)
     if options.plot:
         plot(options.plot, speech, voice.codec, speech.text)
-    where = "" if options.output == "-" else f"{options.output}: "
-    late = "" if first is None else f", first sound after {1000 * first:.0f} ms"
-    print(f"{where}{describe(speech, seconds)}{late}", file=sys.stderr)
-    return 0
 
 
 if __name__ == "__main__":

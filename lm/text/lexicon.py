@@ -112,6 +112,15 @@ class Lexicon:
         return base + (_possessive(base) if tail == "'s" else _CONTRACTIONS[tail]) if tail in _TAILS else None
 
     @classmethod
+    def of(cls, words: Mapping[str, str]) -> Lexicon:
+        """Check words with their phonemes. Raises: SoundloomError for a word or phonemes of another form."""
+        for word, phonemes in words.items():
+            if not _LINE.fullmatch(f"{word}\t{phonemes}"):
+                shown = f"{word[:40]!r}, {phonemes[:40]!r}"
+                raise SoundloomError(f"{shown}: expected a word and its phonemes in misaki's alphabet")
+        return cls(words)
+
+    @classmethod
     def load(cls, path: str | Path) -> Lexicon:
         """Read a UTF-8 TSV, gzipped or not: word, phonemes and, optionally, phonemes before a vowel; ``#`` comments.
 

@@ -118,6 +118,14 @@ class TextTokenizer:
         """The pronunciations in use, None where words are spelled."""
         return self._lexicon
 
+    def with_words(self, words: Lexicon) -> TextTokenizer:
+        """Return a tokenizer that takes these pronunciations before the lexicon's own, in any case unless given."""
+        own = self._lexicon or Lexicon({})
+        lower = {word.lower(): phonemes for word, phonemes in words.words.items()}
+        before = {word: phonemes for word, phonemes in own.before_vowel.items() if word.lower() not in lower}
+        merged = Lexicon(own.words | lower | words.words, before | words.before_vowel)
+        return TextTokenizer(self._model, merged, LEXICON_FILE, _digest(merged))
+
     def pronounce(self, text: str, spell_probability: float = 0.0, rng: Random | None = None) -> str:
         """The symbols that `encode` turns into ids.
 
@@ -256,11 +264,15 @@ def _open_lexicon(source: str | Path | None) -> tuple[Lexicon | None, str | None
         return None, None, None
     shipped = isinstance(source, str) and shipped_path(source).is_file()
     words = load_lexicon(source)
-    # Over the unpacked content: another zlib packs the same words into other bytes.
+    return words, str(source) if shipped else LEXICON_FILE, _digest(words)
+
+
+def _digest(words: Lexicon) -> str:
+    """Return the SHA-256 of a lexicon's content, not of its file: another zlib packs the same words otherwise."""
     digest = hashlib.sha256()
     for word in sorted(words.words):
         digest.update(f"{word}\t{words.words[word]}\t{words.before_vowel.get(word, '')}\n".encode())
-    return words, str(source) if shipped else LEXICON_FILE, digest.hexdigest()
+    return digest.hexdigest()
 
 
 def _read_settings(path: Path) -> dict[str, str | None]:

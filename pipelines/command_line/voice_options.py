@@ -1,4 +1,4 @@
-"""What the programs that speak have in common: options, outputs, the line that they end with."""
+"""What the programs that speak have in common: options, outputs, the line at the end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from codec.errors import SoundloomError
+from codec.errors import SoundloomError, quoted
+from pipelines.command_line.run import add_threads_option, set_threads
 
 if TYPE_CHECKING:
     from pipelines.musicgen.model import Music
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pipelines.voice.voice import Voice
 
 PICTURES = (".png", ".svg", ".pdf")
+_MOST_BYTES, _MOST_BYTES_BY_LINE = 200_000, 64 << 20  # of text: 50,000 characters of UTF-8; lines
 # The options for sampling: type, the shipped voice's value, and what it does.
 SAMPLING: dict[str, tuple[type, str, str]] = {
     "temperature": (float, "0.3", "0: always the likeliest code, clear and flat; 1: lively, with more misreadings"),
@@ -29,12 +31,13 @@ SETTINGS = {name: kind for name, (kind, _, _) in SAMPLING.items()}
 
 
 def add_voice_options(parser: argparse.ArgumentParser) -> None:
-    """What all programs that speak have in common."""
-    parser.add_argument("--voice", help="a folder, a shipped voice's name, or a hub name (default: the shipped one)")
-    parser.add_argument("--levels", type=int, help="decode the first n levels (default: the voice's own)")
+    """Add what all programs that speak have in common."""
+    parser.add_argument("--voice", help="a folder, a shipped voice's name, or a hub name (default: heart, shipped)")
+    parser.add_argument("--levels", type=int, help="decode the first n levels; fewer is rougher (default: 4 for heart)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another reading (default: 0)")
     add_sampling_options(parser)
-    parser.add_argument("--threads", type=int, help="threads for the networks (default: torch's own)")
+    parser.add_argument("--device", default="cpu", help="where the models run: auto, cpu, cuda or mps (default: cpu)")
+    add_threads_option(parser)
 
 
 def add_sampling_options(parser: argparse.ArgumentParser, whose: str = "default: the voice's own; shipped") -> None:
@@ -45,22 +48,17 @@ def add_sampling_options(parser: argparse.ArgumentParser, whose: str = "default:
 
 
 def voice_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """The settings that were given, for `Voice.speak` and its like."""
+    """Return the settings that were given, for `Voice.speak` and its like."""
     given = {name: getattr(options, name) for name in SETTINGS if getattr(options, name) is not None}
     return {"seed": options.seed, "levels": options.levels, **given}
 
 
 def open_voice(options: argparse.Namespace) -> Voice:
-    """The voice that was asked for, with as many threads as were asked for."""
-    import torch
-
+    """Open the voice that was asked for, on the device and with as many threads as were asked for."""
     from pipelines.voice.voice import load_voice
 
-    if options.threads is not None:
-        if options.threads < 1:
-            raise SoundloomError(f"--threads {options.threads}: wanted at least 1")
-        torch.set_num_threads(options.threads)
-    return load_voice(options.voice)
+    set_threads(options.threads)
+    return load_voice(options.voice, device=options.device)
 
 
 def check_output(path: str, picture: bool = False) -> None:
@@ -70,12 +68,16 @@ def check_output(path: str, picture: bool = False) -> None:
     """
     from codec.audio.files import WRITABLE
 
+    if not path.strip():
+        raise SoundloomError("-o is empty; name a file to write")
     suffixes = PICTURES if picture else tuple(WRITABLE)
     if path == "-" and not picture:
+        if sys.stdout is None:
+            raise SoundloomError("standard output is closed; give -o FILE")
         if sys.stdout.isatty():
             raise SoundloomError("audio does not go to a terminal: pipe it into a player, or give -o FILE")
         return
-    place = Path(path)
+    place = _local(path)
     if place.is_dir() or path.endswith(("/", os.sep)):
         raise SoundloomError(f"{path}: is a folder; name a file in it")
     if place.exists() and not place.is_file():
@@ -83,6 +85,28 @@ def check_output(path: str, picture: bool = False) -> None:
     if place.suffix.lower() not in suffixes:
         raise SoundloomError(f"{path}: unknown kind of file; end its name with one of {', '.join(suffixes)}")
     check_folder(place.parent, path)
+
+
+def _local(path: str) -> Path:
+    """Return a path that the system can look up. Raises: SoundloomError where it is too long or holds a NUL."""
+    try:
+        os.path.lexists(path) or os.stat(path)
+    except FileNotFoundError:
+        return Path(path)
+    except (OSError, ValueError) as error:
+        if isinstance(error, NotADirectoryError):
+            return Path(path)
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise SoundloomError(f"{quoted(path)}: is not a file name ({reason})") from None
+    return Path(path)
+
+
+def check_prompt(path: str | None) -> None:
+    """Raises: SoundloomError where a recording to continue is not there; "-" is standard input."""
+    if path == "-" and sys.stdin is None:
+        raise SoundloomError("standard input is closed; give a recording to continue")
+    if path not in (None, "-") and not _local(str(path)).exists():
+        raise SoundloomError(f"{path}: no such file; give a recording to continue")
 
 
 def check_folder(folder: Path, path: str) -> None:
@@ -98,54 +122,80 @@ def check_lines_output(path: str | None, without: str, spoilt: bool) -> None:
     """--lines needs a folder to write to. Raises: SoundloomError, which also forbids what goes with one file only."""
     if spoilt or path in (None, "-"):
         raise SoundloomError(f"--lines writes a folder of files: give -o FOLDER, without {without}")
-    if Path(path).exists() and not Path(path).is_dir():
+    folder = _local(str(path))
+    if folder.exists() and not folder.is_dir():
         raise SoundloomError(f"{path}: is a file; --lines needs a folder")
-    check_folder(Path(path), path)
+    check_folder(folder, str(path))
 
 
 def split_lines(text: str, kind: str) -> list[str]:
-    """The lines that hold something, stripped. Raises: SoundloomError where none does, named by ``kind``."""
+    """Return the lines that hold something, stripped. Raises: SoundloomError where none does, named by ``kind``."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         raise SoundloomError(f"no line with {kind}")
     return lines
 
 
-def read_text(words: list[str], file: str | None) -> str:
-    """The text, from the arguments, a file, or standard input. Raises: SoundloomError."""
+def read_text(words: list[str], file: str | None, by_line: bool = False) -> str:
+    """Return the text from the arguments, a file, or standard input, reading no more than can be spoken.
+
+    ``by_line``: each line is spoken alone, so that the whole may be much longer.
+    Raises: SoundloomError.
+    """
     if words and file:
         raise SoundloomError("give the text as arguments or with -f, not both")
     if words:
         return " ".join(words)
-    if file is None and sys.stdin.isatty():
+    if file is None and sys.stdin is not None and sys.stdin.isatty():
         raise SoundloomError('no text: give it as an argument ("hello world"), with -f FILE, or on standard input')
+    limit = _MOST_BYTES_BY_LINE if by_line else _MOST_BYTES
     name = "standard input" if file in (None, "-") else str(file)
+    if name == "standard input" and sys.stdin is None:
+        raise SoundloomError("standard input is closed; give the text as an argument or with -f FILE")
     try:
-        data = sys.stdin.buffer.read() if file in (None, "-") else Path(str(file)).read_bytes()
+        if name == "standard input":
+            data = sys.stdin.buffer.read(limit + 1)
+        else:
+            with open(name, "rb") as opened:
+                data = opened.read(limit + 1)
+        if len(data) > limit:
+            raise SoundloomError(f"{name}: has more than {limit:,} bytes; give it in parts (a chapter each, say)")
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise SoundloomError(f"{name}: is not UTF-8 text ({error})") from error
     except OSError as error:
-        raise SoundloomError(f"{name}: cannot be read ({error.strerror}); check the path") from error
+        raise SoundloomError(f"{quoted(name)}: cannot be read ({error.strerror}); check the path") from error
     except ValueError as error:  # a NUL in the name
-        raise SoundloomError(f"{name!r}: is not a file name") from error
+        raise SoundloomError(f"{quoted(name)}: is not a file name") from error
 
 
-def describe(speech: Speech, seconds: float, audio: float | None = None) -> str:
-    """One line: what was made, how fast (``audio`` seconds of it, all by default, in ``seconds``), how it ended."""
-    audio = speech.seconds if audio is None else audio
-    parts = [f"{audio:.2f} s of audio", f"real-time factor {seconds / max(audio, 1e-9):.2f}"]
-    parts.append(f"finish reason {speech.finish_reason}")
-    if speech.attempts > 1:
-        parts.append(f"{speech.attempts} attempts")
+def describe(what: str, seconds: float, made: float, speech: Speech | None = None) -> str:
+    """Return one line about what was made: ``made`` seconds of ``what`` in ``seconds``, and how ``speech`` ended."""
+    times = made / max(seconds, 1e-9)
+    parts = [f"{made:.2f} s of {what} in {seconds:.2f} s ({times:.1f}x real time)"]
+    if speech is None:
+        return parts[0]
     bad = [sentence for sentence in speech.sentences if sentence.finish_reason != "end"]
     if bad and len(speech.sentences) > 1:
-        parts.append(f"{len(bad)} of {len(speech.sentences)} sentences, first: {bad[0].text[:40]!r}")
+        shown = quoted(bad[0].text, 40)
+        parts.append(f"{len(bad)} of {len(speech.sentences)} sentences did not end well, first: {shown}")
+    if bad:
+        parts.append(f"finish reason: {speech.finish_reason}")
+    if speech.attempts > 1:
+        parts.append(f"{speech.attempts} attempts")
     return ", ".join(parts)
 
 
+def warn_of_skipped(speech: Speech) -> None:
+    """Count and show on standard error what could not be spoken."""
+    if speech.skipped:
+        from pipelines.voice.sentences import describe_skipped
+
+        print(f"warning: {describe_skipped(speech.skipped)}", file=sys.stderr, flush=True)
+
+
 def plot(path: str, made: Speech | Music, codec: Any, title: str) -> None:
-    """Waveform, spectrogram and codes of what ``codec`` sounded, as a picture."""
+    """Draw waveform, spectrogram and codes of what ``codec`` decoded, as a picture."""
     from pipelines.evaluation import plots
 
     figure = plots.new_figure(min(24.0, 8 + made.seconds), 5)

@@ -22,8 +22,9 @@ from torch import Tensor
 from codec.common.seeds import checked_seed, sentence_seed
 from codec.errors import SoundloomError
 from codec.model import Codec
-from codec.pretrained import AudioCodec
+from codec.pretrained import AudioCodec, choose_device
 from lm.checkpoint import LoadedLM
+from lm.text.lexicon import Lexicon
 from pipelines.voice.folder import (
     Card,
     SpeakerPrompt,
@@ -57,7 +58,7 @@ def load_voice(
 ) -> Voice:
     """Open a voice: the shipped one (None, or by its name), a folder, or a name on the Hugging Face hub.
 
-    Only a hub name uses the network. ``device``: where the models run, for example "cuda" (default: the CPU).
+    Only a hub name uses the network. ``device``: where the models run: "cpu" (the default), "cuda", "mps" or "auto".
     Raises: SoundloomError that says what was looked for and what would be right.
     """
     voice = Voice(**vars(open_voice_folder(name_or_folder)))
@@ -125,14 +126,24 @@ class Voice:
         """Where the models are, and so everything that the voice returns."""
         return device_of(self.lm)
 
+    def add_words(self, words: str | os.PathLike[str] | Mapping[str, str]) -> None:
+        """Take pronunciations before those of the voice's own lexicon: a file, or words with their phonemes.
+
+        A file has a line for each word: word, TAB, phonemes of misaki's alphabet. Raises: SoundloomError.
+        """
+        lexicon = Lexicon.of(words) if isinstance(words, Mapping) else Lexicon.load(words)
+        self.lm = replace(self.lm, tokenizer=self.lm.tokenizer.with_words(lexicon))
+        self.plan.lm = self.lm
+        self.plan.forget()
+
     def to(self, device: str | torch.device) -> Voice:
-        """Move the models to a device and return the voice itself. Raises: SoundloomError where there is none such."""
-        try:
-            for network in (self.codec, self.player, self.lm.model):
-                network.to(device)
-        except (RuntimeError, AssertionError, AttributeError) as error:
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise SoundloomError(f"device {str(device)[:60]!r} cannot be used here: {said}") from None
+        """Move the models to a device ("auto" is the fastest that is there) and return the voice itself.
+
+        Raises: SoundloomError where this machine has no such device.
+        """
+        place = choose_device(device)
+        for network in (self.codec, self.player, self.lm.model):
+            network.to(place)
         self.plan.forget()
         return self
 

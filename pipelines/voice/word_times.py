@@ -53,7 +53,8 @@ def _sentence_times(voice: Voice, sentence: Sentence, sample_rate: int) -> Itera
     maps = model.attention_maps(torch.tensor(ids), sentence.codes).flatten(0, 1)
     words = spoken_words(sentence.text, pieces)
     offset = sentence.start / sample_rate
-    for word in frames_of_words(clearest_map(maps)[:, : len(ids)], words, voice.frame_rate):
+    frame_rate = sentence.codes.shape[1] * sample_rate / sentence.num_samples  # another one where the speed is not 1
+    for word in frames_of_words(clearest_map(maps)[:, : len(ids)], words, frame_rate):
         yield WordTime(word.word, round(offset + word.start, 3), round(offset + word.end, 3))
 
 

@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,8 @@ from voice_helpers import tiny_voice
 from codec.audio.files import read_audio, write_audio
 from codec.errors import SoundloomError
 from pipelines import continue_audio, tts
+from pipelines.command_line import player
+from pipelines.command_line.run import run
 
 TEXT = "Hello world. How are you?"
 
@@ -44,7 +47,7 @@ def test_text_to_file(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     out = tmp_path / "deep" / "out.flac"
     assert tts.main(["Hello", "world", "--voice", str(folder), "-o", str(out), "--seed", "1", "--levels", "2"]) == 0
     said = capsys.readouterr().err
-    assert "s of audio" in said and "real-time factor" in said and "finish reason" in said
+    assert f"wrote {out}: " in said and "s of speech in" in said and "x real time)" in said
     assert read_audio(out).shape[1] > 1000
     (tmp_path / "text.txt").write_text("\ufeffHello world", encoding="utf-8")
     arguments = ["-f", str(tmp_path / "text.txt"), "--voice", str(folder), "--seed", "1", "--levels", "2"]
@@ -55,7 +58,7 @@ def test_text_to_file(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_pipes_and_streams_carry_the_same_sound(folder: Path, tmp_path: Path) -> None:
     common = ["--voice", str(folder), "--retries", "0"]
     whole = run_script("tts.py", "-o", "-", *common, text=TEXT.encode())
-    assert whole.returncode == 0 and b"finish reason" in whole.stderr
+    assert whole.returncode == 0 and b"s of speech in" in whole.stderr
     wave = read_audio(io.BytesIO(whole.stdout))
     streamed = run_script("tts.py", TEXT, "--stream", "--voice", str(folder))
     assert streamed.returncode == 0 and b"first sound after" in streamed.stderr
@@ -149,7 +152,7 @@ def test_a_recording_is_continued(folder: Path, tmp_path: Path, capsys: pytest.C
     write_audio(prompt, 0.3 * torch.randn(1, 8000), 16_000)
     common = [str(prompt), "--voice", str(folder), "--seconds", "0.5"]
     assert continue_audio.main([*common, "-o", str(tmp_path / "a.wav")]) == 0
-    assert "0.50 s of audio" in capsys.readouterr().err
+    assert "0.50 s of new audio in" in capsys.readouterr().err
     assert read_audio(tmp_path / "a.wav").shape == (1, 24_000)
     assert continue_audio.main([*common, "-o", str(tmp_path / "b.wav"), "--only-new"]) == 0
     assert read_audio(tmp_path / "b.wav").shape == (1, 12_000)
@@ -163,3 +166,120 @@ def test_a_recording_is_continued(folder: Path, tmp_path: Path, capsys: pytest.C
         with pytest.raises(SoundloomError, match=message):
             continue_audio.main(arguments)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.wav", "b.wav", "c.wav", "in.wav"]
+
+
+def test_what_cannot_be_spoken_is_shown_or_an_error(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "a.wav"
+    arguments = ["Hello. Привет. World.", "--voice", str(folder), "-o", str(out), "--retries", "0"]
+    assert tts.main(arguments) == 0
+    assert "warning: 1 part of the text cannot be spoken" in capsys.readouterr().err
+    out.unlink()
+    with pytest.raises(SoundloomError, match="1 part of the text"):
+        tts.main([*arguments, "--strict"])
+    assert not out.exists()
+
+
+def test_voices_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tts.main(["--list"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["heart", "(its", "own)", "woman", "American"] in rows and ["heart", "daniel", "man", "British"] in rows
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell script plays")
+def test_play(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(player.importlib.util, "find_spec", lambda name: None)
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    arguments = ["hi", "--voice", str(folder), "--play", "--retries", "0"]
+    with pytest.raises(SoundloomError, match="no player found"):
+        tts.main(arguments)
+    fake = tmp_path / "bin" / "aplay"
+    fake.write_text(f'#!/bin/sh\n/bin/cp "$2" "{tmp_path}/played.wav"\n')
+    fake.chmod(0o755)
+    assert tts.main(arguments) == 0 and not Path("speech.wav").exists()
+    assert tts.main([*arguments[:-3], "--retries", "0", "-o", "same.wav"]) == 0
+    assert Path("played.wav").read_bytes() == Path("same.wav").read_bytes()
+    fake.write_text("#!/bin/sh\nexit 3\n")
+    with pytest.raises(SoundloomError, match="ended with code 3"):
+        tts.main(arguments)
+
+
+def test_times_of_words(folder: Path, tmp_path: Path) -> None:
+    for suffix in (".json", ".srt", ".vtt"):
+        path = tmp_path / f"a{suffix}"
+        arguments = ["Hello world", "--voice", str(folder), "-o", str(tmp_path / "a.wav"), "--retries", "0"]
+        assert tts.main([*arguments, "--times", str(path)]) == 0 and path.stat().st_size > 0
+    with pytest.raises(SoundloomError, match="unknown kind of file"):
+        tts.main(["hi", "--times", "a.txt"])
+
+
+def test_a_lexicon_of_ones_own(folder: Path, tmp_path: Path) -> None:
+    words = tmp_path / "words.tsv"
+    words.write_text("hello\tbI\n", encoding="utf-8")
+    common = ["hello", "--voice", str(folder), "--retries", "0"]
+    assert tts.main([*common, "-o", str(tmp_path / "a.wav")]) == 0
+    assert tts.main([*common, "-o", str(tmp_path / "b.wav"), "--lexicon", str(words)]) == 0
+    assert (tmp_path / "a.wav").read_bytes() != (tmp_path / "b.wav").read_bytes()
+    words.write_text("hello there\n")
+    with pytest.raises(SoundloomError, match="line 1"):
+        tts.main([*common, "--lexicon", str(words)])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="/dev/zero")
+def test_text_is_read_only_as_far_as_it_can_be_spoken(folder: Path, tmp_path: Path) -> None:
+    for file, message in (
+        ("/dev/zero", "more than 200,000 bytes"),
+        ("a" * 300, "cannot be read"),
+        ("a\0", "file name"),
+    ):
+        with pytest.raises(SoundloomError, match=message):
+            tts.main(["-f", file, "--voice", str(folder), "-o", str(tmp_path / "a.wav")])
+    with pytest.raises(SoundloomError, match="more than 67,108,864 bytes"):
+        tts.main(["-f", "/dev/zero", "--lines", "--voice", str(folder), "-o", str(tmp_path / "lines")])
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_text("hello"))
+    writer.start()
+    assert tts.main(["-f", str(pipe), "--voice", str(folder), "-o", str(tmp_path / "a.wav"), "--retries", "0"]) == 0
+    writer.join()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-o", f"{'a' * 300}.wav"], "File name too long"),
+        (["--voice", "~nosuchuser/x"], "home"),
+        (["--voice", ""], "the name is empty"),
+        (["--threads", "99999999999999999999"], "expected 1 to 256"),
+        (["-o", ""], "-o is empty"),
+        (["--device", "tpu"], "device 'tpu'"),
+        (["--speed", "3"], "speed is 3.0; expected 0.5"),
+        (["--prompt", "a" * 300, "--prompt-text", "x"], "File name too long"),
+    ],
+)
+def test_odd_names_and_numbers_are_one_line(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    out = [] if "-o" in arguments else ["-o", str(tmp_path / "a.wav")]
+    voice = [] if "--voice" in arguments else ["--voice", str(folder)]
+    assert run(lambda: tts.main(["hi", *voice, *out, *arguments])) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and message in said and said.count("\n") == 1
+
+
+def test_closed_streams(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["--voice", str(folder), "-o", "-"]
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(SoundloomError, match="standard input is closed"):
+        tts.main(["--voice", str(folder), "-o", "a.wav"])
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", None)
+        with pytest.raises(SoundloomError, match="standard output is closed"):
+            tts.main(["hi", *common])
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", None)
+        assert run(lambda: tts.main(["", *common])) == 2
+    assert capsys.readouterr().out == ""
