@@ -169,6 +169,23 @@ def test_every_parameter_learns_with_weight_norm_and_output_stays_when_folded():
     plain.load_state_dict(encoder.state_dict())
 
 
+@pytest.mark.parametrize("pad_mode", ["constant", "reflect"])
+@pytest.mark.parametrize("samples", [24 * 60, 24 * 60 + 5])
+@torch.no_grad()
+def test_a_network_that_is_not_causal_runs_in_overlapping_pieces(pad_mode, samples, monkeypatch):
+    config = dataclasses.replace(REFLECT, causal=False, pad_mode=pad_mode, lstm_layers=1)
+    encoder, decoder = SEANetEncoder(config), SEANetDecoder(config)
+    wave = torch.randn(2, 1, samples)
+    latent = encoder(wave)
+    sound = decoder(latent)
+    monkeypatch.setattr(codec.seanet, "_PIECE_BYTES", 4 * 2 * config.filters * 24 * 7)
+    longest = []
+    encoder.layers[0].register_forward_pre_hook(lambda _, given: longest.append(given[0].shape[-1]))
+    torch.testing.assert_close(encoder(wave), latent, rtol=0, atol=1e-6)
+    torch.testing.assert_close(decoder(latent), sound, rtol=0, atol=1e-6)
+    assert len(longest) == 9 and max(longest) < samples / 2
+
+
 def test_the_published_shape():
     transformers = import_transformers()
     with torch.device("meta"):
