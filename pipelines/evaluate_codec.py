@@ -1,14 +1,16 @@
-"""Judge a codec on a folder of recordings, at several numbers of levels, beside Opus and other codecs.
+"""Judge a codec on a folder of recordings, at several numbers of levels, next to Opus and other codecs.
 
     python pipelines/evaluate_codec.py shipped recordings/ -o report/
-    python pipelines/evaluate_codec.py runs/my-codec recordings/ -o report/ --levels 1,2,4,8 --limit 24
+    python pipelines/evaluate_codec.py runs/my-codec/best recordings/ -o report/ --levels 1,2,4,8 --limit 24
     python pipelines/evaluate_codec.py shipped corpora/real -o report/ --split test --dnsmos --wer
-    python pipelines/evaluate_codec.py runs/gan/best recordings/ -o report/ --beside "without GAN=runs/plain/best"
+    python pipelines/evaluate_codec.py shipped recordings/ -o report/ --beside "without GAN=shipped:without-gan"
+    python pipelines/evaluate_codec.py runs/a/best recordings/ -o report/ --beside "before=runs/b/best"
     python pipelines/evaluate_codec.py shipped recordings/ -o report/ --peers facebook/encodec_24khz,kyutai/mimi
 
-CODEC is a folder, a hub name, or `shipped`. Writes report.json, report.md and report.html (to listen to). Bitrates are
-those of whole files: codes packed as .loom, Opus in Ogg. Every mean has a 95% bootstrap interval over recordings; what
-a judge refuses is counted, never replaced. Needs `pip install -e '.[eval]'`; ViSQOL is told where it is installed.
+CODEC is a folder, a hub name, or `shipped`; CODEC:NAME is the codec with another of its decoders. Writes report.json,
+report.md and report.html (to listen to). Bitrates are those of whole files: codes packed as .loom, Opus in Ogg. Every
+mean has a 95% bootstrap interval over recordings; outputs that a judge refuses are counted, never replaced.
+Needs `pip install -e '.[eval]'`; ViSQOL is reported where it is installed.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ from pipelines.evaluation.anchors import numbers, opus_targets
 from pipelines.evaluation.codec_report import Results, build_report
 from pipelines.evaluation.judges import Panel, add_judge_options, choose_judges
 from pipelines.evaluation.packages import package_versions
-from pipelines.evaluation.report import write_report
+from pipelines.evaluation.report import headlines, write_report
+
+HEADLINES = ("DistillMOS", "DistillMOS loss", "PESQ-WB", "STOI", "kbit/s")
 
 
 def measure(
@@ -40,9 +44,9 @@ def measure(
     panel: Panel,
     listen: int,
 ) -> None:
-    """Send every clip through every system and score it; the first codec's rate is that of the comparison."""
+    """Send every clip through every system and score it, at the sample rate of the first codec."""
     rate = tested[0].codec.sample_rate
-    unheard = {clip.name for clip in results.clips if not clip.english}
+    unjudged = {clip.name for clip in results.clips if not clip.english}
     families = {one.name: [one.label(n) for n in one.levels] for one in tested}
     if opus:
         families["Opus"] = [f"Opus, target {bitrate / 1000:g}" for bitrate in opus]
@@ -63,32 +67,42 @@ def measure(
             for column, value in found.items():
                 columns.setdefault(column, []).append(value)
             if panel.transcribe is not None:
-                text = "" if clip.name in unheard else panel.transcribe(output.wave, rate)
+                text = "" if clip.name in unjudged else panel.transcribe(output.wave, rate)
                 results.transcripts.setdefault(output.system, []).append(text)
             if i < listen:
                 results.heard.setdefault(i, {})[output.system] = output.wave
 
 
-def _load(name: str, levels: str | Sequence[int] | None) -> scores.CodecUnderTest:
-    """The codec of ``name`` or ``label=name``, at these numbers of levels (None: 1, 2, 4 … and all)."""
-    label, _, path = ("", "", name) if Path(name).exists() else name.rpartition("=")
-    codec = load_codec(None if path == "shipped" else path)
+def _load(name: str, levels: str | Sequence[int] | None, device: str) -> scores.CodecUnderTest:
+    """Open ``codec``, ``codec:decoder`` or ``label=codec`` at these numbers of levels (None: 1, 2, 4 … and all)."""
+    label, path, decoder = _parts(name)
+    codec = load_codec(None if path == "shipped" else path, device=device, decoder=decoder or None)
     if levels is None:
         chosen = [n for n in (1, 2, 4, 8, 16, 32) if n < codec.num_levels] + [codec.num_levels]
+    elif isinstance(levels, str):
+        chosen = numbers(levels, "--levels")
     else:
-        chosen = (
-            numbers(levels, "--levels") if isinstance(levels, str) else [n for n in levels if n <= codec.num_levels]
-        )
+        chosen = [n for n in levels if n <= codec.num_levels]
     if not chosen or not 1 <= chosen[0] <= chosen[-1] <= codec.num_levels:
         raise SoundloomError(f"--levels {levels}: {name} has levels 1 to {codec.num_levels}")
-    return scores.CodecUnderTest(label or (Path(path).name if Path(path).exists() else path), codec, chosen)
+    return scores.CodecUnderTest(label, codec, chosen)
+
+
+def _parts(name: str) -> tuple[str, str, str]:
+    """Split ``label=codec:decoder`` into label, codec and decoder; a path that exists is never split."""
+    label, _, path = ("", "", name) if Path(name).exists() else name.rpartition("=")
+    decoder = ""
+    if ":" in path and not Path(path).exists():
+        path, _, decoder = path.rpartition(":")
+    own = Path(path).resolve().name if Path(path).exists() else path
+    return label or " ".join(part for part in (own, decoder) if part), path, decoder
 
 
 def _load_all(options: argparse.Namespace) -> tuple[list[scores.CodecUnderTest], list[str]]:
-    """The codec, those beside it, the peers; and the names of those beside it."""
-    tested = [_load(options.codec, options.levels)]
-    beside = [_load(name, tested[0].levels) for name in options.beside]
-    peers = [_load(name.strip(), None) for name in options.peers.split(",") if name.strip()]
+    """Open the codec, those of --beside and the peers; return them, and the names of those of --beside."""
+    tested = [_load(options.codec, options.levels, options.device)]
+    beside = [_load(name, tested[0].levels, options.device) for name in options.beside]
+    peers = [_load(name.strip(), None, options.device) for name in options.peers.split(",") if name.strip()]
     tested += beside + peers
     if len({one.name for one in tested}) < len(tested):
         raise SoundloomError("--beside, --peers: two codecs of one name; give it another one, such as NAME=FOLDER")
@@ -108,31 +122,40 @@ def _facts(options: argparse.Namespace, tested: Sequence[scores.CodecUnderTest])
     return facts
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    p = argparse.ArgumentParser(
         prog="evaluate_codec.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("codec", help="a folder, a hub name, or `shipped`")
-    parser.add_argument("folder", help="recordings, with x.txt beside x.wav where known; or a corpus' manifest")
-    parser.add_argument("--split", default="", help="of a corpus with a manifest, such as test (default: all)")
-    parser.add_argument("--language", default="", help="of the recordings, such as fr, where no manifest has it")
-    parser.add_argument("-o", "--output", required=True, help="folder for the report")
-    parser.add_argument("--levels", help="numbers of levels, such as 1,2,4,8 (default: 1, 2, 4, 8 … and all)")
-    parser.add_argument("--limit", type=int, help="recordings, spread over the folder (default: all)")
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each recording, at most 20 (default: 10)")
-    parser.add_argument(
-        "--use-minutes", type=float, default=20.0, help="of all recordings, to count the use of codes on (default: 20)"
+    p.add_argument("codec", help="a folder, a hub name, or `shipped`; with :NAME, another decoder of it")
+    p.add_argument("folder", help="recordings, with x.txt next to x.wav where known; or a corpus' manifest")
+    p.add_argument("--split", default="", help="rows of a manifest, such as test (default: all)")
+    p.add_argument("--language", default="", help="of the recordings, such as fr, where no manifest has it")
+    p.add_argument("-o", "--output", required=True, help="folder for the report")
+    p.add_argument("--levels", help="numbers of levels, such as 1,2,4,8 (default: 1, 2, 4, 8 … and all)")
+    p.add_argument("--limit", type=int, help="recordings, spread over the folder (default: all)")
+    p.add_argument("--seconds", type=float, default=10.0, help="of each recording, at most 20 (default: 10)")
+    p.add_argument(
+        "--use-minutes",
+        type=float,
+        default=20.0,
+        help="of recordings to count the use of codes on (default: 20)",
     )
-    parser.add_argument("--peers", default="", help="other codecs, with commas between")
-    parser.add_argument(
-        "--beside", action="append", default=[], metavar="[NAME=]CODEC",
-        help="a codec to stand beside this one in curves and spectrograms, the same without GAN say",
+    p.add_argument(
+        "--beside", action="append", default=[], metavar="[NAME=]CODEC[:DECODER]",
+        help="a codec to compare in curves and spectrograms, the same without GAN for example; may be repeated",
     )  # fmt: skip
-    parser.add_argument("--opus", default="6,9,12,16,24", help="Opus's target bitrates in kbit/s; '' leaves it out")
-    add_judge_options(parser, wer=False)
-    parser.add_argument("--listen", type=int, default=4, help="recordings to hear in the page (default: 4)")
-    parser.add_argument("--threads", type=int, default=1, help="threads for the networks (default: 1)")
-    options = parser.parse_args(argv)
+    p.add_argument("--peers", default="", help="other codecs, with commas between")
+    p.add_argument("--opus", default="6,9,12,16,24", help="target bitrates of Opus in kbit/s; '' for none")
+    p.add_argument("--listen", type=int, default=4, help="recordings to hear in the page (default: 4)")
+    p.add_argument("--threads", type=int, default=1, help="threads for the networks (default: 1)")
+    add_judge_options(p, wer=False)
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Judge a codec and write the report."""
+    options = parser().parse_args(argv)
     if not 0.3 <= options.seconds <= 20 or (options.limit is not None and options.limit < 1):
         raise SoundloomError("--seconds must be 0.3 to 20 (PESQ takes no more) and --limit at least 1")
     if not 0 < options.use_minutes < float("inf"):
@@ -153,6 +176,9 @@ def main(argv: list[str] | None = None) -> int:
     report = build_report(tested, results, _facts(options, tested) | panel.facts, panel.columns)
     for path in write_report(options.output, report):
         print(path)
+    shown = ["reference itself", *(results.systems[one.name][-1] for one in tested), *results.systems.get("Opus", [])]
+    print(*headlines(report, shown, HEADLINES), sep="\n")
+    print(f"next: listen to {Path(options.output) / 'report.html'} in a browser")
     return 0
 
 

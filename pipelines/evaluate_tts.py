@@ -29,6 +29,7 @@ from typing import Any
 import torch
 
 from codec.errors import SoundloomError
+from codec.pretrained import choose_device
 from pipelines.command_line.progress import Bar, track
 from pipelines.command_line.run import run
 from pipelines.command_line.voice_options import SETTINGS, add_sampling_options
@@ -183,7 +184,7 @@ def main(argv: list[str] | None = None) -> int:
     seeds, opus = numbers(options.seeds, "--seeds") or [0], opus_targets(options.opus)
     if options.threads:
         torch.set_num_threads(options.threads)
-    voice = load_voice(_voice_name(options))
+    voice = load_voice(_voice_name(options), device=choose_device(options.device))
     settings = {key: getattr(options, key) for key in SETTINGS if getattr(options, key) is not None}
     settings |= {"levels": options.levels, "speaker": options.speaker_name}
     if options.speaker_name is not None:

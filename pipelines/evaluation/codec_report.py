@@ -23,7 +23,7 @@ CURVES |= {"mel distance": "lower is better", "SI-SDR": "dB, higher is better"}
 
 @dataclass
 class Results:
-    """Everything that was measured. ``table[system][column]`` has a value, or None, for each clip in order."""
+    """Everything that was measured. ``table[system][column]`` has a value or None for each clip, in order."""
 
     clips: list[scores.Clip]
     unread: list[str]
@@ -36,6 +36,7 @@ class Results:
     beside: list[str] = field(default_factory=list)  # families that stand next to the codec in its spectrograms
 
     def mean(self, system: str, column: str) -> Summary:
+        """Return the mean over clips with its interval."""
         return summarize(self.table[system][column])
 
 
@@ -98,10 +99,10 @@ def _bitrate(results: Results, system: str) -> float | None:
 
 
 def word_table(results: Results) -> Table | None:
-    """Word errors on what is in English, or may be; None where nothing was transcribed or has words.
+    """Return word errors of recordings in English or of unknown language; None without any transcript or words.
 
-    Against known transcripts where there are any (on those recordings alone), else against what the judge made of
-    the reference.
+    Against known transcripts where there are any (on those recordings alone), else against the recogniser's own
+    transcript of the reference.
     """
     judged = [i for i, clip in enumerate(results.clips) if clip.english] if results.transcripts else []
     known = [i for i in judged if results.clips[i].text]
@@ -116,19 +117,21 @@ def word_table(results: Results) -> Table | None:
         errors = word_errors(references, texts)
         base = errors.corpus.mean if system == "reference itself" else base
         rows.append([system, errors.corpus, errors.corpus.mean - base, errors.mean, errors.over_half, errors.outputs])
-    source = "the known transcripts" if known else "the judge's own transcript of the reference"
+    source = "the known transcripts" if known else "the recogniser's transcript of the reference"
     return Table(
         "Word errors",
         ["system", "WER, corpus", "excess over the reference", "WER, mean", "over 50%", "n"],
         rows,
         f"{len(judged)} of {len(results.clips)} recordings (English, or of no known language), against {source}. The "
-        "judge's own errors dominate: look at the excess.",
+        "recogniser's own errors dominate: look at the excess.",
     )
 
 
 def _use_table(tested: Sequence[scores.CodecUnderTest], results: Results) -> Table:
     rows: list[list[Any]] = []
     for one in tested:
+        if one.name not in results.counts:  # the codes of an earlier one
+            continue
         counts = results.counts[one.name]
         frames, size = int(counts[0].sum()), one.codec.codebook_size
         for level, use in enumerate(codebook_use(counts)):
@@ -138,8 +141,8 @@ def _use_table(tested: Sequence[scores.CodecUnderTest], results: Results) -> Tab
         "Use of the codebooks",
         ["level", "share of codes used", "to be expected", "seem alive", "perplexity", "codes", "frames"],
         rows,
-        f"On {results.counted_minutes:.1f} minutes of the recordings. Few frames cannot meet many codes: expected is "
-        "the share that so many frames show of a codebook without dead codes at this perplexity; alive is what more "
+        f"On {results.counted_minutes:.1f} minutes of the recordings. Few frames show few codes: expected is the "
+        "share that this many frames show of a codebook without dead codes at this perplexity; alive is what more "
         "frames would show, from codes seen once and twice (Chao).",
     )
 

@@ -1,11 +1,10 @@
-"""What a codec, a peer or an anchor makes of a clip, and how the judges score it."""
+"""Send clips through a codec, a peer or an anchor, and score the outputs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from codec.common.seeds import stable_seed
 from codec.errors import SoundloomError
 from codec.loom import CodeFile, mark_of, pack
 from codec.metrics import count_codes, si_sdr
+from codec.pretrained import AudioCodec
 from codec.store.plan import Settings
 from pipelines.command_line.progress import track
 from pipelines.corpus.read import open_corpus
@@ -24,9 +24,9 @@ from pipelines.evaluation.judges import Judge
 
 @dataclass(frozen=True)
 class Clip:
-    """A recording [N] at the sample rate of the codec that is judged. ``text``: what is said, where that is known.
+    """A recording [N] at the sample rate of the first codec. ``text``: what is said, where known.
 
-    ``language``: as the manifest has it, such as ``en``; empty where nothing is known.
+    ``language``: as in the manifest, such as ``en``; empty where unknown.
     """
 
     name: str
@@ -36,13 +36,13 @@ class Clip:
 
     @property
     def english(self) -> bool:
-        """Whether the English transcriber can judge it; true where the language is not known."""
+        """Return whether the English recogniser can judge it; true where the language is unknown."""
         return not self.language or self.language.lower().startswith("en")
 
 
 @dataclass(frozen=True)
 class Output:
-    """What ``system`` made of a clip: a wave [N] at the clip's rate and the bytes of its file (None for anchors)."""
+    """A clip after ``system``: a wave [N] at the clip's rate, and the bytes of its file (None for anchors)."""
 
     system: str
     wave: Tensor
@@ -51,24 +51,25 @@ class Output:
 
 @dataclass(frozen=True)
 class CodecUnderTest:
-    """A codec, its name in tables, and the numbers of levels at which it is judged."""
+    """A codec, its name in tables, and the numbers of levels to judge."""
 
     name: str
-    codec: Any
+    codec: AudioCodec
     levels: Sequence[int]
 
     def label(self, levels: int) -> str:
+        """Return the name of its system at a number of levels."""
         return f"{self.name}, {levels} level{'s' if levels > 1 else ''}"
 
 
 def read_clips(
     corpus: str | Path, sample_rate: int, limit: int | None, seconds: float, split: str = "", language: str = ""
 ) -> tuple[list[Clip], list[str]]:
-    """Up to ``limit`` recordings of a folder or manifest, spread over its list, each cut to ``seconds``.
+    """Read up to ``limit`` recordings of a folder or manifest, spread over its list, each cut to ``seconds``.
 
-    A transcript is in the manifest or beside the recording (``x.txt`` beside ``x.wav``); one that is cut has none.
-    ``language``: of recordings of which nothing else is known.
-    Returns the clips, and a line for each file that could not be read. Raises: SoundloomError where no file could be.
+    A transcript is in the manifest or next to the recording (``x.txt``, ``x.wav``); a recording that is cut has none.
+    ``language``: of recordings whose language is not in a manifest.
+    Returns the clips, and a line for each unreadable file. Raises: SoundloomError where no file can be read.
     """
     source = open_corpus(Settings(root="", corpus=str(corpus), split=split, language=language))
     items = list(source.utterances())
@@ -97,14 +98,17 @@ def read_clips(
 def use_of_codes(
     tested: Sequence[CodecUnderTest], corpus: str | Path, minutes: float, split: str = ""
 ) -> tuple[dict[str, Tensor], float]:
-    """How often each codec uses each of its codes, [K, V], on up to so many minutes of a folder, and the minutes read.
+    """Count how often each codec uses each code, [K, V], on up to ``minutes`` of a folder; return the minutes too.
 
-    Far more than is judged, because a codebook of 1,024 needs tens of thousands of frames to be seen whole. Recordings
-    come in an order that a hash of their names decides, each cut to its first minute; what cannot be read is left out.
+    Longer than the clips to judge, because a codebook of 1,024 needs tens of thousands of frames to be seen whole. The
+    order of the recordings follows a hash of their names; each is cut to its first minute. Unreadable files are left
+    out. A codec with the same codes as an earlier one, another decoder of it for example, is not counted again.
     """
     source = open_corpus(Settings(root="", corpus=str(corpus), split=split))
     items = sorted(source.utterances(), key=lambda item: stable_seed(0, "use", item.id))
     counts: dict[str, Tensor] = {}
+    prints = [one.codec.fingerprint for one in tested]
+    tested = [one for i, one in enumerate(tested) if prints[i] not in prints[:i]]
     seconds = 0.0
     for item in track(items, "file", "use of codes"):
         if seconds >= 60 * minutes:
@@ -126,7 +130,7 @@ def use_of_codes(
 
 
 def codec_outputs(tested: CodecUnderTest, clip: Clip, sample_rate: int) -> Iterator[Output]:
-    """The clip through the codec at each number of levels; the bytes are those of the packed codes."""
+    """Yield the clip through the codec at each number of levels; the bytes are those of the packed codes."""
     codec = tested.codec
     wave = resample(clip.wave, sample_rate, codec.sample_rate)
     codes = codec.encode(wave.expand(1, codec.channels, -1))  # [1, K, T]
@@ -147,7 +151,7 @@ def opus_outputs(bitrates: Sequence[int], clip: Clip, sample_rate: int) -> Itera
 
 
 def anchor_outputs(clips: Sequence[Clip], i: int) -> Iterator[Output]:
-    """The ceiling, the recording itself; and the floor, another recording in its place."""
+    """Yield the ceiling, the recording itself, and the floor, another recording in its place."""
     yield Output("reference itself", clips[i].wave, None)
     if len(clips) > 1:
         other = clips[(i + len(clips) // 2) % len(clips)].wave
@@ -156,10 +160,10 @@ def anchor_outputs(clips: Sequence[Clip], i: int) -> Iterator[Output]:
 
 
 def score(clip: Clip, output: Output, sample_rate: int, judges: Mapping[str, Judge]) -> dict[str, float | None]:
-    """All scores of one output by column, with SI-SDR and its lag, and the bitrate in kbit/s of its file."""
+    """Return all scores of one output by column, with SI-SDR and its lag, and the bitrate in kbit/s of its file."""
     n = clip.wave.shape[0]
     estimate = output.wave[:n]
-    estimate = torch.nn.functional.pad(estimate, (0, n - estimate.shape[0]))  # what a codec left out is silence
+    estimate = torch.nn.functional.pad(estimate, (0, n - estimate.shape[0]))  # missing samples count as silence
     scores = {name: judge(estimate, clip.wave, sample_rate) for name, judge in judges.items()}
     try:
         ratio = si_sdr(clip.wave, estimate, max_lag=sample_rate // 20)

@@ -14,6 +14,7 @@ from torch import Tensor
 from codec.common.extras import install_hint
 from codec.errors import SoundloomError
 from codec.metrics import mel_distance, pesq_wb, require, stoi, visqol
+from codec.pretrained import choose_device
 from pipelines.evaluation import quality, similarity, words
 from pipelines.evaluation.packages import installed, package_versions
 
@@ -62,7 +63,7 @@ def add_judge_options(parser: argparse.ArgumentParser, *, wer: bool) -> None:
     )
     parser.add_argument("--dnsmos", action="store_true", help="DNSMOS by speechmos, 1 to 5, for background noise")
     parser.add_argument("--speaker", action="store_true", help="speaker similarity to the reference, by Resemblyzer")
-    parser.add_argument("--device", default="cpu", help="where DistillMOS runs: cpu or cuda (default: cpu)")
+    parser.add_argument("--device", default="cpu", help="where the models run: auto, cpu, cuda or mps (default: cpu)")
 
 
 def choose_judges(options: argparse.Namespace, *, references: bool) -> Panel:
@@ -73,7 +74,7 @@ def choose_judges(options: argparse.Namespace, *, references: bool) -> Panel:
     """
     panel = Panel()
     if options.quality or (options.quality is None and installed("distillmos")):
-        panel.add(quality.DistillMOS(options.device))
+        panel.add(quality.DistillMOS(choose_device(options.device)))
     elif options.quality is None:
         panel.facts["DistillMOS"] = f"not judged: {install_hint('eval')}"
     if references:

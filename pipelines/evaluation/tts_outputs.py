@@ -97,7 +97,7 @@ def reference_items(
             name = "reference through the codec" + (f", {count} levels" if count < every else "")
             again = None
             if wave is not None and codes is not None:
-                again = voice.codec.decode(codes[:, :count])[0].mean(0)[: wave.shape[0]].clone()
+                again = voice.codec.decode(codes[:, :count])[0].mean(0)[: wave.shape[0]].cpu()
             yield Item(name, index, 0, again)
         for bitrate in opus:
             again = None if wave is None else through_opus(wave, voice.sample_rate, bitrate)[0]
@@ -139,7 +139,7 @@ def _spoken(
     seeds = [sentence_request(seed, index) for index in good]
     speeches = voice.speak_batch([texts[index] for index in good], seeds=seeds, batch_size=batch_size, **settings)
     for index, speech in zip(good, speeches, strict=True):
-        wave = speech.waveform.mean(0)
+        wave = speech.waveform.mean(0).cpu()
         items[index] = Item("voice", index, seed, wave, speech.finish_reason, speech.attempts)
     return items
 

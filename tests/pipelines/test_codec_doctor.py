@@ -44,6 +44,7 @@ def test_a_sick_codec_ends_with_one_and_says_what_to_change(ward: Path, capsys: 
     out, err = capsys.readouterr()
     assert "broken.wav" in err
     assert "SICK  energy" in out and "->" in out and "SICK  finite log" in out
+    assert "findings sick (" in out and "next: " in out.splitlines()[-1]
     record = json.loads((ward / "health.json").read_text())
     assert {"energy", "finite log"} <= set(record["sick"])
     assert len(record["survey"]["usage"]) == len(record["survey"]["gain_decibels"]) == 3
@@ -52,13 +53,15 @@ def test_a_sick_codec_ends_with_one_and_says_what_to_change(ward: Path, capsys: 
     assert by_name["straight-through gradient"] == "well" and by_name["discriminators"] == "not judged"
 
 
-def test_weights_that_are_not_finite_end_the_examination(ward: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_weights_that_are_not_finite_end_the_examination(ward: Path) -> None:
     codec = Codec.from_pretrained(ward / "run" / "codec")
     codec.quantizer.levels[0].codebook[0, 0] = float("nan")
-    codec.save_pretrained(ward / "nan" / "codec")
-    assert codec_doctor.main([str(ward / "nan" / "codec"), str(ward / "clips"), "--json", "-"]) == 1
-    record = json.loads(capsys.readouterr().out)
+    found, findings = codec_doctor.examine(codec, codec_doctor.Recordings(str(ward / "clips"), codec, 3, 1.0), 1, True)
+    record = json.loads(codec_doctor.to_json("x", codec, found, findings))
     assert record["sick"] == ["finite weights"] and "survey" not in record
+    codec.save_pretrained(ward / "nan" / "codec")
+    with pytest.raises(SoundloomError, match="not finite"):  # a folder is refused when it is opened
+        codec_doctor.main([str(ward / "nan" / "codec"), str(ward / "clips")])
 
 
 def test_a_codec_of_other_makers_shows_use_and_gain_in_sound(ward: Path) -> None:
@@ -91,6 +94,7 @@ def test_the_shipped_codec_is_the_default_and_well(tmp_path: Path, capsys: pytes
     code = codec_doctor.main([str(tmp_path), "--threads", "1"])
     out = capsys.readouterr().out
     assert code == 0, out
+    assert f"next: python pipelines/evaluate_codec.py shipped {tmp_path} -o report/" in out
     assert "shipped: nothing sick" in out and "ok    one-clip overfit" in out
 
 

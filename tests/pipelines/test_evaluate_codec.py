@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from codec.audio.files import write_audio
 from codec.errors import SoundloomError
@@ -50,7 +51,8 @@ def test_report_end_to_end(bench: Path, capsys: pytest.CaptureFixture[str]) -> N
         pytest.importorskip(package)
     arguments = [str(bench / "codec"), str(bench / "clips"), "-o", str(bench / "report"), "--levels", "1,3"]
     assert evaluate_codec.main([*arguments, "--opus", "12", "--listen", "1", "--no-quality"]) == 0
-    assert "broken.wav" in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert "broken.wav" in err and "codec, 3 levels: PESQ-WB " in out and "next: listen to" in out
     record = json.loads((bench / "report" / "report.json").read_text())
     quality = {row["system"]: row for row in record["tables"][0]["rows"]}
     assert list(quality) == [
@@ -139,8 +141,8 @@ def test_a_codec_beside_and_dnsmos_loss(bench: Path, monkeypatch: pytest.MonkeyP
     class DistillMOS(Dnsmos):
         name = "DistillMOS"
 
-        def __init__(self, device: str) -> None:
-            assert device == "cpu"
+        def __init__(self, device: torch.device) -> None:
+            assert device.type == "cpu"
 
     monkeypatch.setattr(quality, "Dnsmos", Dnsmos)
     monkeypatch.setattr(quality, "DistillMOS", DistillMOS)
@@ -165,6 +167,33 @@ def test_a_codec_beside_and_dnsmos_loss(bench: Path, monkeypatch: pytest.MonkeyP
     assert columns[2:4] == ["DistillMOS", "DistillMOS loss"] and "DNSMOS loss" in columns
     assert "ViSQOL" in record["facts"]
     assert "without GAN, 3 levels" in (bench / "beside" / "report.html").read_text()
+
+
+def test_names_of_codecs_have_labels_and_decoders(bench: Path) -> None:
+    folder = str(bench / "codec")
+    assert evaluate_codec._parts("shipped:without-gan") == ("shipped without-gan", "shipped", "without-gan")
+    assert evaluate_codec._parts("without GAN=shipped:without-gan") == ("without GAN", "shipped", "without-gan")
+    assert evaluate_codec._parts("owner/name") == ("owner/name", "owner/name", "")
+    assert evaluate_codec._parts(folder) == ("codec", folder, "")
+    assert evaluate_codec._parts(f"{folder}:plain") == ("codec plain", folder, "plain")
+    with pytest.raises(SoundloomError, match="plain"):
+        evaluate_codec._load(f"{folder}:plain", None, "cpu")
+
+
+def test_another_decoder_of_a_codec_can_be_compared(tmp_path: Path, bench: Path) -> None:
+    """It gets the same codes, so their use is counted once, and it sounds different."""
+    codec = Codec.from_pretrained(bench / "codec")
+    codec.save_pretrained(tmp_path / "codec")
+    weights = {name: value.half() for name, value in codec.decoder.state_dict().items()}
+    weights["magnitude.bias"] -= 1
+    (tmp_path / "codec" / "decoders").mkdir()
+    save_file(weights, tmp_path / "codec" / "decoders" / "plain.safetensors")
+    tested = [evaluate_codec._load(f"{tmp_path / 'codec'}{name}", "3", "cpu") for name in ("", ":plain")]
+    clip = codec_scores.Clip("a", voice(0.5, 130)[0])
+    usual, plain = (next(codec_scores.codec_outputs(one, clip, 24_000)) for one in tested)
+    assert (usual.system, plain.system) == ("codec, 3 levels", "codec plain, 3 levels")
+    assert usual.num_bytes == plain.num_bytes and not torch.allclose(usual.wave, plain.wave)
+    assert list(codec_scores.use_of_codes(tested, bench / "clips", 1)[0]) == ["codec"]
 
 
 def test_visqol_missing_is_told_not_fatal(monkeypatch: pytest.MonkeyPatch) -> None:
