@@ -1,6 +1,6 @@
 """Build a pronunciation lexicon from a teacher's grapheme-to-phoneme rules and the texts that it will speak.
 
-    python pipelines/make_lexicon.py lm/text/lexicons/en-us.tsv.gz --texts /usr/share/wordnet
+    python pipelines/make_lexicon.py lm/text/english/lexicons/en-us.tsv.gz --texts /usr/share/wordnet
 
 Words: those of the texts, of the teacher's own checked word list, and the listed inflections of both. A word of the
 texts gets the pronunciation that it has most often in a sentence (``to`` is hardly ever said alone), apart before
@@ -23,8 +23,8 @@ from typing import Any
 from codec.common.extras import install_hint
 from codec.common.files import write_bytes
 from codec.errors import SoundloomError
-from lm.text.english.normalize import normalize
-from lm.text.lexicon import VOWELS, Lexicon, clean_phonemes
+from lm.text.languages import language
+from lm.text.lexicon import Lexicon
 from pipelines.command_line.progress import track
 from pipelines.command_line.run import run
 from pipelines.corpus.texts import read_texts
@@ -32,7 +32,10 @@ from pipelines.corpus.texts import read_texts
 HEADER = """soundloom's American English lexicon: word, phonemes (misaki's alphabet), phonemes before a vowel if unlike.
 Made by pipelines/make_lexicon.py from misaki 0.9.4's us_gold.json and us_silver.json as shipped in hibari-tts 0.2.1,
 by hexgrad (https://github.com/hexgrad/misaki), and from the readings of hibari-tts; both Apache-2.0; see NOTICE."""
-_WORD = re.compile(r"'?[A-Za-z]+(?:'[A-Za-z]+)*(?:-[A-Za-z]+)*")
+ENGLISH = language("en")  # as the teacher's
+_ALPHABET = ENGLISH.alphabet
+_LETTERS = f"[{_ALPHABET.letter_class}]+"
+_WORD = re.compile(f"'?{_LETTERS}(?:'{_LETTERS})*(?:-{_LETTERS})*")
 # Rarer differences are homographs (to use, the use) that happened to stand before a vowel.
 _MIN_BEFORE_VOWEL = 200
 _COMMON = 3
@@ -54,17 +57,17 @@ class Teacher:
 
     def alone(self, word: str) -> str:
         """A word's phonemes without context."""
-        return clean_phonemes(self.g2p(word, normalize_text=False))
+        return _ALPHABET.clean(self.g2p(word, normalize_text=False))
 
     def in_context(self, sentence: str) -> list[tuple[str, str, bool]]:
         """(word, phonemes, whether a vowel follows at once) of each word of a normalised sentence."""
         tokens = self.g2p.phonemize_tokens(self.g2p.tokenize(sentence))
         rows = []
         for token, following in zip(tokens, [*tokens[1:], None], strict=True):
-            phonemes = clean_phonemes(token.phonemes or "")
+            phonemes = _ALPHABET.clean(token.phonemes or "")
             if phonemes and _WORD.fullmatch(token.text):
-                next_phonemes = (following.phonemes or "").lstrip("ˈˌ") if following is not None else ""
-                rows.append((token.text, phonemes, next_phonemes[:1] in set(VOWELS)))
+                next_phonemes = (following.phonemes or "").lstrip(_ALPHABET.stress) if following is not None else ""
+                rows.append((token.text, phonemes, next_phonemes[:1] in set(_ALPHABET.vowels)))
         return rows
 
 
@@ -73,7 +76,7 @@ def count_readings(teacher: Teacher, texts: Iterable[str]) -> tuple[dict[str, Co
     plain: dict[str, Counter[str]] = defaultdict(Counter)
     vowel: dict[str, Counter[str]] = defaultdict(Counter)
     for text in texts:
-        sentence = normalize(text, is_word=lambda word: word in teacher.gold)
+        sentence = ENGLISH.normalize(text, is_word=lambda word: word in teacher.gold)
         for i, (word, phonemes, before_vowel) in enumerate(teacher.in_context(sentence)):
             # A capital that only opens the sentence tells nothing about the word.
             key = word.lower() if i == 0 and word.istitle() and len(word) > 1 else word
@@ -118,7 +121,7 @@ def build(teacher: Teacher, texts: list[str], progress: bool = True) -> Lexicon:
         if phonemes:
             words[word] = phonemes
     for letter in "ABCDEFGHJKLMNOPQRSTUVWXYZ":
-        words[letter] = clean_phonemes(teacher.gold[letter])
+        words[letter] = _ALPHABET.clean(teacher.gold[letter])
     return Lexicon(without_echoes(words), before_vowel)
 
 

@@ -1,10 +1,4 @@
-# ruff: noqa: RUF001 - phonemes look like letters
-"""Pronunciations: the phoneme symbols, and a word list that says how English words sound.
-
-The alphabet is misaki's (the one of Kokoro's family): one character a phoneme, stress marks before the vowel.
-Inside a text tokenizer a stress mark and its vowel are one symbol, so that every symbol is something that takes
-time to say, and letters of words that no lexicon knows are symbols of their own, never taken for phonemes.
-"""
+"""A word list that says how words sound. The phonemes are those of its language's `lm.text.language.Alphabet`."""
 
 from __future__ import annotations
 
@@ -12,64 +6,19 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from codec.errors import SoundloomError
+from codec.common.files import check_file
+from codec.errors import SoundloomError, quoted
+from lm.text.language import Language
+from lm.text.languages import DEFAULT, is_lexicon_name, shipped_lexicon
+from lm.text.languages import language as language_of
 
-VOWELS = "AIOWYaeiouæɐɑɒɔəɚɛɜɪʊʌᵊᵻ"
-CONSONANTS = "bdfhjklmnprstvwxzðŋɡɹɾʃʒʔʤʧθT"
-STRESS = "ˈˌ"
-PUNCTUATION = ".,?!;:-"
-PHONEMES = VOWELS + CONSONANTS
-
-# Model folders hold these code points: append to VOWELS at its end only, never reorder. 0xE000 opens Unicode's
-# private use area, and the fullwidth block mirrors ASCII at a fixed distance.
-_STRESSED = {mark + vowel: chr(0xE000 + i * 2 + j) for i, vowel in enumerate(VOWELS) for j, mark in enumerate(STRESS)}
-_UNSTRESSED = {symbol: pair for pair, symbol in _STRESSED.items()}
-_FULLWIDTH = 0xFF00 - 0x20
-_LETTERS = {c: chr(ord(c) + _FULLWIDTH) for c in "abcdefghijklmnopqrstuvwxyz'"}
-_UNLETTERS = {symbol: c for c, symbol in _LETTERS.items()}
-SYMBOLS = PHONEMES + "".join(_UNSTRESSED) + "".join(_UNLETTERS) + PUNCTUATION + " "
-
-_STRESS_PAIR = re.compile(f"[{STRESS}]+([^{VOWELS}{STRESS}]*)([{VOWELS}])")
-_NOT_PHONEME = re.compile(f"[^{re.escape(PHONEMES + STRESS)} ]")
-_SAID = f"[{re.escape(PHONEMES + STRESS)}][{re.escape(PHONEMES + STRESS)} ]*"
-_LINE = re.compile(rf"('?[A-Za-z]+(?:['-][A-Za-z]+)*'?)\t({_SAID})(?:\t({_SAID}))?")
-_MAX_BYTES = 64 << 20
-_CONTRACTIONS = {"'ll": "əl", "'ve": "əv", "'re": "əɹ", "'d": "d", "'m": "m"}
-
-SHIPPED = "en-us"
-
-
-def shipped_path(name: str = SHIPPED) -> Path:
-    """Path of a lexicon that comes with soundloom (only ``en-us`` so far)."""
-    return Path(__file__).parent / "lexicons" / f"{name}.tsv.gz"
-
-
-def clean_phonemes(phonemes: str) -> str:
-    """Drop every character that is no phoneme, stress mark or space; a stress mark ends up right before its vowel."""
-    phonemes = _NOT_PHONEME.sub("", phonemes)
-    phonemes = _STRESS_PAIR.sub(lambda m: m[1] + m[0][0] + m[2], phonemes)
-    return re.sub(f"[{STRESS}](?![{VOWELS}])", "", phonemes).strip()
-
-
-def to_symbols(phonemes: str) -> str:
-    """Phonemes as tokenizer symbols: each stressed vowel becomes one character."""
-    return re.sub(f"[{STRESS}].", lambda m: _STRESSED[m[0]], clean_phonemes(phonemes))
-
-
-def spell(word: str) -> str:
-    """A word's letters (a-z and ') as tokenizer symbols, distinct from every phoneme."""
-    return "".join(_LETTERS[c] for c in word.lower() if c in _LETTERS)
-
-
-def readable(symbols: str) -> str:
-    """Tokenizer symbols as people read them: stress marks apart again, spelled words as ``<word>``."""
-    letters = re.escape("".join(_UNLETTERS))
-    symbols = re.sub(f"[{letters}]+", lambda m: "<" + "".join(_UNLETTERS[c] for c in m[0]) + ">", symbols)
-    return "".join(_UNSTRESSED.get(c, c) for c in symbols)
+MOST_BYTES = 16 << 20  # unpacked
+MOST_LINES = 500_000  # each takes some 200 bytes of memory
+MOST_PHONEMES = 200  # of a word, and of its letters
 
 
 class Lexicon:
@@ -79,9 +28,12 @@ class Lexicon:
     word as written, in lower case and capitalised.
     """
 
-    def __init__(self, words: Mapping[str, str], before_vowel: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, words: Mapping[str, str], before_vowel: Mapping[str, str] | None = None, language: Language = DEFAULT
+    ) -> None:
         self.words = dict(words)
         self.before_vowel = dict(before_vowel or {})
+        self.language = language
 
     def __len__(self) -> int:
         return len(self.words)
@@ -89,7 +41,7 @@ class Lexicon:
     def __contains__(self, word: str) -> bool:
         return word in self.words
 
-    def _find(self, word: str, before_vowel: bool) -> str | None:
+    def _find(self, word: str, before_vowel: bool = False) -> str | None:
         for key in (word, word.lower(), word.capitalize()):
             found = (self.before_vowel.get(key) if before_vowel else None) or self.words.get(key)
             if found:
@@ -97,57 +49,57 @@ class Lexicon:
         return None
 
     def lookup(self, word: str, before_vowel: bool = False) -> str | None:
-        """Phonemes of one word, or None; possessives and contractions follow from the word they hang on."""
+        """Return the phonemes of one word, or None; the language derives forms that are not listed."""
         found = self._find(word, before_vowel)
         if found:
             return found
         bare = word.strip("'")
         if bare and bare != word:
             return self.lookup(bare, before_vowel)
-        stem, mark, tail = word.rpartition("'")
-        base = self._find(stem, False) if mark else None
-        if base is None:
-            return None
-        tail = mark + tail.lower()
-        return base + (_possessive(base) if tail == "'s" else _CONTRACTIONS[tail]) if tail in _TAILS else None
+        derive = self.language.derive
+        return None if derive is None else derive(word, self._find)
 
     @classmethod
-    def of(cls, words: Mapping[str, str]) -> Lexicon:
+    def of(cls, words: Mapping[str, str], language: Language = DEFAULT) -> Lexicon:
         """Check words with their phonemes. Raises: SoundloomError for a word or phonemes of another form."""
+        form = re.compile(rf"{language.alphabet.word}\t{language.alphabet.said}")
         for word, phonemes in words.items():
-            if not _LINE.fullmatch(f"{word}\t{phonemes}"):
-                shown = f"{word[:40]!r}, {phonemes[:40]!r}"
-                raise SoundloomError(f"{shown}: expected a word and its phonemes in misaki's alphabet")
-        return cls(words)
+            if not form.fullmatch(f"{word}\t{phonemes}") or max(len(word), len(phonemes)) > MOST_PHONEMES:
+                shown = f"{quoted(word)}, {quoted(phonemes)}"
+                raise SoundloomError(f"{shown}: expected a word and its phonemes in the alphabet of {language.name}")
+        return cls(words, language=language)
 
     @classmethod
-    def load(cls, path: str | Path) -> Lexicon:
+    def load(cls, path: str | Path, language: Language = DEFAULT) -> Lexicon:
         """Read a UTF-8 TSV, gzipped or not: word, phonemes and, optionally, phonemes before a vowel; ``#`` comments.
 
         Raises: SoundloomError where the file is missing, damaged, too large or holds a line of another form.
         """
-        data = _read(Path(path))
+        said = language.alphabet.said
+        form = re.compile(rf"({language.alphabet.word})\t({said})(?:\t({said}))?")
         words: dict[str, str] = {}
         before_vowel: dict[str, str] = {}
-        for number, line in enumerate(data.split("\n"), 1):
+        for number, line in enumerate(_lines(Path(path)), 1):
             if not line or line.startswith("#"):
                 continue
-            match = _LINE.fullmatch(line)
+            match = form.fullmatch(line)
             if match is None:
                 raise SoundloomError(
-                    f"{path}, line {number}: expected 'word<TAB>phonemes[<TAB>phonemes before a vowel]' with phonemes "
-                    f"of misaki's alphabet, found {line[:80]!r}"
+                    f"{path}, line {number}: expected 'word<TAB>phonemes[<TAB>phonemes before a vowel]' with "
+                    f"{language.name} phonemes, found {quoted(line)}"
                 )
             word, phonemes, second = match.groups()
+            if max(len(word), len(phonemes), len(second or "")) > MOST_PHONEMES:
+                raise SoundloomError(f"{path}, line {number}: longer than {MOST_PHONEMES} phonemes: {quoted(word)}")
             words[word] = phonemes
             if second:
                 before_vowel[word] = second
         if not words:
             raise SoundloomError(f"{path}: the lexicon holds no word")
-        return cls(words, before_vowel)
+        return cls(words, before_vowel, language)
 
     def dumps(self, header: str = "") -> bytes:
-        """The lexicon as gzipped TSV, sorted; the same words give the same bytes."""
+        """Return the lexicon as gzipped TSV, sorted; the same words give the same bytes."""
         lines = [f"# {line}" for line in header.splitlines()]
         for word in sorted(self.words):
             extra = self.before_vowel.get(word)
@@ -158,32 +110,44 @@ class Lexicon:
         return buffer.getvalue()
 
 
-_TAILS = {"'s", *_CONTRACTIONS}
-
-
-def _possessive(phonemes: str) -> str:
-    """How 's sounds after a word that ends in these phonemes."""
-    if phonemes[-1] in "szʃʒʧʤ":
-        return "ᵻz"
-    return "s" if phonemes[-1] in "ptkfθ" else "z"
-
-
-def _read(path: Path) -> str:
-    """A lexicon file's text, unpacked no further than 64 MiB."""
+def _lines(path: Path) -> Iterator[str]:
+    """Yield a lexicon file's lines as they are unpacked, so that a small file cannot ask for much memory."""
+    check_file(path, MOST_BYTES)
+    seen = 0
     try:
         with open(path, "rb") as raw:
             packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
-            data = gzip.GzipFile(fileobj=raw).read(_MAX_BYTES + 1) if packed else raw.read(_MAX_BYTES + 1)
-        if len(data) > _MAX_BYTES:
-            raise SoundloomError(f"{path}: a lexicon of more than {_MAX_BYTES >> 20} MiB is not read")
-        return data.decode("utf-8")
+            stream = gzip.GzipFile(fileobj=raw) if packed else raw
+            for number in range(1, MOST_LINES + 2):
+                line = stream.readline(10 * MOST_PHONEMES)
+                seen += len(line)
+                if number > MOST_LINES or seen > MOST_BYTES:
+                    raise SoundloomError(f"{path}: over {MOST_LINES:,} lines or {MOST_BYTES >> 20} MiB unpacked")
+                if not line:
+                    return
+                yield line.decode("utf-8").removesuffix("\n")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise SoundloomError(f"{path}: not a readable lexicon ({error}); expected UTF-8 TSV, gzipped or not") from error
 
 
+def load_lexicon(source: str | Path | None = None, language: str = DEFAULT.code) -> Lexicon:
+    """Load a lexicon by a shipped one's name or by path; kept in memory, so treat it as read-only.
+
+    By default it is the language's own.
+    """
+    spoken = language_of(language)
+    source = spoken.lexicon if source is None else source
+    if source is None:
+        raise SoundloomError(f"{spoken.name} has no lexicon of its own; name a file")
+    if is_lexicon_name(source):
+        path = shipped_lexicon(str(source))
+        if path is None or not str(source).startswith(f"{spoken.code}-"):
+            raise SoundloomError(f"lexicon {quoted(source)}: {spoken.name} has none of this name")
+        return _loaded(path, spoken)
+    return _loaded(Path(source), spoken)
+
+
 @lru_cache(maxsize=4)
-def load_lexicon(path: str | Path = SHIPPED) -> Lexicon:
-    """A lexicon by the name of a shipped one or by path; kept in memory, so treat it as read-only."""
-    is_name = isinstance(path, str) and re.fullmatch(r"[a-z]{2}-[a-z]{2}", path)
-    return Lexicon.load(shipped_path(str(path)) if is_name else path)
+def _loaded(path: Path, language: Language) -> Lexicon:
+    return Lexicon.load(path, language)

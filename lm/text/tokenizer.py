@@ -14,6 +14,7 @@ import json
 import re
 import warnings
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -21,28 +22,25 @@ import sentencepiece
 
 from codec.common.checked import read_json
 from codec.common.files import TEXT_MODEL_BYTES, read_bytes, sha256_bytes, write_bytes, write_text
-from codec.errors import SoundloomError
-from lm.text.english.normalize import normalize, split_sentences
-from lm.text.lexicon import (
-    PUNCTUATION,
-    SHIPPED,
-    SYMBOLS,
-    VOWELS,
-    Lexicon,
-    load_lexicon,
-    readable,
-    shipped_path,
-    spell,
-    to_symbols,
-)
+from codec.errors import SoundloomError, quoted
+from lm.text.language import Language
+from lm.text.languages import DEFAULT, is_lexicon_name, language, shipped_lexicon
+from lm.text.lexicon import Lexicon, load_lexicon
 
-__all__ = ["SHIPPED", "TextTokenizer", "normalize", "pronounce", "split_sentences"]
+__all__ = ["NothingToSpeak", "TextTokenizer", "normalize", "pronounce", "split_sentences"]
 
 FORMAT = "soundloom-text-1"
 MAX_CHARACTERS = 20_000
+MOST_IDS = 100_000
 MODEL_FILE, SETTINGS_FILE, LEXICON_FILE = "text.model", "text.json", "lexicon.tsv.gz"
-_PIECE = re.compile(r"(?P<word>'?[A-Za-z]+(?:['-][A-Za-z]+)*'?)|(?P<mark>[^A-Za-z'])")
-_VOWEL_START = re.compile(f"[^{VOWELS}A-Za-z]*[{VOWELS}]")
+OWN_LEXICON = "the language's own"
+
+#: of the language that is meant where none is named
+normalize, split_sentences = DEFAULT.normalize, DEFAULT.split_sentences
+
+
+class NothingToSpeak(SoundloomError):
+    """A text in which the language can say nothing."""
 
 
 class Random(Protocol):
@@ -52,7 +50,7 @@ class Random(Protocol):
 
 
 def _say(word: str, lexicon: Lexicon, before_vowel: bool) -> str | None:
-    """Phonemes of a word; of a hyphenated one as a whole, or part by part if every part is known."""
+    """Return the phonemes of a word; of a hyphenated one as a whole, or part by part if every part is known."""
     whole = lexicon.lookup(word, before_vowel)
     if whole is not None or "-" not in word:
         return whole
@@ -60,27 +58,42 @@ def _say(word: str, lexicon: Lexicon, before_vowel: bool) -> str | None:
     return None if None in parts else "-".join(part for part in parts if part)
 
 
-def pronounce(text: str, lexicon: Lexicon | None, spell_probability: float = 0.0, rng: Random | None = None) -> str:
-    """Normalised text as a string of tokenizer symbols (`lm.text.lexicon.SYMBOLS`).
+@lru_cache(maxsize=16)
+def _pieces(language: Language) -> re.Pattern[str]:
+    """What normalised text consists of: words, and marks between them."""
+    alphabet = language.alphabet
+    return re.compile(f"(?P<word>{alphabet.word})|(?P<mark>[^{alphabet.letter_class}'])")
+
+
+def pronounce(
+    text: str,
+    lexicon: Lexicon | None,
+    spell_probability: float = 0.0,
+    rng: Random | None = None,
+    language: Language = DEFAULT,
+) -> str:
+    """Return normalised text as a string of tokenizer symbols (`lm.text.language.Alphabet.symbols`).
 
     Each known word is spelled with probability ``spell_probability`` (then ``rng`` is needed); unknown ones always.
     """
+    alphabet = language.alphabet
+    vowels = set(alphabet.vowels)
     out: list[str] = []
     next_phonemes = ""
     # From right to left, because "the" and "to" sound as the next word begins.
-    for match in reversed(list(_PIECE.finditer(text))):
+    for match in reversed(list(_pieces(language).finditer(text))):
         word, mark = match["word"], match["mark"]
         if mark is not None:
-            out.append(mark if mark in PUNCTUATION or mark == " " else "")
+            out.append(mark if mark in alphabet.punctuation or mark == " " else "")
             next_phonemes = next_phonemes if mark == " " else ""
             continue
         spelled = lexicon is None or (spell_probability > 0 and rng is not None and rng.random() < spell_probability)
-        before_vowel = next_phonemes.lstrip("ˈˌ")[:1] in set(VOWELS)
+        before_vowel = next_phonemes.lstrip(alphabet.stress)[:1] in vowels
         phonemes = None if lexicon is None else _say(word, lexicon, before_vowel)
         if spelled or phonemes is None:
-            out.append("-".join(spell(part) for part in word.split("-")))
+            out.append("-".join(alphabet.spell(part) for part in word.split("-")))
         else:
-            out.append("-".join(to_symbols(part) for part in phonemes.split("-")))
+            out.append("-".join(alphabet.to_symbols(part) for part in phonemes.split("-")))
         next_phonemes = phonemes or ""
     return "".join(reversed(out))
 
@@ -88,20 +101,30 @@ def pronounce(text: str, lexicon: Lexicon | None, spell_probability: float = 0.0
 class TextTokenizer:
     """Text to ids: normalisation, pronunciation by a lexicon (or none: letters), SentencePiece."""
 
-    def __init__(self, model: bytes, lexicon: Lexicon | None, lexicon_name: str | None, lexicon_sha256: str | None):
+    def __init__(
+        self,
+        model: bytes,
+        lexicon: Lexicon | None,
+        lexicon_name: str | None,
+        lexicon_sha256: str | None,
+        language: Language = DEFAULT,
+    ) -> None:
         """Use `train` or `from_pretrained`. Raises: SoundloomError where ``model`` is no SentencePiece model."""
         self._model = model
         self._lexicon = lexicon
         self._lexicon_name = lexicon_name
         self._lexicon_sha256 = lexicon_sha256
+        self.language = language
         self._pieces = sentencepiece.SentencePieceProcessor()
         try:
             self._pieces.LoadFromSerializedProto(model)
-            good = self._pieces.pad_id() == 0 and self._pieces.unk_id() == 1 and self._pieces.vocab_size() > 2
+            good = (
+                self._pieces.pad_id() == 0 and self._pieces.unk_id() == 1 and 2 < self._pieces.vocab_size() <= MOST_IDS
+            )
         except (RuntimeError, TypeError) as error:
             raise SoundloomError(f"{MODEL_FILE}: not a SentencePiece model ({error})") from error
         if not good:
-            raise SoundloomError(f"{MODEL_FILE}: a SentencePiece model, but not one that soundloom made (pad 0, unk 1)")
+            raise SoundloomError(f"{MODEL_FILE}: a SentencePiece model, but not one that soundloom made")
 
     @property
     def vocab_size(self) -> int:
@@ -120,16 +143,16 @@ class TextTokenizer:
 
     def with_words(self, words: Lexicon) -> TextTokenizer:
         """Return a tokenizer that takes these pronunciations before the lexicon's own, in any case unless given."""
-        own = self._lexicon or Lexicon({})
+        own = self._lexicon or Lexicon({}, language=self.language)
         lower = {word.lower(): phonemes for word, phonemes in words.words.items()}
         before = {word: phonemes for word, phonemes in own.before_vowel.items() if word.lower() not in lower}
-        merged = Lexicon(own.words | lower | words.words, before | words.before_vowel)
-        return TextTokenizer(self._model, merged, LEXICON_FILE, _digest(merged))
+        merged = Lexicon(own.words | lower | words.words, before | words.before_vowel, self.language)
+        return TextTokenizer(self._model, merged, LEXICON_FILE, _digest(merged), self.language)
 
     def pronounce(self, text: str, spell_probability: float = 0.0, rng: Random | None = None) -> str:
-        """The symbols that `encode` turns into ids.
+        """Return the symbols that `encode` turns into ids.
 
-        Raises: SoundloomError where nothing in ``text`` can be spoken or it is longer than 20,000 characters.
+        Raises: SoundloomError where ``text`` is longer than 20,000 characters; `NothingToSpeak`.
         """
         if len(text) > MAX_CHARACTERS:
             raise SoundloomError(
@@ -137,16 +160,19 @@ class TextTokenizer:
                 "cut it with split_sentences"
             )
         if spell_probability > 0 and rng is None:
-            raise ValueError("spell_probability needs an rng, so that who asks decides what is drawn")
-        symbols = pronounce(normalize(text), self._lexicon, spell_probability, rng)
-        if not symbols.strip(PUNCTUATION + " "):
-            raise SoundloomError(f"nothing to speak in the text {text[:60]!r}: expected English words or numbers")
+            raise ValueError("spell_probability needs an rng, so that the caller decides which words are spelled")
+        spoken = self.language.normalize(text)
+        symbols = pronounce(spoken, self._lexicon, spell_probability, rng, self.language)
+        if not symbols.strip(self.language.alphabet.punctuation + " "):
+            raise NothingToSpeak(
+                f"nothing to speak in the text {quoted(text)}: expected {self.language.name} words or numbers"
+            )
         return symbols
 
     def encode(self, text: str, spell_probability: float = 0.0, rng: Random | None = None) -> list[int]:
-        """Ids of a text as people write it; known words are spelled with ``spell_probability``, drawn from ``rng``.
+        """Return the ids of a text as people write it; known words are spelled with ``spell_probability`` by ``rng``.
 
-        Raises: SoundloomError where nothing in ``text`` can be spoken or it is longer than 20,000 characters.
+        Raises: SoundloomError where ``text`` is longer than 20,000 characters; `NothingToSpeak`.
         """
         symbols = self.pronounce(text, spell_probability, rng)
         unknown = self._pieces.unk_id()
@@ -157,7 +183,7 @@ class TextTokenizer:
         return str(self._pieces.IdToPiece(unit))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """What the ids say, readable: phonemes with stress marks, spelled words as ``<word>``; padding is left out.
+        """Return what the ids say, readable: phonemes with stress marks, spelled words as ``<word>``, no padding.
 
         Raises: SoundloomError where an id is outside the vocabulary.
         """
@@ -166,7 +192,7 @@ class TextTokenizer:
             raise SoundloomError(f"text id {bad[0]} is outside the vocabulary of {self.vocab_size}")
         special = (self.pad_id, self._pieces.unk_id())
         pieces = "".join(self._pieces.IdToPiece(int(i)) for i in ids if i not in special)
-        return readable(pieces.replace("▁", " "))
+        return self.language.alphabet.readable(pieces.replace("▁", " "))
 
     @classmethod
     def train(
@@ -175,26 +201,30 @@ class TextTokenizer:
         folder: str | Path,
         vocab_size: int | None = None,
         model_type: str = "char",
-        lexicon: str | Path | None = SHIPPED,
+        lexicon: str | Path | None = OWN_LEXICON,
+        language: Language = DEFAULT,
     ) -> TextTokenizer:
         """Make a tokenizer from texts, write it to ``folder`` and return it; the same texts give the same bytes.
 
         Every symbol has an id whatever the texts hold. ``vocab_size`` is for ``unigram`` and ``bpe`` (512 by default);
-        a ``char`` model has as many ids as there are symbols. ``lexicon``: a shipped name, a file, or None for letters.
+        a ``char`` model has as many ids as there are symbols. ``lexicon``: a shipped one's name, a file, or None for
+        letters; by default the language's own.
         """
+        symbols = language.alphabet.symbols
         if model_type not in ("char", "unigram", "bpe"):
             raise SoundloomError(f"model_type is {model_type!r}; expected char, unigram or bpe")
-        if model_type == "char" and vocab_size is not None and vocab_size < len(SYMBOLS) + 2:
-            raise SoundloomError(f"vocab_size is {vocab_size}; a char model needs {len(SYMBOLS) + 2} ids, or None")
-        words, name, sha256 = _open_lexicon(lexicon)
-        spoken = [normalize(text) for text in texts]
-        lines = [line for line in (pronounce(text, words) for text in spoken) if line.strip()]
+        if model_type == "char" and vocab_size is not None and vocab_size < len(symbols) + 2:
+            raise SoundloomError(f"vocab_size is {vocab_size}; a char model needs {len(symbols) + 2} ids, or None")
+        words, name, sha256 = _open_lexicon(language.lexicon if lexicon == OWN_LEXICON else lexicon, language)
+        spoken = [language.normalize(text) for text in texts]
+        lines = [line for line in (pronounce(text, words, language=language) for text in spoken) if line.strip()]
         if model_type != "char" and words is not None:
             # Some texts spelled as well: merged units are for unknown words too.
-            lines += [line for line in (pronounce(text, None) for text in spoken[::10]) if line.strip()]
+            letters = (pronounce(text, None, language=language) for text in spoken[::10])
+            lines += [line for line in letters if line.strip()]
         if not lines:
             raise SoundloomError("no text to train a tokenizer from: every text is empty once normalised")
-        size = len(SYMBOLS) + 2 if model_type == "char" else (vocab_size or 512)
+        size = len(symbols) + 2 if model_type == "char" else (vocab_size or 512)
         buffer = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.Train(
@@ -202,7 +232,7 @@ class TextTokenizer:
                 model_writer=buffer,
                 model_type=model_type,
                 vocab_size=size,
-                required_chars=SYMBOLS.replace(" ", ""),
+                required_chars=symbols.replace(" ", ""),
                 character_coverage=1.0,
                 normalization_rule_name="identity",
                 add_dummy_prefix=False,
@@ -218,7 +248,7 @@ class TextTokenizer:
             )
         except RuntimeError as error:
             raise SoundloomError(f"SentencePiece cannot make a {model_type} model of {size} ids: {error}") from error
-        tokenizer = cls(buffer.getvalue(), words, name, sha256)
+        tokenizer = cls(buffer.getvalue(), words, name, sha256, language)
         tokenizer.save_pretrained(folder)
         return tokenizer
 
@@ -227,6 +257,7 @@ class TextTokenizer:
         folder = Path(folder)
         settings = {
             "format": FORMAT,
+            "language": self.language.code,
             "pronunciation": self._lexicon_name,
             "lexicon_sha256": self._lexicon_sha256,
             "model_sha256": sha256_bytes(self._model),
@@ -249,21 +280,21 @@ class TextTokenizer:
         model = read_bytes(folder / MODEL_FILE, TEXT_MODEL_BYTES)
         if sha256_bytes(model) != settings["model_sha256"]:
             raise SoundloomError(f"{folder / MODEL_FILE}: damaged, its sha256 is not the one in {SETTINGS_FILE}")
-        name = settings["pronunciation"]
-        words, name, sha256 = _open_lexicon(folder / LEXICON_FILE if name == LEXICON_FILE else name)
+        name, spoken = settings["pronunciation"], language(settings["language"] or DEFAULT.code)
+        words, name, sha256 = _open_lexicon(folder / LEXICON_FILE if name == LEXICON_FILE else name, spoken)
         if sha256 != settings["lexicon_sha256"]:
             warnings.warn(
                 f"{folder}: the lexicon {name} is not the one of training; words may sound unlike", stacklevel=2
             )
-        return cls(model, words, name, sha256)
+        return cls(model, words, name, sha256, spoken)
 
 
-def _open_lexicon(source: str | Path | None) -> tuple[Lexicon | None, str | None, str | None]:
-    """Lexicon, the name that text.json holds for it, and its sha256 over what it says."""
+def _open_lexicon(source: str | Path | None, language: Language) -> tuple[Lexicon | None, str | None, str | None]:
+    """Return a lexicon, the name that text.json holds for it, and the SHA-256 of what it says."""
     if source is None:
         return None, None, None
-    shipped = isinstance(source, str) and shipped_path(source).is_file()
-    words = load_lexicon(source)
+    shipped = isinstance(source, str) and shipped_lexicon(source) is not None
+    words = load_lexicon(source, language.code)
     return words, str(source) if shipped else LEXICON_FILE, _digest(words)
 
 
@@ -276,12 +307,16 @@ def _digest(words: Lexicon) -> str:
 
 
 def _read_settings(path: Path) -> dict[str, str | None]:
-    """text.json, checked field by field."""
+    """Read text.json, checked field by field."""
     settings = read_json(path)
     if settings.get("format") != FORMAT:
         raise SoundloomError(f'{path}: expected the settings of a text tokenizer, with "format": "{FORMAT}"')
-    name = settings.get("pronunciation")
-    known = name is None or name == LEXICON_FILE or (isinstance(name, str) and re.fullmatch(r"[a-z]{2}-[a-z]{2}", name))
-    if not known:
-        raise SoundloomError(f'{path}: "pronunciation" is {name!r}; expected null, "{SHIPPED}" or "{LEXICON_FILE}"')
-    return {key: settings.get(key) for key in ("pronunciation", "lexicon_sha256", "model_sha256")}
+    name, code = settings.get("pronunciation"), settings.get("language")
+    if name is not None and name != LEXICON_FILE and not is_lexicon_name(name):
+        raise SoundloomError(
+            f'{path}: "pronunciation" is {quoted(name)}; expected null, "{DEFAULT.lexicon}" or "{LEXICON_FILE}"'
+        )
+    if code is not None and not isinstance(code, str):
+        raise SoundloomError(f'{path}: "language" is {quoted(code)}; expected a code such as "{DEFAULT.code}"')
+    keys = ("language", "pronunciation", "lexicon_sha256", "model_sha256")
+    return {key: settings.get(key) for key in keys}

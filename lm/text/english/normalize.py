@@ -72,10 +72,10 @@ def _spell_capitals(text: str, is_word: Callable[[str], bool]) -> str:
 
 
 def _default_is_word(word: str) -> bool:
-    """Whether the shipped lexicon holds this spelling."""
-    from lm.text.lexicon import load_lexicon
+    """Return whether the shipped lexicon holds this spelling."""
+    from lm.text.lexicon import load_lexicon  # which needs this language first
 
-    return word in load_lexicon()
+    return word in load_lexicon("en-us", "en")
 
 
 def _fold(text: str) -> str:

@@ -14,19 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codec.errors import SoundloomError
-from lm.text.lexicon import (
-    PHONEMES,
-    STRESS,
-    SYMBOLS,
-    Lexicon,
-    clean_phonemes,
-    load_lexicon,
-    readable,
-    spell,
-    to_symbols,
-)
+from lm.text.languages import DEFAULT
+from lm.text.lexicon import Lexicon, load_lexicon
 from lm.text.tokenizer import TextTokenizer, normalize, pronounce, split_sentences
 
+ALPHABET = DEFAULT.alphabet
+SYMBOLS, PHONEMES, STRESS = ALPHABET.symbols, ALPHABET.phonemes, ALPHABET.stress
+clean_phonemes, readable, spell, to_symbols = ALPHABET.clean, ALPHABET.readable, ALPHABET.spell, ALPHABET.to_symbols
 TEXTS = ["The cat sat on a mat.", "Dr. Smith paid $5.50, didn't he?", "An apple: to eat; to go!"]
 SPOKEN = re.compile(r"(?:'?[A-Za-z]+(?:['-][A-Za-z]+)*'?[.,?!;:]?(?: |$))*")
 
