@@ -34,7 +34,7 @@ OTHERS = [*sorted((ROOT / "configs").rglob("*.yaml")), *sorted((ROOT / "pipeline
 #: files with words that are still to be replaced; shorten this list, never lengthen it
 NOT_YET: set[str] = {
     "codec/audio/files.py",
-    "codec/audio/headers.py",
+    "codec/audio/ogg_pages.py",
     "codec/common/distributed.py",
     "codec/equalize.py",
     "codec/health/survey.py",
@@ -51,8 +51,6 @@ NOT_YET: set[str] = {
     "configs/codec/speech_24khz.yaml",
     "configs/lm/delay_heart.yaml",
     "configs/lm/delay_speakers.yaml",
-    "docs/reliability.md",
-    "docs/train.md",
     "lm/checkpoint.py",
     "lm/config.py",
     "lm/data/dataset.py",
@@ -65,6 +63,7 @@ NOT_YET: set[str] = {
     "pipelines/ablate_codec.py",
     "pipelines/average_lm.py",
     "pipelines/codec_doctor.py",
+    "pipelines/command_line/run.py",
     "pipelines/continue_audio.py",
     "pipelines/corpus/early_workers.py",
     "pipelines/corpus/fields.py",
@@ -83,7 +82,6 @@ NOT_YET: set[str] = {
     "pipelines/make_lexicon.py",
     "pipelines/music.py",
     "pipelines/musicgen/model.py",
-    "pipelines/reconstruct.py",
     "pipelines/server/encoders.py",
     "pipelines/server/figures.py",
     "pipelines/tokenize_corpus.py",

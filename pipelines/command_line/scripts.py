@@ -16,13 +16,8 @@ def __getattr__(name: str) -> Callable[[], int]:
     if name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
-    def command() -> int:
-        return run(importlib.import_module(f"pipelines.{name}").main)
+    def main() -> int:
+        # Imported inside `run`, so that Ctrl-C while torch loads ends in one line, too.
+        return int(importlib.import_module(f"pipelines.{name}").main())
 
-    command.__name__ = name
-    return command
-
-
-def command_name(program: str) -> str:
-    """Return the console command of a program: ``make_corpus`` is ``soundloom-make-corpus``."""
-    return f"soundloom-{program.replace('_', '-')}"
+    return lambda: run(main)
