@@ -73,6 +73,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--engine-option", action="append", default=[], metavar="KEY=VALUE", help="for datatrove's executor")
     add("--plan-only", action="store_true", help="write the plan and the forecast, tokenize nothing")
     add("--append", action="store_true", help="add the utterances that the store does not have yet")
+    add("--refresh", action="store_true", help="where the corpus changed, make the whole store again")
     add("--max-reject-rate", type=float, default=0.01, help="more rejects end with code 1 (default %(default)s)")
     return parser
 
@@ -119,7 +120,7 @@ def _tokenize_with(
     # Imported here: torch takes seconds, and --help must not.
     from codec.store.plan import Settings
     from codec.store.reader import StoreFacts
-    from codec.store.writer import collect_leftovers
+    from codec.store.upkeep import collect_leftovers
     from pipelines.corpus.read import open_corpus
     from pipelines.corpus.tokenize_shards import (
         HoursBar,
@@ -178,7 +179,7 @@ def _finish(plan: Plan, max_reject_rate: float) -> int:
 
 def _plan(arguments: argparse.Namespace, corpus: Any, facts: Any) -> Plan:
     """Make the plan, or under a launcher let the first process make it and the others wait for it."""
-    from codec.store.plan import load_plans, make_plan
+    from codec.store.plan import make_plan
     from pipelines.corpus.tokenize_shards import launcher_rank
 
     rank, size = launcher_rank()
@@ -186,8 +187,10 @@ def _plan(arguments: argparse.Namespace, corpus: Any, facts: Any) -> Plan:
         raise SoundloomError(
             "--append under a launcher: plan first (--append --plan-only), then launch without --append"
         )
+    if rank == 0:
+        _check_fresh(arguments, corpus)
     began = time.time()
-    while rank > 0 and not any(plan.settings == corpus.settings for plan in load_plans(arguments.store)):
+    while rank > 0 and _find_plan(arguments.store, corpus) is None:
         # Hashing takes minutes for a large corpus. A first process that dies takes the others with it, by its launcher.
         if time.time() - began > 24 * 3600:
             raise SoundloomError(f"{arguments.store}: no plan after a day; is the first process alive?")
@@ -201,6 +204,39 @@ def _plan(arguments: argparse.Namespace, corpus: Any, facts: Any) -> Plan:
         corpus.fetch,
         append=arguments.append,
     )
+
+
+def _find_plan(store: Path, corpus: Any) -> Plan | None:
+    from codec.store.plan import load_plans
+
+    return next((plan for plan in load_plans(store) if plan.settings == corpus.settings), None)
+
+
+def _check_fresh(arguments: argparse.Namespace, corpus: Any) -> None:
+    """Compare a store that is there with its corpus; a corpus that changed is an error, or the store is removed.
+
+    A stream would have to be read whole for it, and a job of an array leaves it to whoever finishes the store.
+    """
+    from codec.store.plan import load_plans
+    from codec.store.upkeep import corpus_changes, has_shards, remove_store
+
+    store = arguments.store
+    if arguments.refresh and not (store / "plan.json").exists() and has_shards(store):
+        remove_store(store)
+    plan = None if corpus.settings.corpus.startswith("stream:") else _find_plan(store, corpus)
+    if plan is None or arguments.append or (arguments.shard_range and not arguments.refresh):
+        return
+    changes = corpus_changes(plan.utterances, corpus.utterances(), corpus.settings.root, not plan.missing())
+    if not changes:
+        return
+    if not arguments.refresh:
+        raise SoundloomError(
+            f"{store}: the corpus changed since: {'; '.join(changes)}; --refresh makes the whole store again"
+            f"{', --append adds what is new' if 'new' in changes[0] else ''}"
+        )
+    if len(load_plans(store)) > 1:
+        raise SoundloomError(f"{store}: holds several corpora, which --refresh cannot make again; write a new store")
+    remove_store(store)
 
 
 def _shard_range(text: str | None, plan: Plan) -> list[int]:

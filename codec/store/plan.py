@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from codec.audio.files import audio_info
-from codec.common.files import sha256_file
-from codec.errors import SoundloomError
+from codec.common.checked import parse_json
+from codec.common.files import check_file, read_bytes, sha256_file
+from codec.errors import SoundloomError, quoted
 from codec.store.plan_file import HASH_DIGITS, Settings, Utterance, plan_paths, read_plan, write_plan
-from codec.store.reader import StoreFacts, StoreReader, shard_paths
+from codec.store.reader import ShardRecord, StoreFacts, StoreReader, shard_paths
+from codec.store.upkeep import has_shards
 
 __all__ = ["Fetch", "Plan", "Settings", "Utterance", "describe_unusable", "load_plans", "make_plan", "open_file"]
 
 _MAX_SHARD_CODES = 1 << 28  # a shard is put together in memory: at most 512 MiB of codes
 _SHARD_SECONDS = 3600
-_FEW_SHARDS = 64  # up to so many may be shorter than an hour, so that a small corpus has work for many workers
+_FEW_SHARDS = 64  # up to this many may be shorter than an hour, so that a small corpus has work for many workers
 _MAX_SHARDS = 4096
 
 #: opens an utterance's source as a file for as long as the block runs
@@ -52,17 +54,17 @@ class Plan:
 
     @property
     def file(self) -> str:
-        """Name its header's file."""
+        """Return the name of its header's file."""
         return plan_paths(self.store, self.number)[0].name
 
     @property
     def sha256(self) -> str:
-        """Tell the header's sha256, in which that of the utterances is."""
+        """Return the header's sha256, which covers that of the utterances."""
         return self.files[self.file]
 
     @property
     def shards(self) -> range:
-        """Give the numbers of its shards."""
+        """Return the numbers of its shards."""
         return range(self.first_shard, self.first_shard + self.num_shards)
 
     @property
@@ -71,7 +73,7 @@ class Plan:
         return sum(item.seconds for item in self.utterances)
 
     def shard(self, index: int) -> tuple[Utterance, ...]:
-        """Give the utterances of shard ``index``: consecutive ones, shards differing by one at most."""
+        """Return the utterances of shard ``index``: consecutive ones; shards differ by one utterance at most."""
         position = index - self.first_shard
         if not 0 <= position < self.num_shards:
             raise SoundloomError(f"{self.store}: shard {index} is not in {self.file}, which has {self.shards}")
@@ -79,8 +81,13 @@ class Plan:
         return self.utterances[count * position // self.num_shards : count * (position + 1) // self.num_shards]
 
     def is_done(self, index: int) -> bool:
-        """Tell whether a shard is committed."""
-        return shard_paths(self.store, index)[1].is_file()
+        """Return whether a shard is committed and its files have the sizes that its record states."""
+        data_path, record_path, rejects_path = shard_paths(self.store, index)
+        try:
+            record = ShardRecord.parse(parse_json(read_bytes(record_path), str(record_path)), str(record_path))
+            return (check_file(data_path), check_file(rejects_path)) == (record.bytes, record.rejects_bytes)
+        except SoundloomError:
+            return False  # lost or damaged: whoever finds it makes the same bytes again
 
     def missing(self) -> list[int]:
         """List the shards that are not committed."""
@@ -96,12 +103,14 @@ def make_plan(
     fetch: Fetch | None = None,
     append: bool = False,
 ) -> Plan:
-    """Hash every source and write the plan, or take the plan that is there: then the run goes on where it stopped.
+    """Hash every source and write the plan, or take the plan that is there: then the run resumes where it stopped.
 
     ``utterances`` is called only where a plan must be made. ``num_shards`` follows from the audio's length unless
     given. With ``append`` the utterances that the store does not have yet become a further plan; those rejected
     before are tried again.
-    Errors: `SoundloomError` where the store belongs to another corpus or codec, or there is no audio.
+
+    Raises:
+        SoundloomError: the store belongs to another corpus or codec, or there is no audio.
     """
     store = Path(store)
     plans = load_plans(store)
@@ -111,6 +120,10 @@ def make_plan(
     same = [plan for plan in unfinished or plans if plan.settings == settings]
     if same and (unfinished or not append):
         return same[-1]
+    if not plans and has_shards(store):
+        raise SoundloomError(
+            f"{store}: has shards, but their plan.json is gone; put it back, or make the store anew (--refresh)"
+        )
     if unfinished:
         raise SoundloomError(
             f"{store}: another run is unfinished{_difference(unfinished[0], settings)}; finish it first"
@@ -131,7 +144,11 @@ def make_plan(
 
 
 def load_plans(store: str | Path) -> list[Plan]:
-    """Read a store's plans in order; an empty list where there is none. Errors: `SoundloomError`."""
+    """Read a store's plans in order; an empty list where there is none.
+
+    Raises:
+        SoundloomError: a plan is damaged, or its shards do not follow those of the plan before.
+    """
     store = Path(store)
     plans: list[Plan] = []
     while plan_paths(store, len(plans))[0].is_file():
@@ -145,7 +162,7 @@ def load_plans(store: str | Path) -> list[Plan]:
 
 
 def open_file(root: str) -> Fetch:
-    """Make the usual `Fetch`: paths are relative to ``root`` (absolute ones stay)."""
+    """Return the usual `Fetch`: paths are relative to ``root`` (absolute ones stay)."""
 
     @contextmanager
     def fetch(item: Utterance) -> Iterator[Path]:
@@ -155,7 +172,7 @@ def open_file(root: str) -> Fetch:
 
 
 def describe_unusable(error: OSError | ValueError) -> str:
-    """Say why a file cannot be used, or "" where the disk and not the file is at fault (an I/O error, say)."""
+    """Return why a file cannot be used, or "" where the disk and not the file is at fault (an I/O error)."""
     if isinstance(error, ValueError):
         return "not a file name"
     bad = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
@@ -215,10 +232,15 @@ def _only_new(items: list[Utterance], plans: list[Plan]) -> list[Utterance]:
     reader = StoreReader(plans[0].store)
     there = {reader.id(index) for index in range(len(reader))}
     digests = {item.id: item.sha256[:HASH_DIGITS] for plan in plans for item in plan.utterances if not item.problem}
+    texts = {item.id: item.text for plan in plans for item in plan.utterances if not item.problem}
     new = []
     for item in items:
         if item.id not in there and f"{item.id}#000" not in there:
             new.append(item)
+        elif item.id in texts and texts[item.id] != item.text:
+            raise SoundloomError(
+                f"{item.source}: the store has id {quoted(item.id)} with another text; --refresh makes it anew"
+            )
         elif item.sha256 and digests.get(item.id, item.sha256) != item.sha256:
             raise SoundloomError(
                 f"{item.source}: the store has id {item.id!r} with other audio; give it another id (or an id_prefix)"
@@ -227,7 +249,7 @@ def _only_new(items: list[Utterance], plans: list[Plan]) -> list[Utterance]:
 
 
 def _count_shards(items: list[Utterance], facts: StoreFacts) -> int:
-    """Give a quarter of an hour to a shard until there are 64, then up to an hour until there are 4096, then more."""
+    """Count shards of a quarter of an hour until there are 64, then of up to an hour until there are 4096."""
     seconds = sum(item.seconds for item in items)
     fewest = math.ceil(seconds * facts.frame_rate * facts.num_levels / _MAX_SHARD_CODES)
     hours = math.ceil(seconds / _SHARD_SECONDS)

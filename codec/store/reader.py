@@ -16,6 +16,7 @@ Appending adds plans (``plan-1.json``, ``plan-1.json.zst`` …) and shards that 
 from __future__ import annotations
 
 import bisect
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +27,8 @@ import pyarrow as pa
 import torch
 
 from codec.common.checked import field, parse_json
-from codec.common.files import read_bytes, sha256_file
-from codec.errors import SoundloomError
+from codec.common.files import check_file, read_bytes, sha256_file
+from codec.errors import SoundloomError, quoted
 from codec.store.schema import FORMAT, SCHEMA, VERSION, ShardRecord, StoreFacts, seal, shard_paths
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "verify_store",
 ]
 
+_PLAIN_NAME = re.compile(r"[a-z][a-z0-9_-]*(\.[a-z]+)+")
 _STRINGS = ("id", "text", "speaker", "language")
 _largest = np.maximum.reduce  # without the layers of ndarray.max(), which cost more than the work
 
@@ -201,16 +203,28 @@ def read_store_json(folder: Path) -> dict[str, Any]:
     return record
 
 
+def edge_ids(path: Path, record: ShardRecord, num_levels: int) -> list[str]:
+    """Return the ids of a shard's first and last row, after checking its shape; an empty list where it has no rows.
+
+    Raises:
+        SoundloomError: the shard is malformed.
+    """
+    shard = _open_shard(path, record, num_levels)
+    data, offsets = shard.strings["id"]
+    rows = sorted({0, record.rows - 1}) if record.rows else []
+    return [str(data[offsets[row] : offsets[row + 1]], "utf-8", "replace") for row in rows]
+
+
 def _join(parts: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([np.empty(0, np.int64), *parts]).astype(np.int64)
 
 
 def _open_shard(path: Path, record: ShardRecord, num_levels: int) -> _Shard:
     """Map a shard and check its shape; only the offsets are read, never the codes."""
+    size = check_file(path, missing="remove its commit record and run tokenize_corpus again")
+    if size != record.bytes:
+        raise SoundloomError(f"{path}: {size} bytes, its commit record says {record.bytes}")
     try:
-        size = path.stat().st_size
-        if size != record.bytes:
-            raise SoundloomError(f"{path}: {size} bytes, its commit record says {record.bytes}")
         with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as stream:
             schema = stream.schema
             if not schema.equals(SCHEMA):
@@ -264,6 +278,18 @@ def _offsets(path: Path, name: str, buffer: pa.Buffer | None, rows: int, length:
     return offsets
 
 
+def _check_digest(folder: Path, file: str, digest: Any) -> str:
+    """Return what is wrong with one of a store's files, "" where nothing is; no other file is ever opened."""
+    if not _PLAIN_NAME.fullmatch(file):
+        return f"{folder / 'store.json'}: lists {quoted(file)}, which is no file of a store"
+    try:
+        check_file(folder / file)
+        same = sha256_file(folder / file) == digest
+    except (SoundloomError, OSError) as error:
+        return str(error) if isinstance(error, SoundloomError) else f"{folder / file}: cannot be read ({error})"
+    return "" if same else f"{folder / file}: changed after it was written (its sha256 does not hold)"
+
+
 def verify_store(folder: str | Path) -> list[str]:
     """Hash every file of a store and check every row; one line for each thing that is wrong."""
     folder = Path(folder)
@@ -276,11 +302,8 @@ def verify_store(folder: str | Path) -> list[str]:
         return [str(error)]
     problems = []
     for file, digest in files.items():
-        try:
-            if sha256_file(folder / file) != digest:
-                problems.append(f"{folder / file}: changed after it was written (its sha256 does not hold)")
-        except (OSError, ValueError) as error:
-            problems.append(f"{folder / file}: cannot be read ({error})")
+        problem = _check_digest(folder, file, digest)
+        problems += [problem] if problem else []
     if len(records) * 3 > len(files):
         problems.append(f"{name}: lists {len(records)} shards but only {len(files)} files")
     if problems:

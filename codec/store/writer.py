@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -18,11 +17,21 @@ from codec.common.checked import dump_json, parse_json
 from codec.common.files import atomic_path, read_bytes, sha256_bytes, sha256_file, write_bytes
 from codec.errors import SoundloomError
 from codec.store.plan import Fetch, Plan, Utterance, describe_unusable, load_plans, open_file
-from codec.store.reader import FORMAT, SCHEMA, VERSION, ShardRecord, StoreFacts, StoreReader, seal, shard_paths
+from codec.store.reader import (
+    FORMAT,
+    SCHEMA,
+    VERSION,
+    ShardRecord,
+    StoreFacts,
+    StoreReader,
+    edge_ids,
+    seal,
+    shard_paths,
+)
+from codec.store.upkeep import collect_leftovers
 
 #: called after each utterance with it and its reason if it was rejected, else ""
 Progress = Callable[[Utterance, str], None]
-_LEFTOVER_SECONDS = 60.0
 
 
 class _Unusable(Exception):
@@ -36,7 +45,9 @@ def tokenize_shard(
 
     Utterances are encoded one by one, so that no neighbour in a batch can change a code. A shard that is
     committed already is left as it is; two processes doing the same one write the same bytes.
-    Errors: `SoundloomError` for another codec, a full disk, an I/O error; the shard is then still to do.
+
+    Raises:
+        SoundloomError: another codec, a full disk or an I/O error; the shard is then still to do.
     """
     plan.facts.require(StoreFacts.of(codec, plan.facts.num_levels), str(plan.store))
     data_path, record_path, rejects_path = shard_paths(plan.store, index)
@@ -75,7 +86,7 @@ def tokenize_shard(
     except SoundloomError as error:
         if plan.is_done(index):  # a twin finished it meanwhile, and the leftovers that it swept away were ours
             return record
-        raise SoundloomError(f"{error}; finished shards are kept, run the same command again to go on") from error
+        raise SoundloomError(f"{error}; finished shards are kept, run the same command again to resume") from error
     return record
 
 
@@ -96,10 +107,7 @@ def finalize(store: str | Path) -> dict[str, Any] | None:
             data_path, record_path, rejects_path = shard_paths(store, index)
             commit = read_bytes(record_path)
             record = ShardRecord.parse(parse_json(commit, str(record_path)), str(record_path))
-            if record.plan_sha256 != plan.sha256:
-                raise SoundloomError(
-                    f"{record_path}: belongs to another plan than {plan.file}; remove it and run again"
-                )
+            _check_shard(plan, index, record)
             shards.append(asdict(record))
             files |= {data_path.name: record.sha256, rejects_path.name: record.rejects_sha256}
             files[record_path.name] = sha256_bytes(commit)
@@ -122,21 +130,15 @@ def finalize(store: str | Path) -> dict[str, Any] | None:
     return content
 
 
-def collect_leftovers(store: str | Path, seconds: float = _LEFTOVER_SECONDS) -> int:
-    """Remove temporary files that killed processes left behind; returns how many.
-
-    Shards are put together in memory and written at once, so that a temporary file older than a minute has no writer.
-    """
-    count = 0
-    for start in ("data-", "rejects-", "plan", "store.", "state.", "dataset_info."):
-        for path in Path(store).glob(f".{start}*"):
-            try:
-                if time.time() - path.stat().st_mtime >= seconds:
-                    path.unlink()
-                    count += 1
-            except OSError:
-                continue  # its writer finished, or another process collects too
-    return count
+def _check_shard(plan: Plan, index: int, record: ShardRecord) -> None:
+    """Check that a committed shard is this plan's and holds its rows; its codes are not read (`verify_store` does)."""
+    data_path, record_path, _ = shard_paths(plan.store, index)
+    if record.plan_sha256 != plan.sha256:
+        raise SoundloomError(f"{record_path}: belongs to another plan than {plan.file}; remove it and run again")
+    ids = edge_ids(data_path, record, plan.facts.num_levels)
+    planned = {item.id for item in plan.shard(index)}
+    if not all(name in planned or name.rpartition("#")[0] in planned for name in ids):
+        raise SoundloomError(f"{data_path}: holds rows of another shard; remove it and run again")
 
 
 def export_parquet(store: str | Path, path: str | Path, levels: int | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,11 +89,10 @@ def _read_folder(folder: Path, settings: Settings) -> Iterator[tuple[Utterance, 
     # audio_files() passes over links that lead nowhere or in a circle; a corpus must not lose them without a word.
     links = (path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_symlink())
     found += [(path, "the link leads nowhere or in a circle") for path in links if not _exists(path)]
-    stems = [str(path.with_suffix("")) for path, _ in found]
-    twice = {stem for stem in stems if stems.count(stem) > 1} if len(set(stems)) < len(stems) else set()
+    stems = Counter(str(path.with_suffix("")) for path, _ in found)
     for path, problem in sorted(found):
         name = path.relative_to(folder).as_posix()
-        utterance_id = name if str(path.with_suffix("")) in twice else name[: -len(path.suffix)]
+        utterance_id = name if stems[str(path.with_suffix(""))] > 1 else name[: -len(path.suffix)]
         if is_text(name):
             text = "" if problem else _text_beside(path)
             yield Utterance(utterance_id, name, text, problem=problem), ""

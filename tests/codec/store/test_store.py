@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +28,8 @@ from codec.store import plan as store_plan
 from codec.store.plan import Plan, Settings, Utterance, load_plans, make_plan
 from codec.store.plan_file import write_plan
 from codec.store.reader import StoreFacts, StoreReader, seal, shard_paths, verify_store
-from codec.store.writer import collect_leftovers, cut_on_silence, export_parquet, finalize, tokenize_shard
+from codec.store.upkeep import collect_leftovers
+from codec.store.writer import cut_on_silence, export_parquet, finalize, tokenize_shard
 
 COUNT = 11
 
@@ -389,3 +392,33 @@ def test_random_rows_take_ten_microseconds_and_no_memory(tmp_path: Path, record_
 def resident() -> int:
     """Tell this process's memory in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def test_a_shard_of_the_same_size_that_holds_other_rows_is_noticed(tmp_path: Path) -> None:
+    wave = np.zeros(800)
+    items = []
+    for number in range(2):
+        soundfile.write(tmp_path / f"{number}.wav", wave + 0.01 * number, 8000)
+        items.append(Utterance(f"u{number}", f"{number}.wav"))
+    plan = make_plan(tmp_path / "s", lambda: items, StoreFacts.of(FakeCodec()), Settings(str(tmp_path), "c"), 2)
+    for index in plan.shards:
+        tokenize_shard(plan, index, FakeCodec())
+    one, other = (shard_paths(plan.store, index)[0] for index in plan.shards)
+    data = one.read_bytes(), other.read_bytes()
+    assert len(data[0]) == len(data[1]) and finalize(plan.store) is not None
+    one.write_bytes(data[1])
+    other.write_bytes(data[0])
+    assert plan.missing() == []
+    with pytest.raises(SoundloomError, match=r"data-000000\.arrow: holds rows of another shard"):
+        finalize(plan.store)
+
+
+def test_verify_opens_nothing_but_the_stores_own_files(built: tuple[Path, Path], tmp_path: Path) -> None:
+    store = tmp_path / "s"
+    shutil.copytree(built[1], store)
+    os.mkfifo(store / "pipe.json")
+    record = json.loads((store / "store.json").read_bytes())
+    for name in ("../../etc/passwd", "/dev/zero", "pipe.json", "..", "a\0b.json"):
+        (store / "store.json").write_bytes(seal({**record, "files": {**record["files"], name: "0" * 64}}))
+        (problem,) = verify_store(store)
+        assert "no file of a store" in problem or "a pipe or a device" in problem

@@ -1,0 +1,99 @@
+"""A store and its corpus drift apart: texts are added, shards lost, plans removed; nothing goes stale in silence."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+from store_helpers import speech, store_bytes, tokenize, write_corpus
+
+from codec.store.plan import Settings
+from codec.store.reader import StoreReader, shard_paths, verify_store
+from pipelines.corpus import read
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A corpus and its finished store of three shards."""
+    folder = tmp_path_factory.mktemp("reference")
+    write_corpus(folder / "corpus", 12)
+    assert tokenize(folder / "corpus", folder / "store", "--shards", "3") == 0
+    return folder / "corpus", folder / "store"
+
+
+def test_a_corpus_that_changed_is_an_error_or_a_refresh(tmp_path: Path, capfd: Any) -> None:
+    corpus, store = write_corpus(tmp_path / "corpus", 4), tmp_path / "store"
+    manifest = corpus / "manifest.jsonl"
+    lines = manifest.read_text().splitlines(keepends=True)
+    manifest.write_text("".join(lines).replace("text 1", "").replace("text 2", ""))
+    assert tokenize(corpus, store) == 0
+    before = store_bytes(store)
+    manifest.write_text("".join(lines))
+    assert tokenize(corpus, store) == 2 and tokenize(corpus, store, "--append") == 2
+    told = capfd.readouterr().err
+    assert "2 utterances: each has another text (first 'u0001'); --refresh makes" in told
+    assert "'u0001' with another text" in told and store_bytes(store) == before
+    (store / "notes.txt").write_text("mine")
+    assert tokenize(corpus, store, "--refresh") == 0
+    assert [row.text for row in StoreReader(store)][1] == "text 1 é" and verify_store(store) == []
+    assert (store / "notes.txt").exists()
+    fresh = {path: path.stat().st_mtime_ns for path in store.glob("data-*")}
+    assert tokenize(corpus, store, "--refresh") == 0  # nothing changed: nothing is made again
+    assert fresh == {path: path.stat().st_mtime_ns for path in store.glob("data-*")}
+    soundfile.write(corpus / "wavs/0001.wav", speech(0.5, 99), 8000)
+    manifest.write_text("".join(lines[1:]) + json.dumps({"id": "new", "audio": "wavs/0000.wav"}) + "\n")
+    assert tokenize(corpus, store) == 2
+    told = capfd.readouterr().err
+    assert "'new' is new; 'u0000' is gone; 'u0001' has another size" in told and "--append adds" in told
+
+
+def test_texts_that_changed_before_a_run_resumes_are_an_error(tmp_path: Path, capfd: Any) -> None:
+    corpus, store = write_corpus(tmp_path / "corpus", 4), tmp_path / "store"
+    assert tokenize(corpus, store, "--shards", "2", "--shard-range", "0:1") == 0
+    manifest = corpus / "manifest.jsonl"
+    manifest.write_text(manifest.read_text().replace("text 3", "text three"))
+    assert tokenize(corpus, store) == 2
+    assert "'u0003' has another text" in capfd.readouterr().err
+
+
+def test_a_finished_store_that_lost_or_swapped_shards_is_made_whole(
+    reference: tuple[Path, Path], tmp_path: Path, capfd: Any
+) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(reference[1], store)
+    wanted = store_bytes(store)
+    one, other = (shard_paths(store, index)[0] for index in (0, 1))
+    one.unlink()
+    shard_paths(store, 2)[2].write_text("cut")
+    assert tokenize(reference[0], store) == 0 and store_bytes(store) == wanted
+    one.write_bytes(wanted[other.name])
+    other.write_bytes(wanted[one.name])
+    if len(wanted[one.name]) == len(wanted[other.name]):
+        assert tokenize(reference[0], store) == 2 and "rows of another shard" in capfd.readouterr().err
+    else:
+        assert tokenize(reference[0], store) == 0 and store_bytes(store) == wanted
+
+
+def test_a_store_without_its_plan_is_left_alone(reference: tuple[Path, Path], tmp_path: Path, capfd: Any) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(reference[1], store)
+    for path in store.glob("plan*"):
+        path.unlink()
+    before = store_bytes(store)
+    assert tokenize(reference[0], store) == 2
+    assert "plan.json is gone" in capfd.readouterr().err and store_bytes(store) == before
+    assert tokenize(reference[0], store, "--refresh") == 0 and verify_store(store) == []
+
+
+def test_listing_a_folder_takes_linear_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [tmp_path / f"{number // 2}.{'wav' if number % 2 else 'flac'}" for number in range(40_000)]
+    monkeypatch.setattr(read, "audio_files", lambda folder: paths)
+    monkeypatch.setattr(read, "_text_beside", lambda path: "")
+    began = time.process_time()
+    items = list(read.open_corpus(Settings("", str(tmp_path))).utterances())
+    assert len({item.id for item in items}) == 40_000 and time.process_time() - began < 5
