@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,17 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 LARGE = CONFIGS / "codec/encodec_24khz.yaml"
 
 
-TRAININGS = [*sorted(CONFIGS.glob("codec/*_24khz.yaml")), CONFIGS / "tiny/codec.yaml"]
+TRAININGS = [*sorted(CONFIGS.glob("codec/*_24khz*.yaml")), CONFIGS / "tiny/codec.yaml", CONFIGS / "own_codec.yaml"]
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_a_head_is_short_and_names_command_and_hardware(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    head = list(itertools.takewhile(lambda line: line.startswith("#"), lines))
+    assert 3 <= len(head) <= 8 and max(map(len, head)) <= 120
+    assert re.search(r"pipelines/\w+\.py.* configs/", "\n".join(head))
+    if "tiny" not in path.parts and "accelerate" not in path.name:
+        assert "Hardware: " in "\n".join(head)
 
 
 @pytest.mark.parametrize("path", TRAININGS, ids=lambda path: path.stem)
@@ -32,6 +44,7 @@ def test_the_other_configurations_parse_and_their_heads_have_the_commands() -> N
     programs = {
         "*/lm_*": (train_lm, TrainLMSettings),
         "lm/*": (train_lm, TrainLMSettings),
+        "own_voice": (train_lm, TrainLMSettings),
         "codec/decoder_*": (tune_decoder, tune_decoder.TuneDecoderSettings),
     }
     for pattern, (module, settings) in programs.items():

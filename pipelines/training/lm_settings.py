@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from codec.common.checked import read_json
 from codec.errors import SoundloomError
@@ -18,6 +19,8 @@ from lm.text.tokenizer import TextTokenizer
 from lm.transfer_codes import count_pairs, recode
 from pipelines.training.run_settings import RunSettings
 
+SHIPPED_LM = Path(__file__).parents[1] / "voice" / "shipped" / "heart" / "lm"
+
 
 @dataclass(frozen=True)
 class ModelSettings:
@@ -25,10 +28,10 @@ class ModelSettings:
 
     Args:
         kind: ``delay`` writes all levels at once; ``coarse`` level 0 alone; ``fine`` the levels above it.
-        start_from: folder or hub name of a model to begin with, whose shape this one then has (what is set here must
-            agree). A language model of ours gives all its weights (a delay model with more levels than are trained,
-            those of the first ones), its tokenizer and its clock of the text; a Llama or Qwen3 text model gives its
-            transformer, and embeddings and heads begin anew.
+        start_from: folder or hub name of a model to begin with, or ``shipped``. This one then has its shape (what is
+            set here must agree). A language model of ours gives all its weights (those of the first levels, where fewer
+            are trained), its tokenizer and its clock of the text. A Llama or Qwen3 text model gives its transformer;
+            embeddings and heads begin anew.
         dim: width.
         num_layers: blocks.
         num_heads: attention heads.
@@ -170,15 +173,19 @@ def make_dataset(settings: TrainLMSettings, reader: StoreReader, tokenizer: Text
 
 
 def open_start(settings: TrainLMSettings) -> LoadedLM | None:
-    """The language model of ours to begin with; None where none is, or a text model is.
+    """Return the language model of ours to start from, or None: there is none, or it is a text model.
 
-    Of a coarse and a fine model the one of the settings' kind is taken.
+    Of a coarse and a fine model in one folder, the one of the settings' kind is taken.
+
+    Raises:
+        SoundloomError: it is of another kind, or ``start_grids`` has nothing to translate.
     """
     kind, name = settings.model.kind, settings.model.start_from
+    name = str(SHIPPED_LM) if name == "shipped" else name
     ours = name is not None and read_json(find_text_model(name) / CONFIG_FILE).get("format") == FORMAT
     if name is None or not ours:
         if settings.start_grids is not None:
-            raise SoundloomError("start_grids: needs model.start_from, a language model of ours whose codes it tells")
+            raise SoundloomError("start_grids: needs model.start_from, a language model of ours")
         return None
     found = load_lm(name)
     if isinstance(found.model, CoarseFineLM) and kind in ("coarse", "fine"):
@@ -189,9 +196,10 @@ def open_start(settings: TrainLMSettings) -> LoadedLM | None:
 
 
 def fit_to_store(found: LoadedLM, reader: StoreReader, settings: TrainLMSettings) -> None:
-    """Make a model to begin with one of the store's codes: it is already, or ``start_grids`` tells how.
+    """Adapt a model to the store's codes: its first levels, and other codes by way of ``start_grids``.
 
-    Errors: `SoundloomError` where it writes other levels, or other codes and nothing tells which.
+    Raises:
+        SoundloomError: it writes other levels, or another codec's codes and there is no ``start_grids``.
     """
     name = settings.model.start_from
     if isinstance(found.model, DelayLM) and found.model.config.num_levels > reader.num_levels:
@@ -241,8 +249,8 @@ def make_model(
 
 
 def transformer_shape(settings: ModelSettings, start: LoadedLM | None = None) -> TransformerConfig:
-    """The transformer's shape: the settings', or that of the model to start from, with which they must agree."""
-    own = {"dropout": settings.dropout, "causal": settings.kind != "fine"}
+    """Return the transformer's shape: the settings', or that of the model to start from, with which they must agree."""
+    own: dict[str, Any] = {"dropout": settings.dropout, "causal": settings.kind != "fine"}
     names = ("dim", "num_layers", "num_heads", "num_kv_heads", "ffn_dim", "rope_theta", "qk_norm")
     if settings.start_from is None:
         return TransformerConfig(**own, **{name: getattr(settings, name) for name in names})
