@@ -5,19 +5,17 @@ from __future__ import annotations
 import asyncio
 import io
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+from live_server import Live
 
 from pipelines.server.encoders import pcm16
 from pipelines.voice.voice import Voice
 
 openai = pytest.importorskip("openai")
-if TYPE_CHECKING:
-    from conftest import Live
-
 TEXT = "Hello world. How are you?"
 
 

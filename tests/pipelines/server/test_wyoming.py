@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
+from live_server import Live
 
 from pipelines.server.encoders import pcm16
 from pipelines.voice.voice import Voice
@@ -17,9 +18,6 @@ from wyoming.client import AsyncTcpClient
 from wyoming.event import Event
 from wyoming.info import Describe, Info
 from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart, SynthesizeStop, SynthesizeStopped, SynthesizeVoice
-
-if TYPE_CHECKING:
-    from conftest import Live
 
 TEXT = "Hello world. How are you?"
 
