@@ -16,7 +16,9 @@ ABBREVIATIONS = {
     "Jr": "Junior", "Sr": "Senior", "Inc": "Incorporated", "Ltd": "Limited", "Corp": "Corporation", "Co": "Company",
     "Bros": "Brothers", "St": "Street", "Ave": "Avenue", "Blvd": "Boulevard", "Rd": "Road", "Mt": "Mount",
     "Ft": "Fort", "Assn": "Association", "Univ": "University", "a.k.a": "also known as", "et al": "and others",
-    "Ph.D": "P H D", "w/o": "without", "ca": "circa", "ext": "extension", "Tues": "Tuesday", "Thurs": "Thursday",
+    "Ph.D": "P H D", "PhD": "P H D", "PhDs": "P H D's",
+    "B.Sc": "B S C", "M.Sc": "M S C", "w/o": "without", "ca": "circa", "ext": "extension",
+    "Tues": "Tuesday", "Thurs": "Thursday",
     "Jan": "January", "Feb": "February", "Aug": "August", "Sept": "September", "Oct": "October", "Nov": "November",
     "Dec": "December", "Apr": "April",
 }  # fmt: skip
@@ -32,7 +34,24 @@ CURRENCIES = {
     "₹": ("rupee", "rupees", ""),
     "₩": ("won", "won", ""),
     "₽": ("ruble", "rubles", ""),
+    "₺": ("lira", "lira", ""),
+    "₿": ("bitcoin", "bitcoins", ""),
+    "₦": ("naira", "naira", ""),
+    "₫": ("dong", "dong", ""),
+    "₪": ("shekel", "shekels", ""),
+    "₱": ("peso", "pesos", ""),
+    "₴": ("hryvnia", "hryvnias", ""),
+    "₸": ("tenge", "tenge", ""),
+    "฿": ("baht", "baht", ""),
 }
+# ISO 4217 codes that stand before or after an amount.
+CURRENCY_CODES = {
+    "USD": "US dollars", "EUR": "euros", "GBP": "pounds", "JPY": "yen", "CHF": "Swiss francs",
+    "CAD": "Canadian dollars",
+    "AUD": "Australian dollars", "NZD": "New Zealand dollars", "CNY": "yuan", "INR": "rupees", "SEK": "Swedish kronor",
+    "NOK": "Norwegian kroner", "DKK": "Danish kroner", "PLN": "zloty", "BRL": "Brazilian reals", "MXN": "Mexican pesos",
+    "KRW": "won", "ZAR": "rand", "TRY": "lira", "ILS": "shekels", "BTC": "bitcoins",
+}  # fmt: skip
 SCALES = {
     "hundred": "hundred", "thousand": "thousand", "million": "million", "billion": "billion", "trillion": "trillion",
     "k": "thousand", "m": "million", "mn": "million", "bn": "billion", "b": "billion",
@@ -52,14 +71,48 @@ UNITS = {
     "KB": ("kilobyte", "kilobytes"), "MB": ("megabyte", "megabytes"), "GB": ("gigabyte", "gigabytes"),
     "TB": ("terabyte", "terabytes"), "W": ("watt", "watts"), "kW": ("kilowatt", "kilowatts"),
     "V": ("volt", "volts"), "dB": ("decibel", "decibels"), "kbit/s": ("kilobit per second", "kilobits per second"),
+    "°C": ("degree Celsius", "degrees Celsius"), "°F": ("degree Fahrenheit", "degrees Fahrenheit"),
+    "m/s": ("meter per second", "meters per second"), "kph": ("kilometer per hour", "kilometers per hour"),
+    "kWh": ("kilowatt hour", "kilowatt hours"), "Wh": ("watt hour", "watt hours"), "MW": ("megawatt", "megawatts"),
+    "MWh": ("megawatt hour", "megawatt hours"), "GW": ("gigawatt", "gigawatts"), "mW": ("milliwatt", "milliwatts"),
+    "mAh": ("milliamp hour", "milliamp hours"), "mA": ("milliamp", "milliamps"), "A": ("amp", "amps"),
+    "kV": ("kilovolt", "kilovolts"), "mV": ("millivolt", "millivolts"), "Ω": ("ohm", "ohms"),
+    "kΩ": ("kilohm", "kilohms"), "MΩ": ("megohm", "megohms"), "μF": ("microfarad", "microfarads"),
+    "mg/mL": ("milligram per milliliter", "milligrams per milliliter"), "mL": ("milliliter", "milliliters"),
+    "mg/kg": ("milligram per kilogram", "milligrams per kilogram"), "g/L": ("gram per liter", "grams per liter"),
+    "mg/dL": ("milligram per deciliter", "milligrams per deciliter"), "h": ("hour", "hours"),
+    "mg/L": ("milligram per liter", "milligrams per liter"), "g/cm": ("gram per centimeter", "grams per centimeter"),
+    "μg": ("microgram", "micrograms"), "μs": ("microsecond", "microseconds"), "μm": ("micrometer", "micrometers"),
+    "ns": ("nanosecond", "nanoseconds"), "nm": ("nanometer", "nanometers"), "cl": ("centiliter", "centiliters"),
+    "dl": ("deciliter", "deciliters"), "J": ("joule", "joules"), "kJ": ("kilojoule", "kilojoules"),
+    "kcal": ("kilocalorie", "kilocalories"), "cal": ("calorie", "calories"), "N": ("newton", "newtons"),
+    "Pa": ("pascal", "pascals"), "kPa": ("kilopascal", "kilopascals"), "hPa": ("hectopascal", "hectopascals"),
+    "MPa": ("megapascal", "megapascals"), "psi": ("pound per square inch", "pounds per square inch"),
+    "mol": ("mole", "moles"), "lm": ("lumen", "lumens"), "lx": ("lux", "lux"), "THz": ("terahertz", "terahertz"),
+    "bit/s": ("bit per second", "bits per second"), "Mbit/s": ("megabit per second", "megabits per second"),
+    "Gbit/s": ("gigabit per second", "gigabits per second"), "kbps": ("kilobit per second", "kilobits per second"),
+    "Mbps": ("megabit per second", "megabits per second"), "Gbps": ("gigabit per second", "gigabits per second"),
+    "MB/s": ("megabyte per second", "megabytes per second"), "GB/s": ("gigabyte per second", "gigabytes per second"),
+    "fps": ("frame per second", "frames per second"), "px": ("pixel", "pixels"),
+    "dpi": ("dot per inch", "dots per inch"),
+    "ppm": ("part per million", "parts per million"), "ppb": ("part per billion", "parts per billion"),
+    "gal": ("gallon", "gallons"), "pt": ("pint", "pints"), "qt": ("quart", "quarts"), "tsp": ("teaspoon", "teaspoons"),
+    "tbsp": ("tablespoon", "tablespoons"), "mpg": ("mile per gallon", "miles per gallon"), "t": ("ton", "tons"),
+    "wk": ("week", "weeks"), "yr": ("year", "years"), "yrs": ("years", "years"), "mins": ("minutes", "minutes"),
+    "secs": ("seconds", "seconds"), "kn": ("knot", "knots"), "acre": ("acre", "acres"), "in": ("inch", "inches"),
     "rpm": ("revolution per minute", "revolutions per minute"), "ha": ("hectare", "hectares"),
 }  # fmt: skip
+for _short in ("mm", "cm", "m", "km", "in", "ft", "yd", "mi"):
+    for _power, _word in (("sq", "square"), ("cu", "cubic")):
+        UNITS[f"{_power} {_short}"] = (f"{_word} {UNITS[_short][0]}", f"{_word} {UNITS[_short][1]}")
 
 SYMBOL_WORDS = {
     "&": "and", "%": "percent", "@": "at", "+": "plus", "=": "equals", "#": "hash", "°": "degrees", "<": "less than",
     ">": "greater than", "×": "times", "÷": "divided by", "±": "plus or minus", "§": "section", "$": "dollars",
     "£": "pounds", "€": "euros", "¥": "yen", "¢": "cents", "©": "copyright", "®": "registered", "π": "pi",
     "µ": "micro", "μ": "micro", "≈": "about", "≤": "at most", "≥": "at least", "≠": "is not",
+    "∞": "infinity", "∑": "sum", "→": "to", "√": "root", "‰": "per mille", "Ω": "ohms", "∆": "delta",
+    "α": "alpha", "β": "beta", "γ": "gamma", "λ": "lambda", "σ": "sigma", "θ": "theta", "™": "", "†": "", "|": ",",
 }  # fmt: skip
 
 # Letters that Unicode does not decompose.

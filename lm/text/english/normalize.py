@@ -21,7 +21,9 @@ from lm.text.english.abbreviations import (
     SYMBOL_WORDS,
     TITLES,
 )
+from lm.text.english.markup import addresses, name_emoji, plain
 from lm.text.english.numbers import any_of, numbers
+from lm.text.english.quantities import quantities, raise_superscripts
 
 _FOLD = str.maketrans(
     {c: "'" for c in "‘’‚‛ʼʹ`´＇"}
@@ -29,10 +31,6 @@ _FOLD = str.maketrans(
     | {c: "-" for c in "‐‑⁃﹣－"}
     | {"–": "–", "‒": "–", "−": "-", "―": "—", "﹘": "—", "…": "...", "⁄": "/", "²": " squared ", "³": " cubed "}
 )
-_URL = re.compile(
-    r"\b(?:https?://)?(?:www\.)?((?:[A-Za-z0-9-]+\.)+(?:com|org|net|edu|gov|io|co|uk|de|fr|info))\b(/\S*[\w/])?"
-)
-_EMAIL = re.compile(r"\b([\w.+-]+)@((?:[\w-]+\.)+\w+)\b")
 _DOTTED = re.compile(r"\b((?:[A-Za-z]\.){2,})(\s*$)?(?![A-Za-z])")
 _INITIAL = re.compile(r"(?:(?<=^)|(?<=[\s(]))([A-HJ-Z])\.(?=\s*[A-Z])")
 _TITLE = re.compile(rf"\b({any_of(TITLES)})\.?(?= ?[A-Z][\w'.])")
@@ -110,9 +108,9 @@ def _strongest(marks: str) -> str:
 def _once(text: str, is_word: Callable[[str], bool]) -> str:
     """One pass of every rule."""
     # No word is that long, and some rules take quadratic time in a word's length.
-    text = " ".join(re.sub(r"(\S{100})(?=\S)", r"\1 ", _fold(text)).split())
-    text = _EMAIL.sub(lambda m: f"{m[1].replace('.', ' dot ')} at {m[2].replace('.', ' dot ')}", text)
-    text = _URL.sub(lambda m: m[1].replace(".", " dot ") + (m[2] or "").replace("/", " slash "), text)
+    text = _fold(raise_superscripts(text))
+    text = " ".join(re.sub(r"(\S{100})(?=\S)", r"\1 ", addresses(text)).split())
+    text = quantities(text)
     text = _SAINT.sub("Saint", text)
     text = _TITLE.sub(lambda m: TITLES[m[1]], text)
     text = numbers(text)
@@ -126,13 +124,16 @@ def _once(text: str, is_word: Callable[[str], bool]) -> str:
     return _spell_capitals(text, is_word)
 
 
-def normalize(text: str, is_word: Callable[[str], bool] | None = None) -> str:
-    """Text as it is spoken: ASCII letters, single spaces and ``.,?!;:'-``; never raises; idempotent.
+def normalize(text: str, is_word: Callable[[str], bool] | None = None, emoji: bool = False) -> str:
+    """Return text as it is spoken: ASCII letters, single spaces and ``.,?!;:'-``; never raises; idempotent.
+
+    Markup (Markdown, HTML, terminal colours) is left out, and emoji too, unless ``emoji`` asks for their names.
 
     ``is_word`` tells which spellings are words (the shipped lexicon by default): capitals that are not, such as
     ``FBI``, come out as letters to name, ``F B I``.
     """
     is_word = is_word or _default_is_word
+    text = plain(name_emoji(text) if emoji else text)
     # Odd text (":A.A") can put together what a rule waits for only in the course of the pass.
     for _ in range(_MAX_PASSES):
         spoken = _once(text, is_word)
@@ -149,6 +150,7 @@ _SENTENCE_END = re.compile(r"[.?!…]+[\"'”’)\]]*(?=\s+\S)|\n\s*\n")
 
 def split_sentences(text: str) -> list[str]:
     """Sentences in order, as written; a title, an initial or a lower-case word after the stop does not end one."""
+    text = plain(text)
     sentences, start = [], 0
     for match in _SENTENCE_END.finditer(text):
         before, after = text[start : match.end()], text[match.end() :].lstrip()[:1]

@@ -49,16 +49,23 @@ _SCORE = re.compile(r"(?<![\d:])(\d{1,3}):(\d{1,3})(?![\d:])")
 _NEGATIVE = re.compile(rf"(?<![\w)-])-(?={_NUMBER})")
 _PLAIN = re.compile(_NUMBER)
 _ROMAN = re.compile(
-    r"\b(Chapter|Part|Book|Volume|Act|Scene|Section|Phase|Type|Class|War|Apollo|Appendix|Article) ([IVXL]+)\b"
+    r"\b(Chapter|Part|Book|Volume|Act|Scene|Section|Phase|Type|Class|War|Apollo|Appendix|Article|Bowl|Episode|Title|Stage|"
+    r"Level|Mark|Grade|Table|Figure|(?:chapter|part|book|volume|act|scene|section|phase|type|class|article|title|stage)"
+    r"(?= [IVXL]{2})) ([IVXL]+)\b"
 )
 _REGNAL = re.compile(
     r"\b(Henry|Edward|Elizabeth|George|Charles|James|William|Richard|Louis|Philip|Napoleon|Nicholas|Catherine|"
     r"Frederick|Alexander|Ivan|Peter|Pius|Paul|Benedict|Leo|Gregory|Innocent|Clement|Boniface|Robert|Mary) "
-    r"([IVXL]+)\b(?!\.)"
+    r"([IVXL]+)\b(?!\.\S)"
 )
+# A numeral of two letters or more after a capitalised word, such as a title's part; these are rather initialisms.
+_NO_NUMERALS = "CD DC MD MC CC DM MM ML CM DI LI MI MIX DIM DVI CIV MV CV LL DD IM ID IC"
+_ROMAN_AFTER = re.compile(r"(?<=[A-Za-z]) ((?=[IVXLCDM]{2})(?:[IVX]+|[IVXLCDM]{3,}))\b(?!\.[A-Z]|')")
+_ROMAN_YEAR = re.compile(r"\b(M[IVXLCDM]{4,})\b")
+_ROMAN_CENTURY = re.compile(r"\b([IVX]{2,})(?:th|st|nd|rd)? (?=century|centuries|Century)")
 _NUMBER_SIGN = re.compile(r"(?:\b[Nn]os?\.\s?|#\s?)(?=\d)")
 _DIGITS = "zero one two three four five six seven eight nine".split()
-_ROMAN_VALUES = {"I": 1, "V": 5, "X": 10, "L": 50}
+_ROMAN_VALUES = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
 _HALVES = {2: "half", 3: "third", 4: "quarter"}
 
 
@@ -103,7 +110,7 @@ def _time(match: re.Match[str]) -> str:
         words.append(("oh " if minute < 10 else "") + _words(minute))
     elif not half and not second:
         words.append("o'clock" if 0 < hour <= 12 else "hundred")
-    if second:
+    if second and int(second):
         words.append(f"and {_words(int(second))} second" + ("" if int(second) == 1 else "s"))
     if half:
         words.append(half.upper() + " M")
@@ -201,11 +208,11 @@ def _fraction(match: re.Match[str]) -> str:
 
 
 def _roman(numeral: str) -> int | None:
-    """Value of a Roman numeral of I, V, X, L; None where it is none."""
-    if not re.fullmatch(r"(XL|L?X{0,3})(IX|IV|V?I{0,3})", numeral):
+    """Value of a Roman numeral; None where it is none."""
+    if not re.fullmatch(r"M{0,3}(CM|CD|D?C{0,3})(XC|XL|L?X{0,3})(IX|IV|V?I{0,3})", numeral):
         return None
     values = [_ROMAN_VALUES[c] for c in numeral]
-    return sum(-v if v < max(values[i + 1 :], default=0) else v for i, v in enumerate(values))
+    return sum(-v if v < max(values[i + 1 :], default=0) else v for i, v in enumerate(values)) or None
 
 
 def _roman_cardinal(match: re.Match[str]) -> str:
@@ -218,6 +225,20 @@ def _regnal(match: re.Match[str]) -> str:
     return f"{match[1]} the {_words(value, 'ordinal')}" if value else match[0]
 
 
+def _roman_after(match: re.Match[str]) -> str:
+    """``Rocky II`` as ``Rocky two``: only after a capitalised word, and where the letters are no initialism."""
+    before = match.string[: match.start()].rsplit(None, 1)
+    value = _roman(match[1]) if match[1] not in _NO_NUMERALS.split() else None
+    if value is None or not before or not before[-1][:1].isupper():
+        return match[0]
+    return " " + (_year(str(value)) if value > 1000 else _words(value))
+
+
+def _roman_year(match: re.Match[str]) -> str:
+    value = _roman(match[1])
+    return _year(str(value)) if value else match[0]
+
+
 def _phone(match: re.Match[str]) -> str:
     return ", ".join(_digits(group) for group in match.groups() if group)
 
@@ -226,6 +247,9 @@ def numbers(text: str) -> str:
     """Everything with a digit in words, most particular first; Roman numerals after what they usually count."""
     text = _ROMAN.sub(_roman_cardinal, text)
     text = _REGNAL.sub(_regnal, text)
+    text = _ROMAN_CENTURY.sub(lambda m: f"{_words(_roman(m[1]) or 0, 'ordinal')} ", text)
+    text = _ROMAN_AFTER.sub(_roman_after, text)
+    text = _ROMAN_YEAR.sub(_roman_year, text)
     if not re.search(r"\d", text):
         return text
     text = _DATE_ISO.sub(lambda m: _date(int(m[3]), int(m[2]), m[1]) or m[0], text)
