@@ -34,7 +34,8 @@ from lm.text.tokenizer import TextTokenizer
 
 FORMAT = "soundloom-lm-1"
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-KINDS: dict[str, tuple[type[nn.Module], type[LMConfig]]] = {
+LanguageModel = DelayLM | CoarseLM | FineLM | CoarseFineLM
+KINDS: dict[str, tuple[type[Any], type[LMConfig]]] = {
     "delay": (DelayLM, DelayLMConfig),
     "coarse": (CoarseLM, LMConfig),
     "fine": (FineLM, LMConfig),
@@ -46,9 +47,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass
 class LoadedLM:
-    """A model ready to write, its tokenizer and the codec that its codes belong to."""
+    """A model ready to write, its tokenizer, and the facts of the codec that its codes belong to."""
 
-    model: DelayLM | CoarseLM | FineLM | CoarseFineLM
+    model: LanguageModel
     tokenizer: TextTokenizer
     codec_facts: StoreFacts
 
@@ -68,7 +69,7 @@ class LoadedLM:
 
 
 def kind_of(model: nn.Module) -> str:
-    """Name of the model's kind, as in config.json."""
+    """Return the name of the model's kind, as in config.json."""
     if isinstance(model, CoarseFineLM):
         return PAIR
     for name, (cls, _) in KINDS.items():
@@ -78,12 +79,12 @@ def kind_of(model: nn.Module) -> str:
 
 
 def save_lm(
-    folder: str | Path, model: nn.Module, tokenizer: TextTokenizer, facts: StoreFacts, dtype: str = "float32"
+    folder: str | Path, model: LanguageModel, tokenizer: TextTokenizer, facts: StoreFacts, dtype: str = "float32"
 ) -> None:
-    """Write a model folder; ``facts`` come from the token store that the model learned from.
+    """Write a model folder; ``facts`` come from the token store that the model was trained on.
 
     ``dtype`` is the weights' type on disk (float32, bfloat16, float16). config.json comes last and holds the weights'
-    sha256, so that an interrupted write is noticed when loading.
+    sha256, so that loading notices an interrupted write.
     """
     kind = kind_of(model)
     if dtype not in DTYPES:
@@ -108,8 +109,9 @@ def save_lm(
 def load_lm(name: str | Path, codec: Any = None) -> LoadedLM:
     """Load a model folder, or a Hugging Face hub name such as "someone/voice", for generation (eval mode, float32).
 
-    With ``codec`` (anything with a codec's face), one that makes other codes than the model writes is refused.
-    Errors: `SoundloomError` that names the file, for anything missing, damaged, unknown or not fitting.
+    ``codec`` (anything with a codec's face): the codec that the model's codes must belong to.
+
+    Raises: SoundloomError that names the file, for anything missing, damaged, unknown or not fitting.
     """
     folder = find_folder(name)
     path = folder / CONFIG_FILE
@@ -121,7 +123,7 @@ def load_lm(name: str | Path, codec: Any = None) -> LoadedLM:
     _check_facts(model.config, facts, str(path))
     tokenizer = TextTokenizer.from_pretrained(folder)
     if sha256_file(folder / TEXT_FILE) != config["text_sha256"] or tokenizer.vocab_size != model.config.text_vocab_size:
-        raise SoundloomError(f"{folder / TEXT_FILE}: another tokenizer than the one that the model learned with")
+        raise SoundloomError(f"{folder / TEXT_FILE}: not the tokenizer that the model was trained with")
     loaded = LoadedLM(model, tokenizer, facts)
     if codec is not None:
         loaded.require_codec(codec)
@@ -149,8 +151,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _load_model(folder: Path, config: dict[str, Any], path: Path) -> nn.Module:
-    """Build the model without memory, compare it with what the weights' file holds, and only then read that."""
+def _load_model(folder: Path, config: dict[str, Any], path: Path) -> LanguageModel:
+    """Check the model's shapes against the weights' file before reading a tensor."""
     file = folder / WEIGHTS_FILE
     check_file(file)
     try:
@@ -178,10 +180,10 @@ def _load_model(folder: Path, config: dict[str, Any], path: Path) -> nn.Module:
     return model.eval()
 
 
-def _build(config: dict[str, Any], where: str, num_tensors: int) -> nn.Module:
-    """A model of the config's shape; ``num_tensors`` in the file bounds how many layers can be meant."""
+def _build(config: dict[str, Any], where: str, num_tensors: int) -> LanguageModel:
+    """Return a model of the config's shape; ``num_tensors`` of the file limits the number of layers."""
 
-    def one(kind: str, values: Any, name: str) -> nn.Module:
+    def one(kind: str, values: Any, name: str) -> Any:
         cls, config_class = KINDS[kind]
         if isinstance(values, dict):
             values = {key: value for key, value in values.items() if key not in RETIRED}
@@ -199,7 +201,7 @@ def _build(config: dict[str, Any], where: str, num_tensors: int) -> nn.Module:
         if not isinstance(values, dict) or set(values) != {"coarse", "fine"}:
             raise SoundloomError(f'{where}: model must hold "coarse" and "fine"')
         coarse, fine = (one(kind, values[kind], f"model.{kind}") for kind in ("coarse", "fine"))
-        return CoarseFineLM(coarse, fine)  # type: ignore[arg-type]
+        return CoarseFineLM(coarse, fine)
     except (RuntimeError, TypeError, OverflowError) as error:  # sizes beyond what a tensor can have
         raise SoundloomError(f"{where}: impossible sizes ({error})") from error
 

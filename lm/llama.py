@@ -1,4 +1,4 @@
-"""Text models in the hub's Llama format as our `Transformer`, in and out: to begin a language model from one.
+"""Text models in the hub's Llama format as our `Transformer`, in and out: a language model can start from one.
 
 config.json       hidden_size, num_hidden_layers, num_attention_heads, num_key_value_heads, rope_theta, rms_norm_eps …
 model.layers.i.   self_attn.{q,k,v,o}_proj, mlp.{gate,up,down}_proj, input_layernorm, post_attention_layernorm;
@@ -17,13 +17,15 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from codec.common.checked import read_json
 from codec.common.files import atomic_path, write_text
 from codec.common.hub import CONFIG_FILE, WEIGHTS_FILE, Table, Weights, resolve, unstack
 from codec.errors import SoundloomError
 from lm.config import TransformerConfig
+from lm.fine_lm import FineLM
+from lm.step_lm import StepLM
 from lm.transformer import Transformer
 
 #: model_type: whether it norms queries and keys
@@ -44,7 +46,7 @@ _INTEGERS = {
 class TextModel:
     """A text model's parts: ``embedding`` [V, D], the transformer, ``head`` [V, D] (None: the file has none).
 
-    Where head and embedding are tied they are one tensor.
+    Tied head and embedding are one tensor.
     """
 
     embedding: Tensor
@@ -53,13 +55,13 @@ class TextModel:
 
 
 def find_text_model(name: str | Path) -> Path:
-    """The folder of a Llama-style checkpoint: itself, or the local copy of a hub name."""
+    """Return the folder of a Llama-style checkpoint: itself, or the local copy of a hub name."""
     patterns = [CONFIG_FILE, "model*.safetensors*"]
     return resolve(name, "text model", patterns, "HuggingFaceTB/SmolLM2-135M")
 
 
 def read_shape(folder: Path) -> TransformerConfig:
-    """Our configuration for a checkpoint's config.json. Raises: `SoundloomError` that names what our network lacks."""
+    """Return our configuration for a checkpoint's config.json. Raises: `SoundloomError` that names what we lack."""
     path = folder / CONFIG_FILE
     config = read_json(path)
     kind = config.get("model_type")
@@ -95,7 +97,7 @@ def _number(config: Mapping[str, Any], name: str, path: Path, kind: type) -> Any
 
 
 def _rope_theta(config: Mapping[str, Any], path: Path) -> float | None:
-    """The base of the rotary positions, which newer files keep in an object; scaled positions are refused."""
+    """Return the base of the rotary positions, which newer files keep in an object; refuse scaled positions."""
     for name in ("rope_parameters", "rope_scaling"):
         rope = config.get(name) or {}
         if not isinstance(rope, dict):
@@ -109,7 +111,7 @@ def _rope_theta(config: Mapping[str, Any], path: Path) -> float | None:
 
 
 def layout(c: TransformerConfig, prefix: str) -> Table:
-    """Our transformer's tensors: theirs, each with its shape."""
+    """Map our transformer's tensors to theirs, each with its shape."""
     q, kv = c.num_heads * c.head_dim, c.kv_heads * c.head_dim
     table: Table = {"norm.weight": [(f"{prefix}norm.weight", [c.dim])]}
     for i in range(c.num_layers):
@@ -139,7 +141,7 @@ def layout(c: TransformerConfig, prefix: str) -> Table:
 def load_text_model(name: str | Path) -> TextModel:
     """Open a Llama or Qwen3 checkpoint (a folder, or a hub name; safetensors, sharded too) in float32, for evaluation.
 
-    Errors: `SoundloomError` that names the file and the tensor or setting.
+    Raises: `SoundloomError` that names the file and the tensor or setting.
     """
     folder = find_text_model(name)
     shape, config = read_shape(folder), read_json(folder / CONFIG_FILE)
@@ -170,7 +172,7 @@ def load_text_model(name: str | Path) -> TextModel:
 def save_text_model(folder: str | Path, model: TextModel, max_positions: int = 4096) -> None:
     """Write a checkpoint that transformers opens: Llama, or with qk_norm Qwen3; without a head, its base model.
 
-    ``max_positions`` is told to other programs. Errors: `SoundloomError` for a transformer that is not causal.
+    ``max_positions`` is for other programs. Raises: `SoundloomError` for a transformer that is not causal.
     """
     folder, c = Path(folder), model.transformer.config
     if not c.causal:
@@ -206,20 +208,21 @@ def save_text_model(folder: str | Path, model: TextModel, max_positions: int = 4
 
 
 @torch.no_grad()
-def start_from(model: nn.Module, name: str | Path) -> None:
-    """Give a language model of ours the weights of a text model's transformer; dropout and direction of sight stay.
+def start_from(model: StepLM | FineLM, name: str | Path) -> None:
+    """Copy a text model's transformer into a language model of ours, whose dropout and causality stay.
 
-    Its own embeddings keep their random directions and take the loudness of the text model's, so that the layers meet
-    a residual stream like the one that they learned on. Heads stay as they are.
-    Errors: `SoundloomError` where the shapes differ, field by field.
+    Its own embeddings keep their random directions and take the scale of the text model's, so that the layers get
+    a residual stream like the one that they were trained on. Heads stay as they are.
+
+    Raises: SoundloomError where the shapes differ, field by field.
     """
     found = load_text_model(name)
     ours, theirs = model.transformer.config, found.transformer.config
     wanted = replace(theirs, dropout=ours.dropout, causal=ours.causal)
     if wanted != ours:
         names = [n for n in vars(ours) if getattr(ours, n) != getattr(wanted, n)]
-        told = ", ".join(f"{n} {getattr(wanted, n)} (here {getattr(ours, n)})" for n in names)
-        raise SoundloomError(f"{name}: the text model has {told}")
+        differences = ", ".join(f"{n} {getattr(wanted, n)} (here {getattr(ours, n)})" for n in names)
+        raise SoundloomError(f"{name}: the text model has {differences}")
     model.transformer.load_state_dict(found.transformer.state_dict())
     factor = found.embedding.std() / model.prefix.embedding.weight.std().cpu()
     for own, parameter in model.named_parameters():

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,7 +22,8 @@ from torch import Tensor
 from codec.common.read_ahead import read_ahead
 from codec.errors import SoundloomError
 from codec.store.reader import StoreReader
-from lm.data.batch_plan import BatchPlan, hash_keys
+from lm.data.batch_plan import BatchPlan
+from lm.data.pairs import speaker_pairs
 from lm.prefix import Earlier
 from lm.text.tokenizer import TextTokenizer
 
@@ -67,10 +69,15 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch with its tensors on ``device``."""
-        moved = [t.to(device) for t in (self.text_ids, self.text_lengths, self.codes, self.lengths)]
-        earlier = None if self.earlier is None else self.earlier.to(device)
-        unscored = None if self.unscored is None else self.unscored.to(device)
-        return Batch(*moved, self.ids, earlier, unscored)
+        return replace(
+            self,
+            text_ids=self.text_ids.to(device),
+            text_lengths=self.text_lengths.to(device),
+            codes=self.codes.to(device),
+            lengths=self.lengths.to(device),
+            earlier=None if self.earlier is None else self.earlier.to(device),
+            unscored=None if self.unscored is None else self.unscored.to(device),
+        )
 
 
 def collate(examples: Sequence[Example], pad_id: int) -> Batch:
@@ -155,15 +162,18 @@ class GridDataset:
 
     def _lay_out(self, join: float, speakers: Sequence[str] | None, prompted: float, max_frames: int) -> None:
         """Decide which rows are examples alone and which stand in pairs."""
-        told = speakers is not None or join > 0
-        names = np.array([self.reader.speaker(int(row)) if told else "" for row in self.rows])
+        needed = speakers is not None or join > 0
+        names = np.array([self.reader.speaker(int(row)) if needed else "" for row in self.rows])
         own = np.ones(len(names), dtype=bool) if speakers is None else np.isin(names, list(speakers))
         if not own.any():
             has = ", ".join(sorted(set(names.tolist()))[:10])
             raise SoundloomError(f"{self.reader.path}: has no speaker {', '.join(speakers or [])}; it has {has}")
+        pairs = partial(
+            speaker_pairs, speakers=names, frames=self._frames, units=self._units, max_frames=max_frames, seed=self.seed
+        )
         self._alone = np.flatnonzero(own)  # places in ``rows`` of those that are examples by themselves
-        joined = self._pairs(round(join * int(own.sum())), names, own, max_frames)
-        given = self._pairs(round(prompted * int((~own).sum())), names, ~own, max_frames)
+        joined = pairs(round(join * int(own.sum())), own)
+        given = pairs(round(prompted * int((~own).sum())), ~own)
         self.pairs = np.concatenate([joined, given])  # [pairs, 2], places in ``rows``
         self._first_given = len(self._alone) + len(joined)  # the first example whose first utterance is a prompt
         #: frames and text units of each example, the rows, then the pairs; and the frames that the loss counts
@@ -171,23 +181,6 @@ class GridDataset:
         self.text_lengths = np.concatenate([self._units[self._alone], self._units[self.pairs].sum(1)])
         self.scored = self.lengths.copy()
         self.scored[self._first_given :] = self._frames[given[:, 1]]
-
-    def _pairs(self, count: int, speakers: np.ndarray, allowed: np.ndarray, max_frames: int) -> np.ndarray:
-        """At most ``count`` pairs of ``allowed`` rows with text of one speaker, within ``max_frames``, by the seed."""
-        found: list[np.ndarray] = []
-        for turn in range(100):  # each turn pairs every row once, in another order
-            if sum(map(len, found)) >= count:
-                break
-            order = np.argsort(hash_keys(self.seed, -2 - turn, np.arange(len(self.rows))))
-            order = order[(self._units[order] > 0) & allowed[order]]
-            order = order[np.argsort(speakers[order], kind="stable")]
-            pairs = order[: len(order) // 2 * 2].reshape(-1, 2)
-            fits = speakers[pairs[:, 0]] == speakers[pairs[:, 1]]
-            fits &= (max_frames == 0) | (self._frames[pairs].sum(1) <= max_frames)
-            found.append(pairs[fits])
-        pairs = np.concatenate(found) if found else np.zeros((0, 2), dtype=np.int64)
-        # The last turn's pairs stand in the speakers' order: a permutation lets none of them be cut off first.
-        return pairs[np.argsort(hash_keys(self.seed, -1, np.arange(len(pairs))))][:count]
 
     def __len__(self) -> int:
         return len(self.lengths)

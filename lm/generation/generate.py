@@ -215,14 +215,12 @@ class GridWriter:
         return codes.masked_fill(padding, self.settings.end_id)
 
 
-def generate(model: GenerativeLM, request: Request | Tensor, *parts: Any, **named: Any) -> Generation:
+def generate(model: GenerativeLM, request: Request) -> Generation:
     """Write the codes that `make_request` asked for.
 
     Each row has its own seed, so its result does not depend on its neighbours, up to samples that fall within rounding
     (about 1e-6) of a border.
     """
-    if not isinstance(request, Request):
-        request = make_request(model.config, request, *parts, **named)
     made = _written(model, request)
     # Clones made out here can be used in training, unlike tensors of inference mode.
     latents = None if made.latents is None else made.latents.clone()
@@ -277,20 +275,8 @@ class Stream(Iterator[Frame]):
             yield from (Frame(column, None) for column in codes[0, :, frame : int(run.lengths[0])].T)
 
 
-def stream(
-    model: GenerativeLM,
-    request: Request | Tensor,
-    prompt_codes: Tensor | None = None,
-    seed: int = 0,
-    config: GenerateConfig | None = None,
-    prompt_text_length: int | None = None,
-    vectors: Tensor | None = None,
-) -> Stream:
-    """Like `generate` for one request, frame by frame, the same codes."""
-    if not isinstance(request, Request):
-        prompt = None if prompt_codes is None else prompt_codes[None]
-        said = None if prompt_text_length is None else torch.tensor([prompt_text_length])
-        request = make_request(model.config, request[None], None, prompt, None, [seed], config, said, vectors)
+def stream(model: GenerativeLM, request: Request) -> Stream:
+    """Write one request like `generate`, the same codes, and return them frame by frame."""
     return Stream(model, request)
 
 

@@ -95,8 +95,8 @@ def decoder_config(config: Mapping[str, Any], where: str) -> CrossLMConfig:
     for name, value in values.items():
         kind = str if name == "activation" else int
         if not isinstance(value, kind) or isinstance(value, bool):
-            told = f"decoder.{_SHAPE[name][0]}" if name in _SHAPE else "text_encoder.d_model"
-            raise SoundloomError(f"{where}: {told} is {value!r}, expected {kind.__name__}")
+            field = f"decoder.{_SHAPE[name][0]}" if name in _SHAPE else "text_encoder.d_model"
+            raise SoundloomError(f"{where}: {field} is {value!r}, expected {kind.__name__}")
     if theirs.get("cross_attention_hidden_size") not in (None, values["dim"]):
         raise SoundloomError(f"{where}: decoder.cross_attention_hidden_size must be null or hidden_size")
     special = theirs.get("pad_token_id", values["codebook_size"])

@@ -1,15 +1,16 @@
 """MusicGen's kind of delay model: text through cross-attention, sinusoidal positions, pre-LayerNorm, GELU.
 
 Simple and Controllable Music Generation (Copet et al., 2023, arXiv 2306.05284). The network is our own;
-`lm.musicgen.checkpoint` opens and writes its published checkpoints.
-Where there is no text, cross-attention adds nothing at all (no biases), so
-the branch without text, which guidance needs, leaves it out.
+`lm.musicgen.checkpoint` opens and writes its published checkpoints. Without text, cross-attention adds nothing at all
+(it has no biases), so the branch without text, which guidance needs, leaves it out.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ from lm.delay import Pattern
 from lm.loss import LMOutput
 from lm.transformer import KVCache
 
-ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class CrossLMConfig:
 
 @dataclass
 class CrossState:
-    """Where a generation stands: self-attention's cache and each layer's keys and values of the text, made once.
+    """State of a generation: self-attention's cache and each layer's keys and values of the text, made once.
 
     The first ``rows`` of the batch have text, each text [rows, heads, L, head_dim]; the rest of the batch has none.
     Without a cache all steps are taken at once.
@@ -112,13 +113,13 @@ class CrossBlock(nn.Module):
         self.down = nn.Linear(config.ffn_dim, dim, bias=False)
 
     def text_keys_values(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of text [rows, L, D]: two [rows, heads, L, head_dim], laid out for reading."""
+        """Return keys and values of text [rows, L, D]: two [rows, heads, L, head_dim], contiguous."""
         rows, L, D = text.shape
         kv = self.text_kv(text).view(rows, L, 2, self.heads, D // self.heads).permute(2, 0, 3, 1, 4).contiguous()
         return kv[0], kv[1]
 
     def forward(self, x: Tensor, state: CrossState, layer: int, mask: Tensor | None) -> Tensor:
-        """x [B, S, D] -> the same; ``mask`` (for several steps after others) as in `scaled_dot_product_attention`."""
+        """Run x [B, S, D]; ``mask`` (for several steps after others) is as in `scaled_dot_product_attention`."""
         B, S, D = x.shape
         qkv = linear(_norm(x, self.self_norm), self.qkv.weight).view(B, S, 3, self.heads, D // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
@@ -153,11 +154,16 @@ class CrossLM(nn.Module):
         K, dim = config.num_levels, config.dim
         # One table for all levels: level k owns rows k * num_inputs …, so that one lookup sums the levels.
         self.code_embedding = nn.Parameter(torch.randn(K * config.num_inputs, dim) * 0.02)
-        self.text_projection = nn.Linear(config.text_dim, dim) if config.text_dim != dim else None
+        project = config.text_dim != dim
+        self.text_projection: nn.Linear | None = nn.Linear(config.text_dim, dim) if project else None
         self.layers = nn.ModuleList(CrossBlock(config) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(dim)
         self.heads = nn.Parameter(torch.randn(K * config.codebook_size, dim) * dim**-0.5)
         self._table: Tensor | None = None
+
+    def blocks(self) -> Iterator[CrossBlock]:
+        """Yield the layers, typed."""
+        return (cast(CrossBlock, layer) for layer in self.layers)
 
     def step_inputs(self, codes: Tensor) -> Tensor:
         """Return the input ids of all steps: codes [B, K, T] -> [B, K, T + lag + 1]."""
@@ -183,7 +189,7 @@ class CrossLM(nn.Module):
     # --- steps ----------------------------------------------------------------------------------------------------
 
     def start(self, text_states: Tensor | None, text_lengths: Tensor | None, batch: int, max_steps: int) -> CrossState:
-        """A state for ``batch`` rows, the first of which have the text [rows, L, text_dim] (None: no row has any)."""
+        """Return a state for ``batch`` rows; the first have the text [rows, L, text_dim] (None: no row has any)."""
         c = self.config
         if text_states is None or text_lengths is None:
             state = CrossState(None, [], None, 0)
@@ -196,7 +202,7 @@ class CrossLM(nn.Module):
         return state
 
     def _see(self, text_states: Tensor, text_lengths: Tensor) -> CrossState:
-        """Every layer's keys and values of the text, without a cache."""
+        """Return every layer's keys and values of the text, without a cache."""
         rows, L, width = text_states.shape
         if width != self.config.text_dim:
             raise SoundloomError(f"text_states are {width} wide; this model's text encoder is {self.config.text_dim}")
@@ -205,9 +211,9 @@ class CrossLM(nn.Module):
         text = text * shown[:, :, None]
         mask = None
         if not bool(shown.all()):
-            # Where a row has no text its keys and values are zero: it may look everywhere and finds nothing.
+            # A row without text has keys and values of zero: it may attend everywhere and finds nothing.
             mask = (shown | (text_lengths == 0)[:, None])[:, None, None]
-        return CrossState(None, [layer.text_keys_values(text) for layer in self.layers], mask, rows)
+        return CrossState(None, [layer.text_keys_values(text) for layer in self.blocks()], mask, rows)
 
     def advance(self, state: CrossState, inputs: Tensor) -> Tensor:
         """Take the next n steps with input ids [B, K, n]: scores [B, K, codes] of the last of them."""
@@ -215,7 +221,7 @@ class CrossLM(nn.Module):
         return linear(hidden, self.heads).view(len(inputs), self.config.num_levels, -1)
 
     def _run(self, state: CrossState, inputs: Tensor) -> Tensor:
-        """Hidden states [B, S, D], normed, of the next steps with input ids [B, K, S]."""
+        """Return the hidden states [B, S, D], normed, of the next steps with input ids [B, K, S]."""
         B, K, S = inputs.shape
         cache = state.cache
         first, room = (0, S) if cache is None else (cache.length, cache.max_length)
@@ -229,14 +235,14 @@ class CrossLM(nn.Module):
         if S > 1 and first:
             keys = torch.arange(first + S, device=x.device)
             mask = keys <= keys[first:, None]
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(self.blocks()):
             x = layer(x, state, index, mask)
         if cache is not None:
             cache.length += S
         return _norm(x, self.norm)
 
     def _positions(self, steps: int, like: Tensor) -> Tensor:
-        """Positions of ``steps`` steps or more [steps, D]: cosines, then sines."""
+        """Return the positions of ``steps`` steps or more [steps, D]: cosines, then sines."""
         table = self._table
         if table is None or len(table) < steps or table.device != like.device or table.dtype != like.dtype:
             with torch.inference_mode(False):  # training may read a table that generation made

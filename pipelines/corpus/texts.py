@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from codec.errors import SoundloomError
-from lm.text.english.normalize import split_sentences
+from lm.text.tokenizer import split_sentences
 
 MIN_WORDS, MAX_WORDS = 2, 30
 _CLOSERS = ".?!\"')\u201d\u2019"

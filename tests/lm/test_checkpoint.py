@@ -58,11 +58,27 @@ def changed(saved: Path, folder: Path, **files: bytes | None) -> Path:
     return folder
 
 
+def test_an_older_folder_opens_as_before(saved: Path, tmp_path: Path) -> None:
+    config = json.loads((saved / "config.json").read_text())
+    del config["model"]["delays"]
+    config["model"]["text_pad_id"] = 0
+    text = json.loads((saved / "text.json").read_text())
+    del text["language"]
+    folder = changed(
+        saved, tmp_path / "old", config_json=json.dumps(config).encode(), text_json=json.dumps(text).encode()
+    )
+    old, new = load_lm(folder), load_lm(saved)
+    assert old.model.config == new.model.config and old.tokenizer.language is new.tokenizer.language
+    assert torch.equal(old.generate([2, 3, 4], max_frames=9), new.generate([2, 3, 4], max_frames=9))
+
+
 @pytest.mark.parametrize("kind", ["delay", "coarse", "fine", "pair"])
 def test_round_trip(kind: str, tokenizer: TextTokenizer, tmp_path: Path) -> None:
     model = make(kind, tokenizer)
     save_lm(tmp_path, model, tokenizer, FACTS)
+    state = torch.get_rng_state()
     loaded = load_lm(tmp_path, SimpleNamespace(**{**vars(FACTS), "num_levels": 8}))
+    assert torch.equal(torch.get_rng_state(), state)  # loading never moves the global generator
     assert type(loaded.model) is type(model) and loaded.codec_fingerprint == FACTS.fingerprint
     assert not loaded.model.training and loaded.model.config == model.config
     for name, tensor in model.state_dict().items():

@@ -67,7 +67,9 @@ def some_ids() -> Tensor:
 def test_equal_to_transformers_and_back(kind: str, tmp_path: Path) -> None:
     reference = write(tmp_path / "theirs", kind)
     ids = some_ids()
+    state = torch.get_rng_state()
     ours = load_text_model(tmp_path / "theirs")
+    assert torch.equal(torch.get_rng_state(), state)
     expected = reference(ids, output_hidden_states=True)
     hidden = run(ours, ids)
     torch.testing.assert_close(hidden, expected.hidden_states[-1], rtol=0, atol=1e-4)

@@ -66,7 +66,7 @@ def test_alone_in_a_batch_and_streamed_are_the_same(delays: tuple[int, ...], gui
     model = delay_lm(delays=delays, guide_prompt=True)
     text, prompt = tokens()
     lengths, books = torch.tensor([0, 4, 2]), torch.randn(LEVELS, CODES, 5)
-    config = GenerateConfig(temperature=1.0, max_frames=20, guidance=guidance, drawn_levels=1)
+    config = GenerateConfig(temperature=1.0, max_frames=20, guidance=guidance, sampled_levels=1)
     together = written(model, text, None, prompt, lengths, [1, 2, 3], config, None, books)
     assert together.latents is not None
     for b in range(3):

@@ -79,7 +79,7 @@ BAD_SETTINGS: list[tuple[str, Any]] = [
     *(("floor_factor", value) for value in (-1, math.inf)),
     *(("loop_seconds", value) for value in (-1, 1e9)),
     *(("loop_period", value) for value in (0, 10**12, 1.5)),
-    *(("drawn_levels", value) for value in (0, 1.5)),
+    *(("sampled_levels", value) for value in (0, 1.5)),
 ]
 
 
@@ -140,7 +140,7 @@ def test_a_request_can_be_run_again() -> None:
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_what_is_returned_can_be_used_in_training(guidance: float) -> None:
-    config = GenerateConfig(max_frames=9, min_frames=5, guidance=guidance, drawn_levels=1)
+    config = GenerateConfig(max_frames=9, min_frames=5, guidance=guidance, sampled_levels=1)
     books = torch.randn(LEVELS, CODES, 4)
     for model in (delay_lm(), coarse_fine_lm()):
         vectors = books if model.decoder is model else None

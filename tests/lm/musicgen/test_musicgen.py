@@ -35,6 +35,9 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     changes = {"mono": {}, "stereo": {"num_codebooks": 8, "audio_channels": 2}, "same width": {"hidden_size": 16}}
     changes["same width"] |= {"num_attention_heads": 2, "activation_function": "relu"}
     model = write_musicgen(folder, **changes[request.param])
+    state = torch.get_rng_state()
+    load_decoder(folder)
+    assert torch.equal(torch.get_rng_state(), state)  # loading never moves the global generator
     return model, load_musicgen(folder)
 
 
