@@ -70,7 +70,7 @@ def measure(
                 text = "" if clip.name in unjudged else panel.transcribe(output.wave, rate)
                 results.transcripts.setdefault(output.system, []).append(text)
             if i < listen:
-                results.heard.setdefault(i, {})[output.system] = output.wave
+                results.waves.setdefault(i, {})[output.system] = output.wave
 
 
 def _load(name: str, levels: str | Sequence[int] | None, device: str) -> scores.CodecUnderTest:
@@ -101,12 +101,12 @@ def _parts(name: str) -> tuple[str, str, str]:
 def _load_all(options: argparse.Namespace) -> tuple[list[scores.CodecUnderTest], list[str]]:
     """Open the codec, those of --beside and the peers; return them, and the names of those of --beside."""
     tested = [_load(options.codec, options.levels, options.device)]
-    beside = [_load(name, tested[0].levels, options.device) for name in options.beside]
+    variants = [_load(name, tested[0].levels, options.device) for name in options.beside]
     peers = [_load(name.strip(), None, options.device) for name in options.peers.split(",") if name.strip()]
-    tested += beside + peers
+    tested += variants + peers
     if len({one.name for one in tested}) < len(tested):
         raise SoundloomError("--beside, --peers: two codecs of one name; give it another one, such as NAME=FOLDER")
-    return tested, [one.name for one in beside]
+    return tested, [one.name for one in variants]
 
 
 def _facts(options: argparse.Namespace, tested: Sequence[scores.CodecUnderTest]) -> dict[str, str]:
@@ -162,12 +162,12 @@ def main(argv: list[str] | None = None) -> int:
         raise SoundloomError("--use-minutes must be a number over 0")
     torch.set_num_threads(options.threads)
     opus = opus_targets(options.opus)
-    tested, beside = _load_all(options)
+    tested, variants = _load_all(options)
     panel = choose_judges(options, references=True)
     rate = tested[0].codec.sample_rate
     clips = scores.read_clips(options.folder, rate, options.limit, options.seconds, options.split, options.language)
     results = Results(*clips)
-    results.beside = beside
+    results.variants = variants
     for line in results.unread:
         print(f"left out: {line}", file=sys.stderr)
     measure(tested, results, opus, panel, options.listen)

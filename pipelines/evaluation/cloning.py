@@ -1,4 +1,4 @@
-"""How much a voice sounds like a new speaker of whom it hears a few seconds, between a floor and a ceiling."""
+"""Measure how much a voice sounds like a new speaker after a prompt of a few seconds, on a scale with two ends."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Embed = Callable[[Tensor, int], Tensor | None]  # wave [N], sample rate -> vecto
 
 @dataclass(frozen=True)
 class Recording:
-    """What a speaker says: wave [N] and its text."""
+    """A recording of a speaker: wave [N] and its text."""
 
     wave: Tensor
     text: str
@@ -31,10 +31,10 @@ class Recording:
 
 @dataclass(frozen=True)
 class Cloning:
-    """Cosines to a speaker's recordings (the prompt is not among them), one a speaker.
+    """Cosines to a speaker's recordings other than the prompt, one for each speaker.
 
     ``voice``: the voice's speech after the speaker's prompt. ``floor``: its speech after the other speakers' prompts,
-    which is as far as a voice comes that does not listen. ``ceiling``: the speaker's own prompt.
+    the score of a voice that ignores prompts. ``ceiling``: the speaker's own prompt.
     """
 
     speakers: list[str]
@@ -44,16 +44,16 @@ class Cloning:
 
     @property
     def share(self) -> Summary:
-        """How much of the way from floor to ceiling the voice goes; 1 is the speaker."""
+        """Return the similarity on a scale from 0, an unprompted voice, to 1, the speaker's own recordings."""
         way = zip(self.voice, self.floor, self.ceiling, strict=True)
         return summarize([(v - f) / (c - f) if c > f else None for v, f, c in way])
 
     def table(self) -> Table:
-        """The figures for the report."""
+        """Return the table for the report."""
         columns = (self.voice, self.floor, self.ceiling)
         rows: list[list[Any]] = [[name, *values] for name, *values in zip(self.speakers, *columns, strict=True)]
         rows.append(["all speakers", *map(summarize, columns)])
-        rows.append(["share of the way from floor to ceiling", self.share, None, None])
+        rows.append(["similarity from floor (0) to ceiling (1)", self.share, None, None])
         return Table(
             "Like a new speaker",
             ["speaker", "voice", "floor: another's prompt", "ceiling: the speaker"],
@@ -63,9 +63,9 @@ class Cloning:
 
 
 def read_speakers(path: Path, sample_rate: int, most: int = 4) -> dict[str, list[Recording]]:
-    """Speakers of a manifest with a prompt (2 to 6 s) each and 1 to ``most`` - 1 other recordings.
+    """Read speakers of a manifest, each with a prompt (2 to 6 s) and 1 to ``most`` - 1 other recordings.
 
-    Raises: SoundloomError where it cannot be read, or has not two such speakers.
+    Raises: SoundloomError where it cannot be read or lacks two such speakers.
     """
     found: dict[str, list[Recording]] = {}
     for row in read_manifest(path):
@@ -78,7 +78,7 @@ def read_speakers(path: Path, sample_rate: int, most: int = 4) -> dict[str, list
     if len(speakers) < 2:
         raise SoundloomError(
             f"{path}: has {len(speakers)} speakers with two recordings of {SHORTEST:g} to {LONGEST:g} s and their "
-            "texts; wanted two or more, so that one can be told from another"
+            "texts; wanted two or more, to compare them"
         )
     return speakers
 

@@ -15,7 +15,7 @@ from pipelines.evaluation import plots
 from pipelines.evaluation.report import Listening, Picture, Report, Sound, Table
 from pipelines.evaluation.words import word_errors
 
-SCORES = ("DistillMOS", "PESQ-WB", "STOI", "ViSQOL", "DNSMOS")  # of which the recording itself has a finite one
+SCORES = ("DistillMOS", "PESQ-WB", "STOI", "ViSQOL", "DNSMOS")  # the recording itself has a finite score
 PICTURED_OPUS = 16  # kbit/s; the Opus nearest to it is among the spectrograms
 CURVES = dict.fromkeys(SCORES, "higher is better")
 CURVES |= {"mel distance": "lower is better", "SI-SDR": "dB, higher is better"}
@@ -31,9 +31,9 @@ class Results:
     transcripts: dict[str, list[str]] = field(default_factory=dict)
     counts: dict[str, Tensor] = field(default_factory=dict)  # codec -> how often each code was used, [K, V]
     counted_minutes: float = 0.0
-    heard: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # clip -> system -> wave, of a few clips
+    waves: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # clip -> system -> wave, for a few clips
     systems: dict[str, list[str]] = field(default_factory=dict)  # family (a line of a curve) -> systems
-    beside: list[str] = field(default_factory=list)  # families that stand next to the codec in its spectrograms
+    variants: list[str] = field(default_factory=list)  # families that stand next to the codec in its spectrograms
 
     def mean(self, system: str, column: str) -> Summary:
         """Return the mean over clips with its interval."""
@@ -69,7 +69,7 @@ def build_report(
         report.pictures.append(Picture(f"{column} by bitrate", plots.figure_png(figure), note))
     for name, counts in results.counts.items():
         report.pictures.append(Picture(f"Use of the codes: {name}", plots.figure_png(plots.use_figure(counts))))
-    report.listening = [_listening(first, results, i) for i in results.heard]
+    report.listening = [_listening(first, results, i) for i in results.waves]
     report.data = {"clips": [clip.name for clip in results.clips], "unread": results.unread, "scores": results.table}
     report.data["transcripts"] = results.transcripts
     return report
@@ -89,7 +89,8 @@ def _quality_table(results: Results, columns: Sequence[str]) -> Table:
         ["system", "kbit/s", *columns, "SI-SDR dB", "lag", "n"],
         rows,
         "Mean [95% bootstrap interval over recordings]. kbit/s of whole files, headers included. Lag: median, in "
-        "samples, taken out before SI-SDR only. The first row is the ceiling, the second the floor.",
+        "samples, taken out before SI-SDR only. Loss: the original's score minus the output's, clip by clip. The first "
+        "row is the ceiling, the second the floor.",
     )
 
 
@@ -107,13 +108,13 @@ def word_table(results: Results) -> Table | None:
     judged = [i for i, clip in enumerate(results.clips) if clip.english] if results.transcripts else []
     known = [i for i in judged if results.clips[i].text]
     judged = known or judged
-    heard = {system: [texts[i] for i in judged] for system, texts in results.transcripts.items()}
-    if not judged or not any(heard["reference itself"]):
+    texts_by_system = {system: [texts[i] for i in judged] for system, texts in results.transcripts.items()}
+    if not judged or not any(texts_by_system["reference itself"]):
         return None
-    references = [results.clips[i].text or "" for i in judged] if known else heard["reference itself"]
+    references = [results.clips[i].text or "" for i in judged] if known else texts_by_system["reference itself"]
     rows: list[list[Any]] = []
     base = 0.0
-    for system, texts in heard.items():
+    for system, texts in texts_by_system.items():
         errors = word_errors(references, texts)
         base = errors.corpus.mean if system == "reference itself" else base
         rows.append([system, errors.corpus, errors.corpus.mean - base, errors.mean, errors.over_half, errors.outputs])
@@ -149,7 +150,7 @@ def _use_table(tested: Sequence[scores.CodecUnderTest], results: Results) -> Tab
 
 def _listening(first: scores.CodecUnderTest, results: Results, i: int) -> Listening:
     rate, clip = first.codec.sample_rate, results.clips[i]
-    waves = results.heard[i]
+    waves = results.waves[i]
 
     def sound(system: str) -> Sound:
         bitrate = results.table[system]["kbit/s"][i]
@@ -158,15 +159,15 @@ def _listening(first: scores.CodecUnderTest, results: Results, i: int) -> Listen
     own = results.systems[first.name]
     others = [system for family, systems in results.systems.items() if family != first.name for system in systems]
     picture = Picture("Spectrograms", plots.figure_png(plots.spectrogram_figure(_pictured(first, results, i), rate)))
-    dial, beside = [sound(system) for system in own], [sound(system) for system in ["reference itself", *others]]
-    return Listening(clip.name, dial, beside, clip.text or "", picture)
+    dial, buttons = [sound(system) for system in own], [sound(system) for system in ["reference itself", *others]]
+    return Listening(clip.name, dial, buttons, clip.text or "", picture)
 
 
 def _pictured(first: scores.CodecUnderTest, results: Results, i: int) -> dict[str, Tensor]:
     """Return what to show side by side: the original, the codec, its variants, Opus, then fewer levels."""
-    waves = results.heard[i]
+    waves = results.waves[i]
     shown = ["reference itself", results.systems[first.name][-1]]
-    shown += [results.systems[family][-1] for family in results.beside]
+    shown += [results.systems[family][-1] for family in results.variants]
     shown += sorted(
         results.systems.get("Opus", []), key=lambda name: abs(results.mean(name, "kbit/s").mean - PICTURED_OPUS)
     )[:1]

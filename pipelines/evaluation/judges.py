@@ -44,7 +44,7 @@ class Panel:
         """Add a judge that needs no reference, and the loss against the original."""
         self.judges[judge.name] = lambda output, reference, rate: judge(output, rate)
         self.losses.append(judge.name)
-        self.facts[judge.name] = f"proxy: {judge.description}; loss: the original's score minus the output's"
+        self.facts[judge.name] = f"proxy: {judge.description}"
 
 
 def add_judge_options(parser: argparse.ArgumentParser, *, wer: bool) -> None:
@@ -67,7 +67,7 @@ def add_judge_options(parser: argparse.ArgumentParser, *, wer: bool) -> None:
 
 
 def choose_judges(options: argparse.Namespace, *, references: bool) -> Panel:
-    """Return the judges that the options of `add_judge_options` ask for, the most telling first.
+    """Return the judges that the options of `add_judge_options` ask for, the most sensitive first.
 
     ``references``: every output is a copy of its reference, so that PESQ, STOI, mel distance and ViSQOL mean something.
     Raises: SoundloomError that names a missing package, before any work.

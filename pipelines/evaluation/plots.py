@@ -101,7 +101,7 @@ def draw_spectrogram(axes: Axes, wave: Tensor, sample_rate: int, label: str, top
 
 
 def draw_codes(axes: Axes, codes: Tensor, codebook_size: int, frame_rate: float) -> None:
-    """Draw codes [K, T], level 0 on top; the colour is the code's number, so equal colours are equal codes."""
+    """Draw the grid of codes [K, T], level 0 on top; equal colours are equal codes."""
     levels, frames = codes.shape
     extent = (0, frames / frame_rate, levels - 0.5, -0.5)
     axes.imshow(

@@ -24,7 +24,7 @@ _TOGETHER = 4  # crops in one batch: memory stays the same for a recording of an
 class DistillMOS:
     """Predict a mean opinion score from 1 to 5 (Stahl and Gamper 2025), distilled from XLS-R.
 
-    It hears what DNSMOS, STOI and word errors miss: speech whose harmonics are blurred scores low. Weights come with
+    It notices what DNSMOS, STOI and word errors miss: speech whose harmonics are blurred scores low. Weights come with
     the package ``distillmos``; a smaller install is ``pip install --no-deps distillmos==0.9.1 xls-r-sqa==0.1.0``.
     """
 

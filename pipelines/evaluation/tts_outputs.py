@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codec.audio.files import read_audio, resample
+from codec.audio.files import read_audio
+from codec.audio.signal import resample
 from codec.errors import SoundloomError
 from pipelines.corpus.manifest import read_manifest
 from pipelines.evaluation.anchors import through_opus

@@ -142,7 +142,7 @@ def listenings(voice: Voice, results: Results, seed: int, settings: dict[str, An
             Sound(
                 item.system if item.system != "voice" else f"voice, seed {item.seed}",
                 encode_audio(item.wave, results.sample_rate, ".flac"),
-                f"{item.finish_reason}; heard: {item.transcript}"
+                f"{item.finish_reason}; transcript: {item.transcript}"
                 if item.transcript is not None
                 else item.finish_reason,
             )

@@ -98,7 +98,7 @@ def test_the_shipped_codec_is_the_default_and_well(tmp_path: Path, capsys: pytes
     assert "shipped: nothing sick" in out and "ok    one-clip overfit" in out
 
 
-def test_bad_input_is_told(ward: Path) -> None:
+def test_bad_input_is_refused(ward: Path) -> None:
     start = [str(ward / "run" / "codec")]
     (ward / "none").mkdir()
     for words, message in (

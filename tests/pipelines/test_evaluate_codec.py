@@ -46,7 +46,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_report_end_to_end(bench: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_end_to_end(bench: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "visqol", None)  # the slowest judge, tested with the metrics
     for package in ("pesq", "pystoi", "matplotlib"):
         pytest.importorskip(package)
     arguments = [str(bench / "codec"), str(bench / "clips"), "-o", str(bench / "report"), "--levels", "1,3"]
@@ -72,7 +73,7 @@ def test_report_end_to_end(bench: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert len(use) == 3 and 0 < use[0]["share of codes used"] <= 1 <= use[0]["perplexity"] <= 16
 
 
-def test_word_errors_use_transcripts_beside_the_recordings() -> None:
+def test_word_errors_use_transcripts_next_to_the_recordings() -> None:
     pytest.importorskip("jiwer")
     clips = [
         codec_scores.Clip("a", voice(0.3, 130)[0], "good morning"),
@@ -91,7 +92,7 @@ def test_word_errors_leave_out_other_languages_and_unknown_texts() -> None:
     clips = [
         codec_scores.Clip("a", wave, "good morning", "en-US"),
         codec_scores.Clip("b", wave, "bonjour", "fr"),
-        codec_scores.Clip("c", wave, None, "en"),  # cut, so that its text is not what is heard
+        codec_scores.Clip("c", wave, None, "en"),  # cut, so that its text does not match
     ]
     results = codec_report.Results(clips, [])
     results.transcripts = {"reference itself": ["good morning", "", "and so"], "x": ["good evening", "", "no"]}
@@ -106,7 +107,7 @@ def test_a_manifest_gives_texts_languages_and_splits(tmp_path: Path) -> None:
         write_audio(tmp_path / f"{name}.wav", voice(seconds, 130), 24_000)
     rows = [
         {"audio": "a.wav", "text": "short", "language": "en", "split": "test"},
-        {"audio": "b.wav", "text": "too long to be heard whole", "language": "fr", "split": "test"},
+        {"audio": "b.wav", "text": "too long for a whole clip", "language": "fr", "split": "test"},
         {"audio": "c.wav", "text": "elsewhere", "split": "train"},
         {"audio": "missing.wav", "split": "test"},
     ]
@@ -119,11 +120,12 @@ def test_a_manifest_gives_texts_languages_and_splits(tmp_path: Path) -> None:
     assert clips[1].wave.shape == (24_000,) and len(unread) == 1
 
 
-def test_a_codec_beside_and_dnsmos_loss(bench: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variant_and_the_loss_of_quality(bench: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The variant has its line in the curves, its row in the spectrograms, its button in the page."""
     for package in ("pesq", "pystoi", "matplotlib"):
         pytest.importorskip(package)
-    drawn: dict[str, list[str]] = {}
+    monkeypatch.setitem(sys.modules, "visqol", None)
+    shown: dict[str, list[str]] = {}
 
     class Dnsmos:
         name, description = "DNSMOS", "a stand-in"
@@ -133,7 +135,7 @@ def test_a_codec_beside_and_dnsmos_loss(bench: Path, monkeypatch: pytest.MonkeyP
 
     def spy(kind: str, real: Any) -> Any:
         def draw(things: Any, *words: Any) -> Any:
-            drawn.setdefault(kind, list(things))
+            shown.setdefault(kind, list(things))
             return real(things, *words)
 
         return draw
@@ -151,7 +153,7 @@ def test_a_codec_beside_and_dnsmos_loss(bench: Path, monkeypatch: pytest.MonkeyP
     words = [str(bench / "codec"), str(bench / "clips"), "-o", str(bench / "beside"), "--levels", "1,3", "--opus", ""]
     words += ["--beside", f"without GAN={bench / 'codec'}", "--dnsmos", "--listen", "1", "--quality"]
     assert evaluate_codec.main(words) == 0
-    assert drawn == {
+    assert shown == {
         "curves": ["codec", "without GAN"],
         "spectrograms": ["original", "codec, 3 levels", "without GAN, 3 levels", "codec, 1 level"],
     }
@@ -196,7 +198,7 @@ def test_another_decoder_of_a_codec_can_be_compared(tmp_path: Path, bench: Path)
     assert list(codec_scores.use_of_codes(tested, bench / "clips", 1)[0]) == ["codec"]
 
 
-def test_visqol_missing_is_told_not_fatal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_visqol_missing_is_reported_not_fatal(monkeypatch: pytest.MonkeyPatch) -> None:
     for package in ("pesq", "pystoi"):
         pytest.importorskip(package)
     monkeypatch.setitem(sys.modules, "visqol", None)
@@ -225,7 +227,7 @@ def test_use_of_codes_is_counted_on_more_than_is_judged(bench: Path) -> None:
     assert 0 < less < minutes and few["codec"].sum() == 3 * 50 * 60 * less
 
 
-def test_wrong_arguments_are_told(bench: Path) -> None:
+def test_wrong_arguments_are_refused(bench: Path) -> None:
     start = [str(bench / "codec"), str(bench / "clips"), "-o", str(bench / "x")]
     for extra, message in (
         (["--levels", "1,9"], "levels 1 to 3"),
@@ -239,8 +241,8 @@ def test_wrong_arguments_are_told(bench: Path) -> None:
             evaluate_codec.main([*start, *extra])
 
 
-def test_a_folder_without_recordings_is_told(bench: Path) -> None:
-    pytest.importorskip("pesq")  # missing judges are told before any recording is read
+def test_a_folder_without_recordings_is_refused(bench: Path) -> None:
+    pytest.importorskip("pesq")  # missing judges are reported before any recording is read
     pytest.importorskip("pystoi")
     start = [str(bench / "codec"), str(bench / "clips"), "-o", str(bench / "x")]
     (bench / "nothing").mkdir()

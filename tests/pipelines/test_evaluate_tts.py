@@ -114,7 +114,7 @@ def test_alignment_is_a_distribution_over_the_text(folder: Path) -> None:
     assert alignment(voice, voice.speak("Hello world.", levels=1)) is None
 
 
-def test_bad_input_is_told(folder: Path, tmp_path: Path) -> None:
+def test_bad_input_is_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text("{}\n")
     out = ["-o", str(tmp_path / "report"), "--no-wer", "--no-quality"]
     for arguments, message in (
