@@ -229,3 +229,10 @@ def test_every_extra_is_in_the_table_and_every_hint_names_one() -> None:
     ]
     named = {extra for text in sources for extra in re.findall(r"install_hint\(['\"](\w+)['\"]\)|'\.\[(\w+)\]'", text)}
     assert {one or other for one, other in named} <= extras
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    cited = re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)
+    assert version and cited and version[1] == cited[1]
+    assert f"## {version[1]}" in (ROOT / "docs" / "changelog.md").read_text(encoding="utf-8")
