@@ -4,157 +4,206 @@
     python pipelines/music.py "80s pop with bassy drums" --seconds 12 --seed 3 -o pop.flac --plot pop.png
     python pipelines/music.py "the same with strings" --prompt melody.wav --seconds 8 -o longer.wav
     python pipelines/music.py "slow jazz" --model checkpoints/musicgen-medium -o - | aplay
+    python pipelines/music.py "an hour of rain" --seconds 120 -o rain.wav --keep-codes
+    python pipelines/music.py --decode rain.wav.codes.safetensors -o rain.flac   # the codes again, without writing them
     python pipelines/music.py --lines -f descriptions.txt -o pieces/           # a file a line: pieces/0001.wav …
     python pipelines/music.py --model facebook/musicgen-small --save-model checkpoints/copy
 
 The model is a name on the Hugging Face hub (downloaded at first use: about 2.4 GB for musicgen-small) or a folder in
-transformers' format: config.json, safetensors, tokenizer. Mono and stereo kinds open. With --prompt the music goes on
-from a recording; --seconds says how much to add, and the output holds both unless --only-new is given. The same seed,
-model and number of threads give the same music. Exit code: 0; 1 where some lines failed (--lines); 2 for bad input.
+transformers' format: config.json, safetensors, tokenizer. Mono and stereo models open. With --prompt the music
+continues a recording; --seconds is how much to add, and the output holds both unless --only-new is given. More than 30
+seconds are written in overlapping windows. The same seed, model and number of threads give the same music. Exit code:
+0; 1 where some lines failed (--lines); 2 for bad input.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from codec.errors import SoundloomError
-from pipelines.command_line.run import run
+from pipelines.command_line.run import add_threads_option, make_parser, run, set_threads
 from pipelines.command_line.voice_options import (
     check_folder,
     check_lines_output,
     check_output,
+    check_prompt,
+    describe,
     plot,
     read_text,
     split_lines,
 )
 
 if TYPE_CHECKING:
-    from pipelines.musicgen.model import Music, MusicGen
+    from torch import Tensor
 
-SETTINGS = {"temperature": float, "top_k": int, "top_p": float, "guidance": float}
+    from pipelines.musicgen.model import MusicGen
 
-
-def write_music(model: MusicGen, text: str, options: argparse.Namespace, prompt: Any) -> tuple[Music, float]:
-    """One piece, with progress on standard error; returns it and the seconds that it took."""
-    from lm.musicgen.generate import CrossSettings
-    from pipelines.command_line.progress import Progress
-
-    settings = CrossSettings(
-        **{name: getattr(options, name) for name in SETTINGS if getattr(options, name) is not None}
-    )
-    began = time.perf_counter()
-    steps = round(options.seconds * model.codec.frame_rate) + model.decoder.config.lag
-    with Progress(steps) as progress:
-        music = model.write(
-            text,
-            options.seconds,
-            prompt=prompt,
-            only_new=options.only_new,
-            seed=options.seed,
-            settings=settings,
-            on_step=lambda step, _: progress.advance(step),
-        )
-    return music, time.perf_counter() - began
+SAMPLING = {
+    "temperature": (float, "0: always the likeliest code (default: 1)"),
+    "top_k": (int, "sample from the k likeliest codes (default: 250)"),
+    "top_p": (float, "sample from the likeliest codes that together have this probability (default: 1)"),
+    "guidance": (float, "how strongly the description is followed (default: 3)"),
+}
 
 
-def describe(music: Music, seconds: float, made: float) -> str:
-    """One line: what was made, and how fast (``made`` seconds of it in ``seconds``)."""
-    return f"{music.seconds:.2f} s of music, real-time factor {seconds / max(made, 1e-9):.2f}"
+@dataclass
+class Writer:
+    """Writes pieces with the options of one call; ``prompt`` [C, N] is the recording that they continue."""
 
+    model: MusicGen
+    options: argparse.Namespace
+    prompt: Tensor | None
 
-def write_lines(model: MusicGen, text: str, options: argparse.Namespace, prompt: Any) -> int:
-    """A file a line; lines that fail are told and left out. Returns the exit code."""
-    lines = split_lines(text, "a description")
-    width, wrong = max(4, len(str(len(lines)))), 0
-    for number, line in enumerate(lines, 1):
-        path = Path(options.output) / f"{number:0{width}d}.wav"
+    def one(self, text: str) -> None:
+        """Write one piece to -o."""
+        output = self.options.output
+        began = time.perf_counter()
+        (codes,) = self.codes([text], [output])
+        music = self.model.music(codes, self.prompt if self.options.only_new else None)
+        music.save(output)
+        if self.options.plot:
+            plot(self.options.plot, music, self.model.codec, text)
+        where = "" if output == "-" else f"wrote {output}: "
+        made = self.options.seconds
+        print(f"{where}{describe('music', time.perf_counter() - began, made)}", file=sys.stderr)
+
+    def lines(self, text: str) -> int:
+        """Write a file for each line; report and leave out lines that fail. Returns the exit code."""
+        lines = split_lines(text, "a description")
+        width = max(4, len(str(len(lines))))
+        paths = [Path(self.options.output) / f"{number:0{width}d}.wav" for number in range(1, len(lines) + 1)]
+        batch = self.options.batch
+        return int(any([self._group(lines, paths, at, at + batch) for at in range(0, len(lines), batch)]))
+
+    def _group(self, lines: list[str], paths: list[Path], begin: int, end: int) -> bool:
+        """Write some lines side by side, or one by one where they fail together; return whether any failed."""
+        began = time.perf_counter()
         try:
-            music, seconds = write_music(model, line, options, prompt)
+            rows = self.codes(lines[begin:end], [str(path) for path in paths[begin:end]])
         except SoundloomError as error:
-            wrong += 1
-            print(f"error: line {number}: {error}", file=sys.stderr, flush=True)
-            continue
-        music.save(path)
-        print(f"{path}: {describe(music, seconds, options.seconds)}", file=sys.stderr, flush=True)
-    return 1 if wrong else 0
+            if end - begin > 1:
+                return any([self._group(lines, paths, i, i + 1) for i in range(begin, min(end, len(lines)))])
+            print(f"error: line {begin + 1}: {error}", file=sys.stderr, flush=True)
+            return True
+        for path, codes in zip(paths[begin:end], rows, strict=True):
+            self.model.music(codes, self.prompt if self.options.only_new else None).save(path)
+            seconds = (time.perf_counter() - began) / len(rows)
+            print(f"wrote {path}: {describe('music', seconds, self.options.seconds)}", file=sys.stderr, flush=True)
+        return False
+
+    def codes(self, texts: list[str], outputs: list[str]) -> list[Tensor]:
+        """Write the codes of some pieces, with progress on standard error; save them with --keep-codes."""
+        from lm.musicgen.generate import CrossSettings
+        from pipelines.command_line.progress import Progress
+        from pipelines.musicgen.codes_file import SUFFIX, save_codes
+
+        options, model = self.options, self.model
+        given = {name: getattr(options, name) for name in SAMPLING if getattr(options, name) is not None}
+        with Progress(model.steps(options.seconds, self.prompt)) as progress:
+            codes = model.write_codes(
+                texts,
+                options.seconds,
+                prompt=self.prompt,
+                seeds=[options.seed] * len(texts),
+                settings=CrossSettings(**given),
+                on_step=lambda step, _: progress.advance(step),
+            )
+        if options.keep_codes:
+            for row, text, output in zip(codes, texts, outputs, strict=True):
+                save_codes(f"{output}{SUFFIX}", row, model.codec.fingerprint, text)
+        return list(codes)
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Everything that can be told before the model is opened."""
-    if options.threads is not None and options.threads < 1:
-        raise SoundloomError(f"--threads {options.threads}: wanted at least 1")
-    if not 0 < options.seconds < math.inf:
-        raise SoundloomError(f"--seconds {options.seconds:g}: wanted more than 0")
+    """Check everything that can be checked before the model is opened."""
+    if not 0 < options.seconds <= 600:
+        raise SoundloomError(f"--seconds {options.seconds:g}: wanted more than 0 and at most 600")
+    if options.batch < 1:
+        raise SoundloomError(f"--batch {options.batch}: wanted 1 or more")
     if options.save_model:
         if options.text or options.file:
             raise SoundloomError("--save-model writes the model and makes no music; leave the description out")
         check_folder(Path(options.save_model), options.save_model)
         return
+    if options.decode and (options.text or options.file or options.lines or options.prompt):
+        raise SoundloomError("--decode takes codes that are written already; leave description and prompt out")
     if options.lines:
         check_lines_output(options.output, "--plot", bool(options.plot))
     else:
-        options.output = options.output or "music.wav"
+        options.output = "music.wav" if options.output is None else options.output
         check_output(options.output)
+        if options.keep_codes and options.output == "-":
+            raise SoundloomError("--keep-codes writes a file next to -o; name a file with -o")
     if options.plot:
         check_output(options.plot, picture=True)
-    if options.prompt not in (None, "-") and not Path(options.prompt).exists():
-        raise SoundloomError(f"{options.prompt}: no such file; give a recording to continue")
+    check_prompt(options.prompt)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="music.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("text", nargs="*", help="what the music should be like; - and nothing read standard input")
-    parser.add_argument("-f", "--file", help="text file with the description, or - (standard input)")
-    parser.add_argument("-o", "--output", help="audio file (.wav, .flac …), or - (default: music.wav)")
-    parser.add_argument("--model", default="facebook/musicgen-small", help="hub name or folder (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=8.0, help="how much to make or to add (default: %(default)s)")
-    parser.add_argument("--prompt", help="recording to continue, or - (standard input)")
-    parser.add_argument("--only-new", action="store_true", help="write the continuation without the recording")
-    parser.add_argument("--lines", action="store_true", help="a piece for each line, in files of the folder -o")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, another piece (default: 0)")
-    parser.add_argument("--temperature", type=float, help="0: always the likeliest code (default: 1)")
-    parser.add_argument("--top-k", type=int, help="draw from the k likeliest codes (default: 250)")
-    parser.add_argument("--top-p", type=float, help="draw from the likeliest codes of this share (default: 1)")
-    parser.add_argument("--guidance", type=float, help="how strongly the description is followed (default: 3)")
-    parser.add_argument("--plot", help="draw waveform, spectrogram and codes: .png, .svg or .pdf")
-    parser.add_argument("--threads", type=int, help="threads for the networks (default: torch's own)")
-    parser.add_argument("--save-model", help="write the model, in transformers' format and float32, to this folder")
+    parser = make_parser("music.py", __doc__)
+    add = parser.add_argument
+    add("text", nargs="*", help="what the music should be like; omit it or use '-' to read standard input")
+    add("-f", "--file", help="text file with the description, or - (standard input)")
+    add("-o", "--output", help="audio file (.wav, .flac …), or - (default: music.wav)")
+    add("--model", default="facebook/musicgen-small", help="hub name or folder (default: %(default)s)")
+    add("--seconds", type=float, default=8.0, help="how much to make or to add, at most 600 (default: %(default)s)")
+    add("--prompt", help="recording to continue, or - (standard input)")
+    add("--only-new", action="store_true", help="write the continuation without the recording")
+    add("--lines", action="store_true", help="make a piece for each line, in files of the folder -o")
+    add("--batch", type=int, default=4, help="with --lines: pieces written side by side (default: 4)")
+    add("--keep-codes", action="store_true", help="write the codes to OUTPUT.codes.safetensors before they are decoded")
+    add("--decode", metavar="CODES", help="decode such a file instead of writing a new piece")
+    add("--seed", type=int, default=0, help="another seed, another piece (default: 0)")
+    for name, (kind, text) in SAMPLING.items():
+        add(f"--{name.replace('_', '-')}", type=kind, help=text)
+    add("--plot", help="draw waveform, spectrogram and codes: .png, .svg or .pdf")
+    add("--device", default="cpu", help="where the networks run: auto, cpu, cuda or mps (default: cpu)")
+    add("--save-model", help="write the model, in transformers' format and float32, to this folder")
+    add_threads_option(parser)
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     _check(options)
-    text = "" if options.save_model else read_text([] if options.text == ["-"] else options.text, options.file)
-    if not (options.save_model or text.strip()):
-        raise SoundloomError("the text is empty; say what the music should be like")
-    import torch
-
+    text = ""
+    if not (options.save_model or options.decode):
+        text = read_text([] if options.text == ["-"] else options.text, options.file, options.lines)
+        if not text.strip():
+            raise SoundloomError("the text is empty; say what the music should be like")
+    set_threads(options.threads)
     from pipelines.musicgen.model import load_musicgen
 
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    model = load_musicgen(options.model)
+    model = load_musicgen(options.model, device=options.device)
     if options.save_model:
         model.save_pretrained(options.save_model)
-        print(f"{options.save_model}: written", file=sys.stderr)
+        print(f"wrote {options.save_model}", file=sys.stderr)
         return 0
-    prompt = None if options.prompt is None else model.read_prompt(options.prompt)
+    if options.decode:
+        return decode(model, options)
+    writer = Writer(model, options, None if options.prompt is None else model.read_prompt(options.prompt))
     if options.lines:
-        return write_lines(model, text, options, prompt)
-    music, seconds = write_music(model, " ".join(text.split()), options, prompt)
+        return writer.lines(text)
+    writer.one(" ".join(text.split()))
+    return 0
+
+
+def decode(model: MusicGen, options: argparse.Namespace) -> int:
+    """Decode the codes of an earlier piece. Returns the exit code."""
+    from pipelines.musicgen.codes_file import load_codes
+
+    began = time.perf_counter()
+    music = model.music(load_codes(options.decode, model.codec.fingerprint))
     music.save(options.output)
     if options.plot:
-        plot(options.plot, music, model.codec, text)
-    where = "" if options.output == "-" else f"{options.output}: "
-    print(f"{where}{describe(music, seconds, options.seconds)}", file=sys.stderr)
+        plot(options.plot, music, model.codec, Path(options.decode).name)
+    where = "" if options.output == "-" else f"wrote {options.output}: "
+    print(f"{where}{describe('music', time.perf_counter() - began, music.seconds)}", file=sys.stderr)
     return 0
 
 

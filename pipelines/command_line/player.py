@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import shutil
@@ -46,8 +47,7 @@ def find_player() -> Callable[[Tensor, int], None]:
 
 
 def _play_by_package(wave: Tensor, rate: int) -> None:
-    import sounddevice
-
+    sounddevice = importlib.import_module("sounddevice")  # an extra of the user's own choice
     try:
         sounddevice.play(wave.cpu().t().numpy(), rate)
         sounddevice.wait()

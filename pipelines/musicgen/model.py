@@ -6,24 +6,24 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from codec import load_codec
 from codec.audio.files import read_audio, write_audio
-from codec.common.hub import CONFIG_FILE, Weights
-from codec.errors import SoundloomError
-from codec.pretrained import AudioCodec
-from codec.transformers_codecs import import_transformers, quiet
-from lm.musicgen.checkpoint import find_musicgen, load_decoder, read_config, save_musicgen
-from lm.musicgen.generate import CrossSettings, generate
+from codec.errors import SoundloomError, quoted
+from codec.pretrained import AudioCodec, choose_device
+from lm.generation.sampling import SamplingConfig
+from lm.musicgen.checkpoint import find_musicgen, load_decoder, save_musicgen
 from lm.musicgen.network import CrossLM
+from pipelines.musicgen.text_encoder import TextEncoder
+from pipelines.musicgen.windows import TextStates, Windows, write_windows
 
 DEFAULT = "facebook/musicgen-small"
-LONGEST_TEXT = 512  # pieces; what T5 was trained with
-_TOKENIZERS = ("tokenizer.json", "spiece.model")
+WINDOW_SECONDS = 30.0  # what the published models were trained with
+STRIDE_SHARE = 0.6  # of a window is new; 18 s of 30, as in audiocraft
+MAX_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -40,65 +40,12 @@ class Music:
         return self.waveform.shape[-1] / self.sample_rate
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it as an audio file, of the kind that the suffix says. Raises: SoundloomError."""
+        """Write an audio file of the kind that the suffix names. Raises: SoundloomError."""
         write_audio(path, self.waveform, self.sample_rate)
 
 
-class TextEncoder:
-    """A checkpoint's T5 with its tokenizer, both run by transformers."""
-
-    def __init__(self, network: nn.Module, tokenizer: Any) -> None:
-        self.network = network
-        self.tokenizer = tokenizer
-
-    @torch.inference_mode()
-    def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Texts -> states float32 [B, L, text_dim] and their lengths long [B]."""
-        tokens = self.tokenizer(list(texts), padding=True, return_tensors="pt", padding_side="right")
-        device = next(self.network.parameters()).device
-        ids, mask = tokens["input_ids"].to(device), tokens["attention_mask"].to(device)
-        if ids.shape[1] > LONGEST_TEXT:
-            raise SoundloomError(f"the text has {ids.shape[1]} pieces, more than {LONGEST_TEXT}; describe it shorter")
-        vocabulary = self.network.config.vocab_size
-        if int(ids.max()) >= vocabulary:
-            raise SoundloomError(f"the tokenizer gave id {int(ids.max())}, the text encoder knows {vocabulary}")
-        return self.network(input_ids=ids, attention_mask=mask).last_hidden_state, mask.sum(dim=1)
-
-    @classmethod
-    def open(cls, folder: Path) -> TextEncoder:
-        """The part text_encoder of a MusicGen folder. Raises: `SoundloomError` where it is no T5 or lacks a weight."""
-        values = read_config(folder)["text_encoder"]
-        if values.get("model_type") != "t5":
-            raise SoundloomError(f"{folder / CONFIG_FILE}: text_encoder is a {values.get('model_type')!r}, expected t5")
-        if not any((folder / name).is_file() for name in _TOKENIZERS):  # transformers would make up an empty one
-            raise SoundloomError(f"{folder}: holds no tokenizer; expected {' or '.join(_TOKENIZERS)}")
-        weights = Weights(folder)
-        try:
-            transformers = import_transformers()
-            config = transformers.T5Config(**{k: v for k, v in values.items() if k != "model_type"})
-            if config.num_layers > len(weights):
-                raise SoundloomError(f"config.json has {config.num_layers} layers, for {len(weights)} tensors")
-            with torch.device("meta"):
-                network = transformers.T5EncoderModel(config)
-            shapes = {name: list(value.shape) for name, value in network.state_dict().items()}
-            prefix = "text_encoder."
-            # One table under two names, of which a file may hold either.
-            table = next((n for n in ("shared.weight", "encoder.embed_tokens.weight") if prefix + n in weights), None)
-            same = dict.fromkeys(("shared.weight", "encoder.embed_tokens.weight"), table or "shared.weight")
-            names = {name: prefix + same.get(name, name) for name in shapes}
-            tensors = {source: weights.tensor(source, shapes[name]) for name, source in names.items()}
-            network.load_state_dict({name: tensors[source] for name, source in names.items()}, assign=True)
-            with quiet(transformers):
-                tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        except SoundloomError:
-            raise
-        except Exception as error:
-            raise SoundloomError(f"{folder}: its text encoder cannot be opened: {error}") from None
-        return cls(network.eval(), tokenizer)
-
-
 class MusicGen:
-    """Text to music, and music that goes on from a recording; see `load_musicgen`."""
+    """Text to music, and recordings continued; see `load_musicgen`."""
 
     def __init__(self, folder: Path, decoder: CrossLM, codec: AudioCodec, text: TextEncoder) -> None:
         self.folder, self.decoder, self.codec, self.text = folder, decoder, codec, text
@@ -111,12 +58,22 @@ class MusicGen:
 
     @property
     def channels(self) -> int:
+        """Channels of the music: 1 or 2."""
         return self.decoder.config.channels
 
     @property
-    def longest(self) -> float:
-        """Seconds that a piece can last, its prompt included."""
-        return (self.decoder.config.max_steps - self.decoder.config.lag) / self.codec.frame_rate
+    def windows(self) -> Windows:
+        """The windows that pieces are written in."""
+        config = self.decoder.config
+        longest = min(config.max_steps - config.lag, round(WINDOW_SECONDS * self.codec.frame_rate))
+        return Windows(longest, max(1, round(STRIDE_SHARE * longest)))
+
+    def to(self, device: str | torch.device) -> MusicGen:
+        """Move all networks to a device and return the model itself. Raises: SoundloomError where there is none."""
+        place = choose_device(device)
+        for network in (self.decoder, self.codec, self.text.network):
+            network.to(place)
+        return self
 
     def write(
         self,
@@ -126,46 +83,86 @@ class MusicGen:
         prompt: Tensor | None = None,
         only_new: bool = False,
         seed: int = 0,
-        settings: CrossSettings | None = None,
+        settings: SamplingConfig | None = None,
         on_step: Callable[[int, int], None] | None = None,
     ) -> Music:
-        """Write ``seconds`` of music for a text (None: whatever comes), after prompt float [C, N] where one is given.
+        """Write ``seconds`` of music for a text (None: whatever comes), after prompt float [C, N] if given.
 
-        The prompt is at the codec's rate and has the model's channels. The same seed gives the same music.
-        Raises: `SoundloomError` for an empty text, or more seconds than the model has positions for.
+        The prompt is at the codec's rate and has the model's channels. The same seed gives the same music. More than 30
+        s are written in overlapping windows. Raises: SoundloomError for an empty text, or more than 600 s.
         """
-        if text is not None and not text.strip():
-            raise SoundloomError("the text is empty; say what the music should be like")
-        codes = None if prompt is None else self.encode(prompt)[None]
-        before = 0 if codes is None else codes.shape[2]
-        new = round(seconds * self.codec.frame_rate) if 0 < seconds < 1e6 else 0
-        if new < 1 or (before + new) / self.codec.frame_rate > self.longest:
-            had = f" after a prompt of {before / self.codec.frame_rate:.1f} s" if before else ""
-            raise SoundloomError(f"{seconds:g} s{had}: this model writes up to {self.longest:.1f} s, prompt included")
-        states, lengths = (None, None) if text is None else self.text.encode([text])
-        written = generate(
-            self.decoder, states, lengths, before + new,
-            prompt_codes=codes, seeds=[seed], settings=settings, on_step=on_step,
-        )[0]  # fmt: skip
-        wave = self.decode(written)
-        if only_new:
-            written, wave = written[:, before:], wave[:, before * self.codec.hop_length :]
-        return Music(wave, self.codec.sample_rate, written)
+        texts = None if text is None else [text]
+        codes = self.write_codes(texts, seconds, prompt=prompt, seeds=[seed], settings=settings, on_step=on_step)
+        return self.music(codes[0], prompt if only_new else None)
+
+    def write_batch(
+        self, texts: Sequence[str], seconds: float, *, only_new: bool = False, **options: object
+    ) -> list[Music]:
+        """Write a piece for each text side by side, all after the same prompt; options are those of `write_codes`."""
+        codes = self.write_codes(texts, seconds, **options)  # type: ignore[arg-type]
+        prompt = options.get("prompt") if only_new else None
+        return [self.music(row, prompt if isinstance(prompt, Tensor) else None) for row in codes]
+
+    def write_codes(
+        self,
+        texts: Sequence[str] | None,
+        seconds: float,
+        *,
+        prompt: Tensor | None = None,
+        seeds: Sequence[int] | None = None,
+        settings: SamplingConfig | None = None,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
+        """Write the codes long [B, K, T] of a piece for each text, the prompt's first; `music` decodes a row.
+
+        ``seeds``: one for each text (0 by default); a row does not depend on its neighbours. Raises: SoundloomError.
+        """
+        if isinstance(texts, str):
+            raise SoundloomError("texts is a single str; expected a list of texts")
+        for text in texts or ():
+            if not isinstance(text, str) or not text.strip():
+                raise SoundloomError("the text is empty; say what the music should be like")
+        rows = 1 if texts is None else len(texts)
+        seeds = [0] * rows if seeds is None else list(seeds)
+        if len(seeds) != rows:
+            raise SoundloomError(f"{len(seeds)} seeds for {rows} texts; give one for each text")
+        new = self._frames(seconds)
+        start = self._no_frames() if prompt is None else self.encode(prompt)
+        states = TextStates() if texts is None else TextStates(*self.text.encode(texts))
+        before = start[None].expand(rows, -1, -1)
+        return write_windows(self.decoder, states, self.windows, new, before, seeds, settings, on_step)
+
+    def steps(self, seconds: float, prompt: Tensor | None = None) -> int:
+        """Return how many steps `write` will take."""
+        hop = self.codec.hop_length
+        before = 0 if prompt is None else -(-prompt.shape[-1] // hop)
+        return self.windows.steps(before, self._frames(seconds), self.decoder.config.lag)
+
+    def music(self, codes: Tensor, without: Tensor | None = None) -> Music:
+        """Decode codes long [K, T]; leave out the prompt ``without`` [C, N] at the start."""
+        wave = self.decode(codes)
+        if without is not None:
+            before = -(-without.shape[-1] // self.codec.hop_length)
+            codes, wave = codes[:, before:], wave[:, before * self.codec.hop_length :]
+        return Music(wave, self.codec.sample_rate, codes)
 
     def encode(self, wave: Tensor) -> Tensor:
-        """wave float [C, N] -> codes long [K, T]; in stereo, levels come in pairs, left and right."""
+        """Encode wave float [C, N] to codes long [K, T]; in stereo, levels come in pairs, left and right."""
         if wave.shape[0] != self.channels:
             raise SoundloomError(f"the prompt has {wave.shape[0]} channels, this model writes {self.channels}")
         codes = self.codec.encode(wave[:, None])  # [C, K, T]
         return codes.transpose(0, 1).flatten(0, 1)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """codes long [K, T] -> wave float [C, N]."""
+        """Decode codes long [K, T] to wave float [C, N]. Raises: SoundloomError for levels of another model."""
+        if codes.dim() != 2 or codes.shape[0] != self.decoder.config.num_levels:
+            levels = self.decoder.config.num_levels
+            raise SoundloomError(f"codes have shape {list(codes.shape)}; expected [{levels}, frames]")
         split = codes.view(-1, self.channels, codes.shape[-1]).transpose(0, 1)
         return self.codec.decode(split)[:, 0]
 
     def read_prompt(self, path: str | os.PathLike[str]) -> Tensor:
-        """An audio file (or -) as a prompt [C, N]: at the codec's rate, mixed or doubled to the model's channels."""
+        """Read an audio file (or -) as a prompt [C, N], with the codec's rate and the model's channels."""
         wave = read_audio(path, self.codec.sample_rate, None if self.channels > 1 else 1)
         return wave if wave.shape[0] == self.channels else wave.mean(dim=0, keepdim=True).expand(self.channels, -1)
 
@@ -173,12 +170,21 @@ class MusicGen:
         """Write a checkpoint that transformers opens, the decoder as it now is."""
         save_musicgen(Path(folder), self.decoder, self.folder)
 
+    def _frames(self, seconds: float) -> int:
+        frames = round(seconds * self.codec.frame_rate) if 0 < seconds <= MAX_SECONDS else 0
+        if frames < 1:
+            raise SoundloomError(f"seconds is {quoted(seconds)}; expected more than 0 and at most {MAX_SECONDS:g}")
+        return frames
 
-def load_musicgen(name: str | os.PathLike[str] = DEFAULT) -> MusicGen:
+    def _no_frames(self) -> Tensor:
+        return torch.zeros(self.decoder.config.num_levels, 0, dtype=torch.long, device=self.decoder.heads.device)
+
+
+def load_musicgen(name: str | os.PathLike[str] = DEFAULT, *, device: str | torch.device = "cpu") -> MusicGen:
     """Open a MusicGen checkpoint in transformers' format, mono or stereo: a folder, or a hub name.
 
-    Raises: `SoundloomError` that names the file and the tensor, or says how to get the files where there is no network.
+    Raises: SoundloomError that names the file and the tensor, or says how to get the files where there is no network.
     """
     folder = find_musicgen(os.fspath(name))
     decoder = load_decoder(folder)
-    return MusicGen(folder, decoder, load_codec(folder), TextEncoder.open(folder))
+    return MusicGen(folder, decoder, load_codec(folder), TextEncoder.open(folder)).to(device)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from codec.errors import SoundloomError
+from lm.step_lm import StepLM
 from lm.text.tokenizer import normalize
 from pipelines.voice.alignment import clearest_map
 
@@ -46,7 +47,7 @@ def word_times(voice: Voice, speech: Speech) -> list[WordTime]:
 
 def _sentence_times(voice: Voice, sentence: Sentence, sample_rate: int) -> Iterator[WordTime]:
     model = voice.lm.model
-    if not hasattr(model, "attention_maps"):
+    if not isinstance(model, StepLM):
         raise SoundloomError(f"word times: a {type(model).__name__} gives no attention maps; use a delay model")
     ids = voice.text_ids(sentence.text)
     pieces = [voice.lm.tokenizer.piece(one) for one in ids]
