@@ -7,14 +7,13 @@
 
 Reads what soundfile reads (WAV, FLAC, Ogg, MP3 …) and, with PyAV (pip install -e '.[corpus]'), what FFmpeg reads:
 m4a, aac, opus in webm, wma, raw G.722 … Speaker: the first folder below SRC that a file is in, else SRC's own name.
-Texts: LJSpeech's metadata.csv in SRC, a .txt beside a file, or --transcripts with lines "name: text" (";" opens a
-comment; "[a beep]" in brackets is no speech). Files that are there already are kept: start it again to go on.
+Texts: LJSpeech's metadata.csv in SRC, a .txt next to a file, or --transcripts with lines "name: text" (";" opens a
+comment; "[a beep]" in brackets is no speech). Files that are there already are kept: run it again to resume.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -23,6 +22,7 @@ import torch
 from codec.audio import audio_info, read_audio, resample, write_audio
 from codec.audio.files import AUDIO_SUFFIXES
 from codec.common.extras import install_hint
+from codec.common.files import read_packed, read_text
 from codec.errors import SoundloomError
 from pipelines.command_line.progress import track
 from pipelines.command_line.run import run
@@ -32,19 +32,24 @@ from pipelines.corpus.write import Reject, Row, remove_leftovers, split_of, writ
 _RAW_FORMATS = {".g722": "g722", ".gsm": "gsm", ".ulaw": "mulaw", ".alaw": "alaw"}
 AV_SUFFIXES = (".aac", ".ac3", ".amr", ".m4a", ".mka", ".mkv", ".mov", ".mp4", ".webm", ".wma", *_RAW_FORMATS)
 MAX_SECONDS = 4 * 3600
+_MOST_TEXTS, _MOST_TEXT = 1 << 30, 1 << 20  # bytes of a list of texts, and of one text
 
 
 def find_files(source: Path) -> list[Path]:
-    """Every audio file below ``source``, sorted; hidden ones are left out, links that lead nowhere too."""
+    """List every audio file below ``source``, sorted, without hidden ones and links that lead nowhere."""
     if not source.is_dir():
-        raise SoundloomError(f"{source}: no such folder")
+        raise SoundloomError(f"{source}: no such folder; give a folder of recordings")
     suffixes = (*AUDIO_SUFFIXES, *AV_SUFFIXES)
     files = [p for p in source.rglob("*") if p.suffix.lower() in suffixes and not p.name.startswith(".")]
     return sorted(path for path in files if path.is_file())
 
 
 def decode(path: Path, sample_rate: int) -> torch.Tensor:
-    """A file's sound in mono at ``sample_rate``: float32 [1, N]. Raises: SoundloomError that names the file."""
+    """Read a file's sound in mono at ``sample_rate``: float32 [1, N].
+
+    Raises:
+        SoundloomError: it names the file.
+    """
     if path.suffix.lower() not in AV_SUFFIXES:
         return read_audio(path, sample_rate=sample_rate, channels=1)
     try:
@@ -75,14 +80,9 @@ def decode(path: Path, sample_rate: int) -> torch.Tensor:
 
 
 def read_transcripts(path: Path) -> dict[str, str]:
-    """``name: text`` lines, gzipped or not; comments (``;``) and sounds in brackets are left out."""
-    try:
-        data = path.read_bytes()
-        lines = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8", "replace").split("\n")
-    except (OSError, EOFError) as error:
-        raise SoundloomError(f"{path}: cannot be read ({error})") from error
+    """Read ``name: text`` lines, gzipped or not, without comments (``;``) and sounds in brackets."""
     texts: dict[str, str] = {}
-    for line in lines:
+    for line in read_packed(path, _MOST_TEXTS).decode("utf-8", "replace").split("\n"):
         name, colon, text = line.partition(":")
         text = " ".join(text.split())
         if colon and not line.startswith(";") and text and not text.startswith("["):
@@ -93,9 +93,9 @@ def read_transcripts(path: Path) -> dict[str, str]:
 
 
 def _read_ljspeech(path: Path) -> dict[str, str]:
-    """LJSpeech's ``id|text|normalized text``: the normalised text by ``wavs/id``."""
+    """Read LJSpeech's ``id|text|normalized text``: the normalised text by ``wavs/id``."""
     texts = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+    for line in read_packed(path, _MOST_TEXTS).decode("utf-8", "replace").split("\n"):
         cells = line.rstrip("\r").split("|")
         if len(cells) > 1:
             texts[f"wavs/{cells[0]}"] = " ".join((cells[-1] or cells[1]).split())
@@ -113,20 +113,24 @@ class Texts:
             self._lists.append(("", _read_ljspeech(metadata)))
 
     def find(self, stem: str) -> str:
-        """The text of one file, empty where nobody tells it."""
+        """Return the text of one file, empty where there is none."""
         for folder, texts in self._lists:
             name = stem.removeprefix(f"{folder}/") if folder else stem
             if (not folder or name != stem) and name in texts:
                 return texts[name]
         beside = self._source / f"{stem}.txt"
         try:
-            return " ".join(beside.read_text(encoding="utf-8").split()) if beside.is_file() else ""
-        except (OSError, UnicodeDecodeError):
+            return " ".join(read_text(beside, _MOST_TEXT).split())
+        except SoundloomError:  # it has none, or none that can be read; the count at the end shows it
             return ""
 
 
 def import_file(path: Path, source: Path, out: Path, sample_rate: int, texts: Texts, languages: dict[str, str]) -> Row:
-    """Convert one file, unless that is done, and tell its row. Raises: SoundloomError that names the file."""
+    """Convert one file, unless that is done, and return its row.
+
+    Raises:
+        SoundloomError: it names the file.
+    """
     relative = path.relative_to(source)
     stem = relative.with_suffix("").as_posix()
     # Two files that differ by suffix only are two utterances.
@@ -149,7 +153,7 @@ def import_file(path: Path, source: Path, out: Path, sample_rate: int, texts: Te
 
 
 def _pairs(options: list[str]) -> list[tuple[str, str]]:
-    """``FOLDER=VALUE`` or ``VALUE`` (folder "") of a repeatable option."""
+    """Split the ``FOLDER=VALUE`` or ``VALUE`` (folder "") of a repeatable option."""
     pairs = []
     for option in options:
         folder, equals, value = option.rpartition("=")
@@ -158,15 +162,15 @@ def _pairs(options: list[str]) -> list[tuple[str, str]]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the command line's parser."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("source", type=Path, help="folder of recordings")
     p.add_argument("out", type=Path, help="folder of the corpus")
-    p.add_argument("--sample-rate", type=int, default=24_000, help="of the corpus (default: 24000)")
+    p.add_argument("--sample-rate", type=int, default=24_000, help="sample rate of the corpus (default: 24000)")
     p.add_argument("--transcripts", action="append", default=[], metavar="[FOLDER=]FILE", help="lines 'name: text'")
     p.add_argument("--language", action="append", default=[], metavar="[FOLDER=]CODE", help="such as en or fr")
-    p.add_argument("--licence", default="", help="noted in corpus.json")
-    p.add_argument("--max-reject-rate", type=float, default=0.01, help="end with code 1 above it (default: 0.01)")
+    p.add_argument("--licence", default="", help="licence of the recordings, recorded in corpus.json")
+    p.add_argument("--max-reject-rate", type=float, default=0.01, help="a larger share of rejected files ends with code 1 (default: 0.01)")
     return p
 
 
@@ -193,7 +197,16 @@ def main(argv: list[str] | None = None) -> int:
     origin = {"source": args.source.resolve().name, "licence": args.licence, "sample_rate": args.sample_rate}
     facts = write_corpus(args.out, rows, rejects, {"recordings": origin})
     print(f"{args.out}: {facts['utterances']:,} utterances, {facts['hours']:.2f} h, {facts['rejects']} rejected")
+    _report_texts(rows)
     return 1 if not rows or len(rejects) > args.max_reject_rate * len(files) else 0
+
+
+def _report_texts(rows: list[Row]) -> None:
+    """Print how many recordings have a text, and how the others get one: a voice learns from no others."""
+    known = sum(bool(row.text) for row in rows)
+    print(f"{known:,} of {len(rows):,} have a text", end="")
+    hint = "; put the words of a.wav into a.txt next to it, or give --transcripts, and run this again"
+    print(hint if known < len(rows) else "")
 
 
 if __name__ == "__main__":

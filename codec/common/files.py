@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import shutil
 import stat
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,6 +85,25 @@ def read_text(path: str | os.PathLike[str], limit: int, missing: str = "") -> st
         return read_bytes(path, limit, missing=missing).decode("utf-8")
     except UnicodeDecodeError as error:
         raise SoundloomError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+
+
+def read_packed(path: str | os.PathLike[str], limit: int) -> bytes:
+    """Read a plain file, gzipped or not, that unpacks to at most ``limit`` bytes.
+
+    Raises:
+        SoundloomError: the file cannot be read or unpacked, or holds more.
+    """
+    check_file(path, limit)
+    try:
+        with open(path, "rb") as raw:
+            packed = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            data = (gzip.GzipFile(fileobj=raw) if packed else raw).read(limit + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise SoundloomError(f"{path}: cannot be read ({error})") from error
+    if len(data) > limit:
+        raise SoundloomError(f"{path}: unpacks to more than {limit:,} bytes; expected at most that")
+    return data
 
 
 @contextmanager

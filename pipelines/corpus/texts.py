@@ -1,17 +1,18 @@
-"""Sentences to speak, from the kinds of text that people have lying about."""
+"""Sentences to speak, from the kinds of text that people have at hand."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path
 
+from codec.common.files import read_packed
 from codec.errors import SoundloomError
 from lm.text.tokenizer import split_sentences
 
 MIN_WORDS, MAX_WORDS = 2, 30
+_MOST_BYTES = 1 << 30
 _CLOSERS = ".?!\"')\u201d\u2019"
 _PLAIN = re.compile(r"[a-z][a-z ,'-]*")
 _SPOKEN = re.compile(r"[A-Za-z][A-Za-z ,'.!?-]*")
@@ -21,12 +22,12 @@ _QUOTED = re.compile(r'"([^"]+)"')
 
 
 def text_id(text: str) -> str:
-    """The name of a text wherever it goes: 16 hex digits of its sha256."""
+    """Return the name of a text wherever it goes: 16 hex digits of its sha256."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def wordnet_examples(folder: Path) -> list[str]:
-    """The quoted examples of WordNet's ``data.*`` files, each once, of 2 to 30 words."""
+    """Return the quoted examples of WordNet's ``data.*`` files, each once, of 2 to 30 words."""
     texts: dict[str, None] = {}
     for path in sorted(folder.glob("data.*")):
         for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
@@ -41,7 +42,7 @@ def wordnet_examples(folder: Path) -> list[str]:
 
 
 def wordnet_definitions(folder: Path) -> list[str]:
-    """WordNet's definitions as sentences that mostly name their word, each once, of 8 to 30 words."""
+    """Return WordNet's definitions as sentences that mostly name their word, each once, of 8 to 30 words."""
     texts: dict[str, None] = {}
     for path in sorted(folder.glob("data.*")):
         for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
@@ -53,17 +54,17 @@ def wordnet_definitions(folder: Path) -> list[str]:
             # What has digits, brackets or quotes is often a formula or a note, not a sentence.
             if not _PLAIN.fullmatch(word) or not _PLAIN.fullmatch(definition):
                 continue
-            text = _DEFINITIONS[_draw(definition, len(_DEFINITIONS))].format(word=word, definition=definition)
+            text = _DEFINITIONS[_choice(definition, len(_DEFINITIONS))].format(word=word, definition=definition)
             if 8 <= len(text.split()) <= MAX_WORDS:
                 texts[text[0].upper() + text[1:]] = None
     return list(texts)
 
 
 def pairs(texts: list[str], allowed: Callable[[str], bool]) -> list[str]:
-    """Two short sentences as one of 10 to 30 words; texts, and pairs, whose `text_id` is not allowed are left out.
+    """Join two short sentences to one of 10 to 30 words; what has a `text_id` that is not allowed is left out.
 
     A voice that learns from short sentences alone stumbles in long ones. With ``allowed`` true for training ids only,
-    no sentence that judges comes into the training by way of a pair.
+    no sentence of an evaluation gets into the training by way of a pair.
     """
     usable = [t.rstrip(" .!?;,") for t in texts if allowed(text_id(t)) and len(t.split()) >= 4 and _SPOKEN.fullmatch(t)]
     usable.sort(key=text_id)
@@ -71,28 +72,24 @@ def pairs(texts: list[str], allowed: Callable[[str], bool]) -> list[str]:
     for first, second in zip(usable[::2], usable[1::2], strict=False):
         words = second.split(" ", 1)
         keep = words[0] == "I" or words[0].startswith("I'") or words[0][1:] != words[0][1:].lower()
-        text = first[0].upper() + first[1:] + _JOINS[_draw(first, len(_JOINS))]
+        text = first[0].upper() + first[1:] + _JOINS[_choice(first, len(_JOINS))]
         text += (second if keep else second[0].lower() + second[1:]) + "."
         if 10 <= len(text.split()) <= MAX_WORDS and allowed(text_id(text)):
             found[text] = None
     return list(found)
 
 
-def _draw(key: str, count: int) -> int:
-    """A number under ``count`` that follows from the text, so that the same texts always give the same corpus."""
+def _choice(key: str, count: int) -> int:
+    """Return a number under ``count`` that follows from the text: the same texts always give the same corpus."""
     return int(text_id(key), 16) % count
 
 
 def file_sentences(path: Path) -> list[str]:
-    """The sentences of a plain or gzipped text file, each once, of 1 to 30 words.
+    """Return the sentences of a plain or gzipped text file, each once, of 1 to 30 words.
 
     A blank line ends a sentence; a line alone does where the file has one sentence a line.
     """
-    try:
-        data = path.read_bytes()
-        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8", errors="replace")
-    except (OSError, EOFError) as error:
-        raise SoundloomError(f"{path}: cannot be read as text ({error})") from error
+    text = read_packed(path, _MOST_BYTES).decode("utf-8", errors="replace")
     lines = [line.strip() for line in text.split("\n")]
     filled = [line for line in lines if line]
     # One sentence a line, or prose wrapped at a margin? Prose breaks off in mid-sentence nearly everywhere; but where
@@ -106,11 +103,12 @@ def file_sentences(path: Path) -> list[str]:
 
 
 def read_texts(source: str | Path, kind: str = "examples") -> list[str]:
-    """Sentences of a text file, or of a folder: WordNet's ``data.*`` files, else its ``*.txt`` files.
+    """Return the sentences of a text file, or of a folder: WordNet's ``data.*`` files, else its ``*.txt`` files.
 
     ``kind`` chooses what is taken from WordNet: ``examples`` or ``definitions``.
 
-    Raises: SoundloomError where there is no such file or folder, or nothing to speak in it.
+    Raises:
+        SoundloomError: there is no such file or folder, or nothing to speak in it.
     """
     source = Path(source)
     if source.is_file():
