@@ -170,7 +170,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--transcripts", action="append", default=[], metavar="[FOLDER=]FILE", help="lines 'name: text'")
     p.add_argument("--language", action="append", default=[], metavar="[FOLDER=]CODE", help="such as en or fr")
     p.add_argument("--licence", default="", help="licence of the recordings, recorded in corpus.json")
-    p.add_argument("--max-reject-rate", type=float, default=0.01, help="a larger share of rejected files ends with code 1 (default: 0.01)")
+    p.add_argument(
+        "--max-reject-rate",
+        type=float,
+        default=0.01,
+        help="a larger share of rejected files ends with code 1 (default: 0.01)",
+    )
     return p
 
 

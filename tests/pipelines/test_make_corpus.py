@@ -333,7 +333,7 @@ def test_lexicon_from_context(tmp_path: Path) -> None:
     assert "HE" not in lexicon.words and "He" not in lexicon.words
 
 
-def test_import_folder_of_recordings(tmp_path: Path) -> None:
+def test_import_folder_of_recordings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = tmp_path / "src"
     wave = 0.1 * torch.sin(torch.arange(8000) / 10)
     for name in ("anna/one.wav", "anna/digits/two.flac", "ben/one.wav", "ben/one.ogg", "top.wav"):
@@ -346,6 +346,9 @@ def test_import_folder_of_recordings(tmp_path: Path) -> None:
     argv = [str(source), str(tmp_path / "out"), "--transcripts", f"anna={tmp_path / 'list.txt.gz'}"]
     argv += ["--language", "anna=en", "--max-reject-rate", "0.5"]
     assert import_audio.main(argv) == 0
+    told = capsys.readouterr()
+    assert "3 of 5 have a text; put the words of a.wav into a.txt" in told.out
+    assert told.err == ""  # no bar where there is no terminal
     rows = {r["id"]: r for r in _rows(tmp_path / "out")}
     assert set(rows) == {"anna/one", "anna/digits/two", "ben/one.wav", "ben/one.ogg", "top"}
     assert rows["anna/one"]["text"] == "This is one." and rows["anna/digits/two"]["text"] == "Two: too"
@@ -359,6 +362,21 @@ def test_import_folder_of_recordings(tmp_path: Path) -> None:
     before = (tmp_path / "out" / "top.flac").stat().st_mtime_ns
     assert import_audio.main(argv) == 0 and (tmp_path / "out" / "top.flac").stat().st_mtime_ns == before
     assert import_audio.main([*argv, "--max-reject-rate", "0.01"]) == 1
+
+
+def test_lists_of_texts_are_plain_files_of_some_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(import_audio, "_MOST_TEXTS", 1000)
+    (tmp_path / "bomb").write_bytes(gzip.compress(b"\n" * 2000))
+    (tmp_path / "cut").write_bytes(gzip.compress(b"one: two")[:-4])
+    os.mkfifo(tmp_path / "pipe")
+    for name, message in (
+        ("bomb", "more than 1,000"),
+        ("cut", "cannot be read"),
+        ("pipe", "a pipe"),
+        ("no", "missing"),
+    ):
+        with pytest.raises(SoundloomError, match=message):
+            import_audio.read_transcripts(tmp_path / name)
 
 
 def test_import_ljspeech(tmp_path: Path) -> None:
