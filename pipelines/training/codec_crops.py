@@ -1,4 +1,4 @@
-"""Random pieces of audio for codec training: each batch is a pure function of the seed and the step."""
+"""Sample random pieces of audio for codec training: each batch is a pure function of the seed and the step."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from codec.audio import audio_files, audio_info, read_audio, resample
+from codec.audio import audio_files, audio_info, read_audio
 from codec.common.read_ahead import read_ahead
 from codec.common.seeds import stable_seed
 from codec.errors import SoundloomError
 from pipelines.corpus.manifest import MANIFEST, read_manifest
+from pipelines.training.codec_augment import AugmentSettings, augmented
 
 HELD_OUT = 0.05  # of the files of a folder named by --corpus
-STRETCHES = (0.8, 0.85, 0.9, 1.1, 1.15, 1.2)
+_EMPTY_READS = 20
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Source:
 
     Args:
         path: a folder of audio files, or a corpus folder with a manifest.jsonl.
-        weight: how often crops come from here, beside the other sources.
+        weight: how often crops come from here, relative to the other sources.
         include: take only files whose path below the folder holds one of these words, separated by commas.
         exclude: leave out files whose path holds one of these words, separated by commas.
         split: of a corpus with a manifest: train, dev, test, or all.
@@ -46,25 +46,6 @@ class Source:
             raise SoundloomError(f"sources: held_out must be at least 0 and under 1, not {self.held_out}")
 
 
-@dataclass(frozen=True)
-class AugmentSettings:
-    """What is done to a crop before the codec hears it (the changed crop is also the target).
-
-    Args:
-        gain_db: the level is changed by up to so many dB, downwards or upwards.
-        speed_probability: share of crops played faster or slower, which makes new voices of known ones.
-        tilt_probability: share whose high or low frequencies are weakened, as other rooms and microphones do.
-        noise_probability: share with noise at 15 to 45 dB below the signal.
-        mix_probability: share with a second, weaker crop over it.
-    """
-
-    gain_db: float = 9.0
-    speed_probability: float = 0.3
-    tilt_probability: float = 0.2
-    noise_probability: float = 0.1
-    mix_probability: float = 0.05
-
-
 @dataclass
 class _Files:
     paths: list[Path]
@@ -76,10 +57,10 @@ class _Files:
 
 
 class Crops:
-    """Batches [B, 1, N] of crops at `sample_rate` from weighted sources; files are drawn by their length.
+    """Batches [B, 1, N] of crops at ``sample_rate`` from weighted sources; files are sampled by their length.
 
-    `batch(step)` depends on the seed and the step alone, so that a resumed run goes on exactly and two
-    processes (`rank` of `world`) share the work without talking.
+    `batch` depends on the seed and the step alone, so that a run resumes exactly, and processes (``rank`` of
+    ``world``) share the work without communication.
     """
 
     def __init__(
@@ -110,16 +91,18 @@ class Crops:
 
     @property
     def hours(self) -> float:
-        """Hours of audio in all sources."""
+        """Return the hours of audio in all sources."""
         return float(sum(files.ends[-1] for files in self.sources) / 3600)
 
     def batch(self, step: int, rank: int | None = None) -> tuple[Tensor, list[str]]:
-        """The batch of a step [B, 1, N], this process's or another's, and what it is made of, for messages."""
+        """Return a step's batch [B, 1, N], this process's or another's, and the names of its files for messages."""
         crops, names = [], []
         for i in range(self.rank if rank is None else rank, self.batch_size * self.world, self.world):
             rng = np.random.default_rng(stable_seed(self.seed, "crop", step, i))
-            crop, name = self._draw(rng)
-            crops.append(self._augmented(crop, rng) if self.augment else crop)
+            crop, name = self._sample(rng, self.length)
+            if self.augment:
+                crop = augmented(crop, rng, self.augment, self.sample_rate, self._another)
+            crops.append(crop)
             names.append(name)
         return torch.stack(crops), names
 
@@ -127,41 +110,26 @@ class Crops:
         """Yield the batches of steps ``first`` to ``last - 1``, the next two of them read ahead by a thread."""
         return read_ahead(self.batch, range(first, last), ahead=2)
 
-    def _draw(self, rng: np.random.Generator, length: int | None = None) -> tuple[Tensor, str]:
-        """One crop [1, length]; what is shorter is followed by other files of the same source."""
-        length = length or self.length
+    def _another(self, rng: np.random.Generator, length: int) -> Tensor:
+        return self._sample(rng, length)[0]
+
+    def _sample(self, rng: np.random.Generator, length: int) -> tuple[Tensor, str]:
+        """Return one crop [1, length] and its file; what is shorter is followed by other files of the same source."""
         files = self.sources[rng.choice(len(self.sources), p=self.weights)]
         pieces: list[Tensor] = []
-        missing, name = length, ""
+        missing, name, empty = length, "", 0
         while missing > 0:
             index = min(int(np.searchsorted(files.ends, rng.random() * files.ends[-1])), len(files.paths) - 1)
             spare = files.seconds[index] - missing / self.sample_rate
             start = rng.random() * spare if spare > 0 else 0.0
             wave = read_audio(files.paths[index], self.sample_rate, 1, start, missing / self.sample_rate)
+            empty = 0 if wave.shape[1] else empty + 1
+            if empty == _EMPTY_READS:  # else a manifest that claims too much would be waited for without end
+                raise SoundloomError(f"{files.paths[index]}: holds no sound at {start:.1f} s, where its length says so")
             pieces.append(wave[:, :missing])
             missing -= pieces[-1].shape[1]
             name = name or files.paths[index].name
         return torch.cat(pieces, 1), name
-
-    def _augmented(self, crop: Tensor, rng: np.random.Generator) -> Tensor:
-        assert self.augment is not None
-        augment = self.augment
-        if rng.random() < augment.speed_probability:
-            to_rate = round(self.sample_rate * STRETCHES[rng.integers(len(STRETCHES))])
-            wave, _ = self._draw(rng, -(-self.length * self.sample_rate // to_rate) + 8)
-            crop = resample(wave, self.sample_rate, to_rate)[:, : self.length]
-        if rng.random() < augment.mix_probability:
-            other, _ = self._draw(rng)
-            crop = crop + other * 10 ** (rng.uniform(-20, -5) / 20)
-        if rng.random() < augment.tilt_probability:
-            # one zero at 0 Hz or at half the sample rate: a gentle loss of low or of high frequencies
-            crop = crop + rng.uniform(-0.9, 0.9) * F.pad(crop, (1, 0))[:, :-1]
-        if rng.random() < augment.noise_probability:
-            noise = torch.from_numpy(rng.standard_normal(crop.shape, dtype=np.float32))
-            crop = crop + noise * crop.square().mean().sqrt() * 10 ** (rng.uniform(-45, -15) / 20)
-        crop = crop * 10 ** (rng.uniform(-augment.gain_db, augment.gain_db) / 20)
-        peak = float(crop.abs().max())
-        return crop / peak * 0.99 if peak > 0.99 else crop
 
 
 def _list_files(source: Source) -> _Files:

@@ -329,6 +329,25 @@ def test_bad_settings_are_one_clear_error(folder: Path, words: list[str], told: 
         train(folder, "y", *words)
 
 
+def test_a_corpus_is_one_word_and_part_of_it_is_held_out(folder: Path, monkeypatch, capsys) -> None:
+    words = ["--config", str(folder / "tiny.yaml"), "--output", str(folder / "corpus"), "--steps", "5"]
+    assert program.main([*words, "--corpus", str(folder / "audio"), f"--corpus={folder / 'audio'}"]) == 0
+    told = capsys.readouterr().err
+    assert "done after step 5 of 5; codec in" in told and "next: python pipelines/evaluate_codec.py" in told
+    train_files, dev_files = (
+        {path.name for path in Crops([Source(str(folder / "audio"), split=split, held_out=0.25)], 16000, 1, 1, 0)
+        .sources[0].paths}
+        for split in ("train", "dev")
+    )  # fmt: skip
+    assert len(train_files) == 3 and len(dev_files) == 1 and not train_files & dev_files
+    with pytest.raises(SoundloomError, match="not both"):
+        program.main([*words, "--corpus", str(folder / "audio"), "--sources", "[]"])
+    with pytest.raises(SoundloomError, match="--corpus: name a folder"):
+        program.main([*words, "--corpus"])
+    with pytest.raises(SoundloomError, match="nowhere: not a folder"):
+        program.main([*words, "--corpus", "nowhere"])
+
+
 def test_crops_are_a_function_of_the_step_and_processes_share_a_batch(folder: Path) -> None:
     def crops(count: int, rank: int = 0, world: int = 1) -> Crops:
         return Crops([Source(str(folder / "audio"))], 16000, 0.1, count, 3, AugmentSettings(), rank, world)
