@@ -1,4 +1,4 @@
-"""How much louder each frequency of one sound has to be for it to have the long-term spectrum of another."""
+"""Find the gain of each frequency that gives one recording the long-term spectrum of another."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from torch import Tensor
 from codec.audio.signal import mel_filterbank
 from codec.errors import SoundloomError
 
-BANDS = 40  # finer ones gain nothing for speakers apart from those of the report (docs/experiments/lm-probes.md)
-_LOUD = 0.01  # frames that have less than this share of the loudest one's power tell the room, not the speaker
+BANDS = 40  # finer ones gain nothing for speakers outside those of the report (docs/experiments/lm-probes.md)
+_LOUD = 0.01  # frames with less than this share of the loudest one's power show the room, not the speaker
 _LARGEST = 1.5  # of a gain, about 13 dB
-_TRUST = 5  # loud frames of which half of what they tell is believed
+_TRUST = 5  # with this few loud frames, half of the measured gain is applied
 
 
 def spectrum_gains(made: Tensor, wanted: Tensor, sample_rate: int, window: int) -> Tensor:
-    """Gains as natural logarithms [window // 2 + 1] that give ``made`` the mean log spectrum of ``wanted``.
+    """Return gains as natural logarithms [window // 2 + 1] that give ``made`` the mean log spectrum of ``wanted``.
 
-    Both are waves [N] of the same words at the same time; the mean is over the loud frames of ``wanted``, in 40 mel
-    bands, and the fewer they are the less it is believed. The analogue for sounds of what recognizers of speakers do to
-    features (cepstral mean subtraction, Atal 1974). Raises: SoundloomError for waves that are no pair.
+    Both are waves [N] of the same words at the same time. The mean is over the loud frames of ``wanted``, in 40 mel
+    bands; the fewer they are, the smaller the gains. It does for waveforms what cepstral mean subtraction (Atal 1974)
+    does for features. Raises: `SoundloomError` for waves that are no pair.
     """
     if made.dim() != 1 or made.shape != wanted.shape:
         raise SoundloomError(

@@ -1,7 +1,7 @@
-"""How close one waveform is to another: mel distance, SI-SDR, PESQ, STOI, ViSQOL; how sure a mean is; codebooks' use.
+"""Measure how close two waveforms are (mel distance, SI-SDR, PESQ, STOI, ViSQOL), and how codebooks are used.
 
-PESQ, STOI and ViSQOL come from the packages of the extra ``eval``. A judge that cannot judge a pair returns
-None: it is counted as failed, never replaced by a number.
+PESQ, STOI and ViSQOL come from the packages of the extra ``eval``. A judge that cannot score a pair returns
+None, which counts as failed and is never replaced by a number.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class SiSdr(NamedTuple):
 
 @dataclass(frozen=True)
 class Summary:
-    """A mean with its 95% bootstrap interval over utterances: ``n`` could be judged, ``n_failed`` could not."""
+    """A mean with its 95% bootstrap interval over utterances: ``n`` were scored, ``n_failed`` were not."""
 
     mean: float
     low: float
@@ -59,10 +59,10 @@ class LevelUse:
 
 
 def mel_distance(reference: Tensor, estimate: Tensor, sample_rate: int) -> float:
-    """Distance of mel spectrograms by DAC's recipe (`MEL_RECIPE`); 0 is equal, good speech codecs reach 0.5 to 1.
+    """Return the distance of mel spectrograms by DAC's recipe (`MEL_RECIPE`).
 
-    ``reference``, ``estimate``: [..., N]; the longer one is cut. Values depend on the sample rate: compare at
-    one rate only. Raises: SoundloomError where nothing is left to compare.
+    0 is equal; good speech codecs reach 0.5 to 1. ``reference``, ``estimate``: [..., N]; the longer one is cut. Values
+    depend on the sample rate: compare at one rate only. Raises: `SoundloomError` where nothing is left to compare.
     """
     reference, estimate = _same_length(reference, estimate)
     total = 0.0
@@ -74,11 +74,11 @@ def mel_distance(reference: Tensor, estimate: Tensor, sample_rate: int) -> float
 
 
 def si_sdr(reference: Tensor, estimate: Tensor, max_lag: int = 2400) -> SiSdr:
-    """Scale-invariant signal-to-distortion ratio after the shift of at most ``max_lag`` samples that correlates best.
+    """Return the scale-invariant signal-to-distortion ratio after the shift (up to ``max_lag``) that correlates best.
 
-    ``reference``, ``estimate``: [N]; means are removed; told within ±100 dB. One sample of shift can cost 13 dB, so
-    always tell the lag.
-    Raises: SoundloomError on silence, for which the ratio means nothing.
+    ``reference``, ``estimate``: [N]; means are removed; the result is within ±100 dB. One sample of shift can cost
+    13 dB, so always report the lag.
+    Raises: `SoundloomError` on silence, for which the ratio is undefined.
     """
     lag = find_lag(reference, estimate, max_lag)
     reference, estimate = shift(reference, estimate, lag)
@@ -94,7 +94,7 @@ def si_sdr(reference: Tensor, estimate: Tensor, max_lag: int = 2400) -> SiSdr:
 
 
 def find_lag(reference: Tensor, estimate: Tensor, max_lag: int = 2400) -> int:
-    """The shift, at most ``max_lag`` samples either way, at which waveforms [N] correlate best; positive: late."""
+    """Return the shift, up to ``max_lag`` samples either way, at which waveforms [N] correlate best; positive: late."""
     reference, estimate = _same_length(reference, estimate)
     if reference.dim() != 1:
         raise SoundloomError(f"alignment wants waveforms [N], got {list(reference.shape)}: choose a channel")
@@ -113,7 +113,7 @@ def shift(reference: Tensor, estimate: Tensor, lag: int) -> tuple[Tensor, Tensor
 
 
 def pesq_wb(reference: Tensor, estimate: Tensor, sample_rate: int) -> float | None:
-    """PESQ wide-band (P.862.2) at 16 kHz, 1.04 to 4.64; None where PESQ refuses (silence, less than 0.25 s).
+    """Return PESQ wide-band (P.862.2) at 16 kHz, 1.04 to 4.64; None where PESQ refuses (silence, less than 0.25 s).
 
     ``reference``, ``estimate``: [N]. Utterances over 20 s are refused too: the package's C code has fixed tables.
     """
@@ -129,7 +129,7 @@ def pesq_wb(reference: Tensor, estimate: Tensor, sample_rate: int) -> float | No
 
 
 def stoi(reference: Tensor, estimate: Tensor, sample_rate: int) -> float | None:
-    """Short-time objective intelligibility at 16 kHz, 0 to 1; None where too little speech is left to judge.
+    """Return short-time objective intelligibility at 16 kHz, 0 to 1; None where too little speech is left to score.
 
     ``reference``, ``estimate``: [N], aligned.
     """
@@ -138,7 +138,7 @@ def stoi(reference: Tensor, estimate: Tensor, sample_rate: int) -> float | None:
     if np.abs(pair[0]).max() == 0:
         return None
     with warnings.catch_warnings():
-        # Too few frames is a warning and the value 1e-5 there.
+        # With too few frames the package warns and returns 1e-5.
         warnings.simplefilter("error", RuntimeWarning)
         try:
             score = float(pystoi.stoi(*pair, JUDGE_RATE))
@@ -148,7 +148,7 @@ def stoi(reference: Tensor, estimate: Tensor, sample_rate: int) -> float | None:
 
 
 def visqol(reference: Tensor, estimate: Tensor, sample_rate: int) -> float | None:
-    """ViSQOL's speech mode at 16 kHz, 1 to 5; None where it refuses (silence, much less than a second).
+    """Return ViSQOL's speech mode at 16 kHz, 1 to 5; None where it refuses (silence, much less than a second).
 
     ``reference``, ``estimate``: [N]. A port to Python (visqol-python) of Google's ViSQOL v3 (Chinen et al. 2020), with
     its lattice network. A proxy: harsh on low bitrates, and not the published tool itself.
@@ -174,7 +174,7 @@ def _visqol_judge() -> Any:
 
 
 def summarize(values: Sequence[float | None], seed: int = 0) -> Summary:
-    """Mean and 95% bootstrap interval of the values that are there; None counts as failed. NaN where none is left."""
+    """Return mean and 95% bootstrap interval of the values; None counts as failed. NaN where none is left."""
     good = [value for value in values if value is not None]
     if not good:
         return Summary(math.nan, math.nan, math.nan, 0, len(values))
@@ -184,12 +184,12 @@ def summarize(values: Sequence[float | None], seed: int = 0) -> Summary:
 
 def bootstrap_interval(
     values: np.ndarray,
-    statistic: Callable[[np.ndarray], float] = lambda drawn: float(drawn.mean(axis=0)),
+    statistic: Callable[[np.ndarray], float] = lambda sample: float(sample.mean(axis=0)),
     confidence: float = 0.95,
     draws: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile interval of ``statistic`` over ``draws`` resamplings, with replacement, of the rows of ``values``."""
+    """Return the percentile interval of ``statistic`` over ``draws`` resamplings, with replacement, of the rows."""
     rng = np.random.default_rng(seed)
     found = [statistic(values[rng.integers(len(values), size=len(values))]) for _ in range(draws)]
     tail = (1 - confidence) / 2
@@ -198,12 +198,12 @@ def bootstrap_interval(
 
 
 def count_codes(codes: Tensor, codebook_size: int) -> Tensor:
-    """How often each code occurs: codes [B, K, T] -> long [K, codebook_size]; add them up over batches."""
+    """Count each code: codes [B, K, T] -> long [K, codebook_size]; add the counts up over batches."""
     return torch.stack([torch.bincount(level.flatten(), minlength=codebook_size) for level in codes.unbind(1)])
 
 
 def codebook_use(counts: Tensor) -> list[LevelUse]:
-    """Use and perplexity of each level from counts [K, codebook_size]."""
+    """Return use and perplexity of each level from counts [K, codebook_size]."""
     share = counts.double() / counts.sum(dim=1, keepdim=True).clamp(min=1)
     entropy = -(share * share.clamp(min=1e-300).log()).sum(dim=1)
     return [
@@ -213,9 +213,9 @@ def codebook_use(counts: Tensor) -> list[LevelUse]:
 
 
 def attainable_perplexity(frames: int, codebook_size: int) -> float:
-    """The perplexity that ``frames`` draws of equally likely codes show: few frames cannot show a high one.
+    """Return the perplexity that ``frames`` samples of equally likely codes show: few frames cannot show a high one.
 
-    Exponential of the expected entropy of Poisson counts.
+    It is the exponential of the expected entropy of Poisson counts.
     """
     if frames < 1:
         return 1.0
@@ -226,7 +226,7 @@ def attainable_perplexity(frames: int, codebook_size: int) -> float:
 
 
 def expected_usage(perplexity: float, frames: int, codebook_size: int) -> float:
-    """The share of a codebook that ``frames`` frames show if no code is dead and use is as uneven as ``perplexity``.
+    """Return the share of a codebook that ``frames`` frames show if no code is dead and use has this ``perplexity``.
 
     Frequencies are taken to be log-normal, which real codebooks resemble. Level 0 is the most uneven, so that 1,024
     codes need tens of thousands of frames: at a perplexity of 300, 2,000 frames show 48%, 50,000 frames 95%.
@@ -244,10 +244,10 @@ def expected_usage(perplexity: float, frames: int, codebook_size: int) -> float:
 
 
 def alive_share(counts: Tensor) -> float:
-    """Share of a codebook that is alive, from how often each code occurred: counts [codebook_size].
+    """Return the share of a codebook that is alive, from counts [codebook_size].
 
-    Codes seen once and twice tell how many are left to be seen (Chao 1984): where nearly every code that occurs
-    occurs often, those that do not are dead.
+    The numbers of codes seen once and twice predict how many remain unseen (Chao 1984). Where nearly every code that
+    occurs does so often, those that do not occur are dead.
     """
     seen, once, twice = (int(part) for part in ((counts > 0).sum(), (counts == 1).sum(), (counts == 2).sum()))
     return min(1.0, (seen + once * (once - 1) / (2 * (twice + 1))) / len(counts))
@@ -274,7 +274,7 @@ def _same_length(reference: Tensor, estimate: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _mel(wave: Tensor, window: int, mels: int, sample_rate: int) -> Tensor:
-    """Mel magnitudes [B, frames, mels]."""
+    """Return mel magnitudes [B, frames, mels]."""
     wave = wave.reshape(-1, wave.shape[-1]).float()
     # Reflection needs more samples than it mirrors; shorter waveforms are continued with silence.
     wave = torch.nn.functional.pad(wave, (0, max(0, window // 2 + 1 - wave.shape[-1])))
