@@ -177,7 +177,7 @@ def test_a_rounded_decoder_keeps_the_codes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "codes, told",
+    "codes, message",
     [
         (torch.zeros(1, 5, 3, dtype=torch.long), "n from 1 to 4"),
         (torch.zeros(5, 3, dtype=torch.long), "shape"),
@@ -185,8 +185,8 @@ def test_a_rounded_decoder_keeps_the_codes(tmp_path):
         (torch.full((1, 2, 3), -1), "-1"),
     ],
 )
-def test_wrong_codes_are_refused(codes: torch.Tensor, told: str) -> None:
-    with pytest.raises(SoundloomError, match=told):
+def test_wrong_codes_are_refused(codes: torch.Tensor, message: str) -> None:
+    with pytest.raises(SoundloomError, match=message):
         make().decode(codes)
 
 
@@ -196,7 +196,7 @@ def test_a_wrong_wave_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "change, told",
+    "change, message",
     [
         ({"format": "other"}, "not a codec of soundloom"),
         ({"version": 2}, "version"),
@@ -206,11 +206,11 @@ def test_a_wrong_wave_is_refused() -> None:
         ({"quantizer": {"num_levels": "many"}}, "num_levels"),
     ],
 )
-def test_a_wrong_folder_is_refused_by_name(change: dict, told: str, tmp_path) -> None:
+def test_a_wrong_folder_is_refused_by_name(change: dict, message: str, tmp_path) -> None:
     make().save_pretrained(tmp_path)
     path = tmp_path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(SoundloomError, match=told) as error:
+    with pytest.raises(SoundloomError, match=message) as error:
         Codec.from_pretrained(tmp_path)
     assert "config.json" in str(error.value)
 
