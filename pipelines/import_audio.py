@@ -28,7 +28,7 @@ from pipelines.command_line.progress import track
 from pipelines.command_line.run import run
 from pipelines.corpus.write import Reject, Row, remove_leftovers, split_of, write_corpus
 
-# FFmpeg must be told the format of files that are bare samples without a header.
+# FFmpeg cannot find out the format of files that are bare samples without a header.
 _RAW_FORMATS = {".g722": "g722", ".gsm": "gsm", ".ulaw": "mulaw", ".alaw": "alaw"}
 AV_SUFFIXES = (".aac", ".ac3", ".amr", ".m4a", ".mka", ".mkv", ".mov", ".mp4", ".webm", ".wma", *_RAW_FORMATS)
 MAX_SECONDS = 4 * 3600

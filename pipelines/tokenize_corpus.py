@@ -1,7 +1,7 @@
 """Turn a corpus into a token store: every utterance's codes on disk, ready for training a language model.
 
-The work is cut into shards that any number of processes do in any order; killed at any moment, the same command goes
-on where it stopped.
+The work is cut into shards that any number of processes do in any order; killed at any moment, the same command
+resumes where it stopped. A corpus that changed since is an error; --refresh makes the store again.
 """
 
 from __future__ import annotations
@@ -20,6 +20,18 @@ from pipelines.corpus.early_workers import EarlyWorkers
 if TYPE_CHECKING:
     from codec.store.plan import Plan
 
+#: options that determine, with the corpus, which rows come out
+_CHOICES = (
+    "split",
+    "limit",
+    "max_seconds",
+    "min_seconds",
+    "text_column",
+    "audio_column",
+    "language",
+    "speaker",
+    "id_prefix",
+)
 EXAMPLES = """
 examples:
   python pipelines/tokenize_corpus.py ~/audio/LJSpeech-1.1 stores/lj                  a folder, shipped codec
@@ -34,7 +46,7 @@ examples:
   python pipelines/tokenize_corpus.py verify STORE                                    check every byte
   python pipelines/tokenize_corpus.py export STORE OUT.parquet [--levels 4]
 
-A corpus is a folder of audio (text in .txt or .lab beside each file), a .jsonl, .csv or .tsv manifest with the fields
+A corpus is a folder of audio (text in .txt or .lab next to each file), a .jsonl, .csv or .tsv manifest with the fields
 audio, text, speaker, language, split, id (and start, end or segments for parts of long files), LJSpeech's folder, a
 data set saved by the library datasets, hf:NAME[:CONFIG], or stream:NAME[:CONFIG]: the same without keeping it here (it
 is read twice, to plan and to tokenize; about as many --shards as it has files cost the least reading).
@@ -52,7 +64,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("corpus", help="what to read (see below)")
-    add("store", type=Path, help="folder to write; an unfinished one goes on")
+    add("store", type=Path, help="folder to write; an unfinished one is resumed")
     add("--codec", help="folder or hub name; default: the shipped codec")
     add("--levels", type=int, help="keep only the first n levels (default: all)")
     add("--split", default="", help="rows of this split only")
@@ -133,10 +145,10 @@ def _tokenize_with(
     )
 
     if load_codec is None:
-        from codec.pretrained import load_codec
-    names = ("split", "limit", "max_seconds", "min_seconds", "text_column", "audio_column", "language", "speaker")
-    names = (*names, "id_prefix")
-    settings = Settings(root="", corpus=arguments.corpus, **{name: getattr(arguments, name) for name in names})
+        from codec.pretrained import load_codec as load_any_codec
+
+        load_codec = load_any_codec
+    settings = Settings(root="", corpus=arguments.corpus, **{name: getattr(arguments, name) for name in _CHOICES})
     corpus = open_corpus(settings)
     codec = prepare_codec(load_codec, arguments.codec, arguments.device)
     facts = StoreFacts.of(codec, arguments.levels)
@@ -155,8 +167,9 @@ def _tokenize_with(
         if arguments.engine:
             from pipelines.corpus.tokenize_cluster import ShardTask, run_engine
 
-            job = (plan.store.resolve(), tuple(shards), corpus.settings, arguments.codec, arguments.device, load_codec)
-            run_engine(arguments.engine, ShardTask(*job), arguments.tasks, arguments.engine_option)
+            place = (plan.store.resolve(), tuple(shards), corpus.settings)
+            task = ShardTask(*place, arguments.codec, arguments.device, load_codec)
+            run_engine(arguments.engine, task, arguments.tasks, arguments.engine_option)
             return _finish(plan, arguments.max_reject_rate)
         job = Job(plan, corpus.settings, arguments.codec, arguments.device, load_codec)
         with HoursBar(forecast.audio_seconds) as bar:
@@ -254,7 +267,7 @@ def _shard_range(text: str | None, plan: Plan) -> list[int]:
 
 
 def _report(plan: Plan, content: dict[str, Any], max_reject_rate: float) -> int:
-    """Say what the finished store holds; code 1 where more was rejected than is allowed."""
+    """Print what the finished store holds; return 1 where more was rejected than is allowed."""
     records = [content["shards"][index] for index in plan.shards]
     rejects = sum(record["rejects"] for record in records)
     rate = rejects / max(1, len(plan.utterances))

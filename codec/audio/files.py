@@ -61,7 +61,7 @@ def read_audio(
             f"{name}: start={start}, duration={duration}: start must be 0 or more seconds, duration more than 0"
         )
     if channels is not None and not 1 <= channels <= MAX_CHANNELS:
-        raise SoundloomError(f"{name}: channels={quoted(channels)}: wanted 1 to {MAX_CHANNELS}, or None for all")
+        raise SoundloomError(f"{name}: channels={quoted(channels)}: expected 1 to {MAX_CHANNELS}, or None for all")
     with open_sound(path) as sound:
         rate = sound.samplerate if sample_rate is None else sample_rate
         up, down = resampling_ratio(sound.samplerate, rate)
@@ -178,7 +178,7 @@ def encode_audio(
     level = None
     if bitrate is not None:
         if suffix != ".opus" or not 6_000 <= bitrate <= 256_000:
-            raise SoundloomError(f"{name}: bitrate={bitrate}: wanted 6,000 to 256,000 bit/s, and .opus")
+            raise SoundloomError(f"{name}: bitrate={bitrate}: expected 6,000 to 256,000 bit/s, and .opus")
         level = 1 - (bitrate - 6_000) / 250_000  # libsndfile's scale from 256 kbit/s (0) to 6 kbit/s (1)
     data = wave.clamp(-1, 1).t().contiguous().numpy()
     encoded = io.BytesIO()

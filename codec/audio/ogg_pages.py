@@ -30,8 +30,7 @@ def check_ogg(stream: BinaryIO, name: str) -> None:
             raise SoundloomError(f"{name}: truncated Ogg: a page is cut or damaged; replace or re-encode it")
         if page.flags & _FIRST and begun:
             raise SoundloomError(
-                f"{name}: several Ogg streams, one after another, of which only the first can be read; "
-                "convert it to .flac"
+                f"{name}: several Ogg streams, one after another; only the first could be read, so convert it to .flac"
             )
         begun = begun or not page.flags & _FIRST
         flags = page.flags

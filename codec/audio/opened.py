@@ -171,7 +171,7 @@ def read_samples(sound: SoundFile, name: str, begin: int, end: int | None, chann
             )
         pieces.append(kept)
     got = sum(len(piece) for piece in pieces)
-    if known and got < last - begin and not _length_is_guess(sound):
+    if known and last is not None and got < last - begin and not _length_is_guess(sound):
         raise SoundloomError(
             f"{name}: header says {sound.frames:,} samples, but it ends after {begin + got:,}: truncated; replace it"
         )

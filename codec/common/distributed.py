@@ -53,7 +53,7 @@ def sum_over_processes(values: Iterable[float], device: torch.device | str = "cp
 
 
 def mean_figures(figures: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """Return figures for the log as means over all processes, all of which must call it."""
+    """Return figures for the log as means over all processes; every process must call it."""
     flat = [number for value in figures.values() for number in (value if isinstance(value, list) else [value])]
     world = process_place()[1]
     means = iter([total / world for total in sum_over_processes(flat, device)])

@@ -1,7 +1,7 @@
-"""The codec doctor's knowledge: what is measured of a codec on real sound, when a figure is sick, and what to change.
+"""Examine a codec on real sound: what is measured, when a figure is sick, and what to change then.
 
-`survey` measures, `judge_survey`, `judge_log` and `judge_weights` tell; the trials that need gradients are in
-`codec.health.trials`. Training logs what `survey` finds and prints the sick findings, the command
+`survey` measures; `judge_survey`, `judge_log` and `judge_weights` return findings. The trials that need gradients are
+in `codec.health.trials`. Training logs the figures of `survey` and prints the sick findings; the command
 `pipelines/codec_doctor.py` runs everything.
 """
 
@@ -18,13 +18,14 @@ from torch import Tensor, nn
 
 from codec.metrics import alive_share, attainable_perplexity, codebook_use, count_codes, expected_usage
 from codec.model import Codec
+from codec.quantize import VectorQuantizer
 
 Status = Literal["well", "sick", "not judged"]
 Distance = Callable[[Tensor, Tensor], Tensor]  # (decoded, original), both [B, C, N], to a scalar
 
-USE_SHARE = 0.7  # of the share of codes that so many frames should show; below, codes are dead, not merely unmet
-ALIVE_SHARE, ALIVE_FRAMES = 0.65, 4  # codes that seem alive at least; frames a code from which on that can be told
-PERPLEXITY_SHARE = 0.1  # of the perplexity that so many frames could show
+USE_SHARE = 0.7  # of the share of codes that this number of frames should show; below, codes are dead
+ALIVE_SHARE, ALIVE_FRAMES = 0.65, 4  # least share of codes that seem alive; frames a code that this estimate needs
+PERPLEXITY_SHARE = 0.1  # of the perplexity that this number of frames could show
 GAIN_DECIBELS = 0.1  # a level that takes off less of the latent's energy adds nothing
 MEL_SHARE = 0.002  # a level that shortens the mel distance by a smaller share adds nothing
 RANK_SHARE, RANK_FLOOR = 0.1, 4.0  # of the latent's dimensions; directions
@@ -34,7 +35,7 @@ WINS, WIN_ROWS = 0.95, 10  # share of real scores above the mean fake one; log r
 
 @dataclass(frozen=True)
 class Finding:
-    """What one detector found: ``measured`` in words, ``advice`` (what to change) where it is sick."""
+    """The result of one detector: ``measured`` in words, ``advice`` (what to change) where it is sick."""
 
     detector: str
     status: Status
@@ -74,18 +75,18 @@ class Survey:
 
     @property
     def gain_decibels(self) -> list[float]:
-        """By how many decibels each level lowers the energy that the levels before it left."""
+        """The decibels by which each level lowers the energy that the levels before it left."""
         return [10 * math.log10(max(a, 1e-12) / max(b, 1e-12)) for a, b in pairwise([1.0, *self.energy])]
 
     @property
     def mel_gain(self) -> dict[int, float]:
-        """By which share each step to more levels shortens the mel distance, by the number of levels it leads to."""
+        """The share by which each step to more levels shortens the mel distance, by its number of levels."""
         steps = pairwise(sorted(self.mel_by_levels.items()))
         return {n: 1 - after / before if before > 0 else 0.0 for (_, before), (n, after) in steps}
 
 
 def effective_rank(latent: Tensor) -> float:
-    """Number of directions that latent vectors [B, D, T] fill: the exponential of the entropy of their spectrum."""
+    """Return the number of directions that latents [B, D, T] fill: the exponential of their spectrum's entropy."""
     vectors = latent.float().transpose(1, 2).reshape(-1, latent.shape[1])
     if not vectors.isfinite().all():
         return math.nan
@@ -100,8 +101,8 @@ def survey(
 ) -> Survey:
     """Measure a codec on batches of waves [B, C, N] at its rate; the codec is left as it was.
 
-    ``levels``: numbers of levels to decode. ``decode_batches``: decode only so many batches, because decoding at each
-    number of levels costs more than all else. A codec of other makers shows its codes and sound, not its latent.
+    ``levels``: numbers of levels to decode. ``decode_batches``: decode only this number of batches, because decoding at
+    each number of levels costs most. Of a codec of other makers the codes and the sound are measured, not the latent.
     """
     own = isinstance(codec, Codec)
     quantized = not own or bool(codec.quantizer.active)
@@ -148,10 +149,10 @@ def survey(
 
 
 def _energies(codec: Codec, latent: Tensor, codes: Tensor) -> Tensor:
-    """Sum of squares of latent [B, D, T] and of what is left of it after each level: [K + 1]."""
+    """Return the sum of squares of latent [B, D, T] and of what is left of it after each level: [K + 1]."""
     residual, found = latent, [latent.double().square().sum()]
     for k, level in enumerate(codec.quantizer.levels):
-        assert isinstance(level, nn.Module)
+        assert isinstance(level, VectorQuantizer)
         residual = residual - level.lookup(codes[:, k]).transpose(1, 2)
         found.append(residual.double().square().sum())
     return torch.stack(found).cpu()
@@ -164,7 +165,7 @@ def _decode(codec: Any, latent: Tensor | None, codes: Tensor | None, levels: int
 
 
 def judge_survey(found: Survey) -> list[Finding]:
-    """The findings on use, perplexity, what each level adds to latent and sound, and the latent's rank."""
+    """Return the findings on use, perplexity, what each level adds to latent and sound, and the latent's rank."""
     return [*_judge_use(found), *_judge_gains(found), _judge_rank(found)]
 
 
@@ -237,7 +238,7 @@ def _judge_rank(found: Survey) -> Finding:
 
 
 def judge_weights(module: nn.Module) -> Finding:
-    """NaN and infinity in weights and buffers, by name."""
+    """Look for NaN and infinity in weights and buffers, by name."""
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     bad = [name for name, value in tensors.items() if value.is_floating_point() and not bool(value.isfinite().all())]
     return _finding(

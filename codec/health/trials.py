@@ -1,4 +1,4 @@
-"""Two trials of a codec on one clip, on a copy that is thrown away: does the gradient pass, can it still learn."""
+"""Try a codec on one clip, in a copy that is thrown away: does the gradient pass, can it still learn?"""
 
 from __future__ import annotations
 

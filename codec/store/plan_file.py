@@ -1,9 +1,9 @@
-"""What a plan lists and the two files that hold it.
+"""A plan's list of utterances, and the two files that hold it.
 
 ::
 
     plan.json       the header: codec, settings, shards, and size and sha256 of the second file; sealed
-    plan.json.zst   the utterances, one JSON list a field, packed by zstd: 20 bytes an utterance beside its text
+    plan.json.zst   the utterances, one JSON list a field, packed by zstd: 20 bytes an utterance, and its text
 
 Plans of version 1, one JSON file with an object for each utterance, are still read.
 """
@@ -60,7 +60,7 @@ class Utterance:
     @classmethod
     def parse(cls, record: Any, name: str) -> Utterance:
         """Read one from JSON, absent fields having their defaults; `SoundloomError` for a wrong one."""
-        values = {}
+        values: dict[str, Any] = {}
         for spec in fields(cls):
             kind = {"int": int, "float": float, "str": str}[str(spec.type)]
             if isinstance(record, dict) and spec.name not in record and spec.name not in ("id", "path"):
@@ -73,7 +73,7 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Settings:
-    """What, beside the codec, decides which rows come out of a corpus; equal settings mean the same plan."""
+    """What, with the codec, determines the rows of a corpus; equal settings mean the same plan."""
 
     root: str  # folder that paths are relative to, or the data set's name
     corpus: str
@@ -98,7 +98,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class PlanRecord:
-    """What a plan's files say; ``files`` are their names with their sha256, the header's first."""
+    """The content of a plan's files; ``files`` are their names with their sha256, the header's first."""
 
     facts: StoreFacts
     settings: Settings
@@ -109,7 +109,7 @@ class PlanRecord:
 
 
 def plan_paths(store: Path, number: int) -> tuple[Path, Path]:
-    """Name the header and the utterances of a store's plan ``number`` (0, then 1 … for what was appended)."""
+    """Return the paths of the header and the utterances of plan ``number`` (0, then 1 … for what was appended)."""
     name = f"plan-{number}" if number else "plan"
     return store / f"{name}.json", store / f"{name}.json.zst"
 
@@ -134,7 +134,11 @@ def write_plan(
 
 
 def read_plan(store: Path, number: int) -> PlanRecord:
-    """Read a plan of any version. Errors: `SoundloomError` that names the file and what is wrong with it."""
+    """Read a plan of any version.
+
+    Raises:
+        SoundloomError: it names the file and what is wrong with it.
+    """
     path, packed_path = plan_paths(store, number)
     name = str(path)
     data = read_bytes(path)
@@ -182,6 +186,9 @@ def _unpack(path: Path, header: dict[str, Any], header_name: str) -> tuple[Utter
 
 
 def _shorten(item: Utterance) -> str:
-    """The path with NUL, which no path holds, in place of the id: most paths are an id with a folder and an ending."""
+    """Return the path with NUL in place of the id: most paths are an id with a folder and an ending.
+
+    No path holds a NUL.
+    """
     path = item.path.replace("\0", "\N{REPLACEMENT CHARACTER}")
     return path.replace(item.id, "\0") if item.id else path

@@ -9,7 +9,7 @@ A store is a folder::
     rejects-000000.jsonl  every utterance that could not be used, with the reason
     state.json dataset_info.json store.json    written when all shards are there
 
-Appending adds plans (``plan-1.json``, ``plan-1.json.zst`` …) and shards that go on counting.
+Appending adds plans (``plan-1.json``, ``plan-1.json.zst`` …) and shards with the next numbers.
 `codec.store.writer` writes stores.
 """
 
@@ -75,8 +75,12 @@ class _Shard:
 class StoreReader:
     """A finished store, row by row: ``reader[i]`` gives a `Row`; several readers and processes may share a store.
 
-    Args: path: the store's folder. levels: show only the first n levels of each row.
-    Errors: `SoundloomError` for a folder that is no finished store and for every part that is malformed.
+    Args:
+        path: the store's folder.
+        levels: show only the first n levels of each row.
+
+    Raises:
+        SoundloomError: the folder is no finished store, or a part of it is malformed.
     """
 
     def __init__(self, path: str | Path, levels: int | None = None) -> None:
@@ -188,7 +192,7 @@ class StoreReader:
 
 
 def read_store_json(folder: Path) -> dict[str, Any]:
-    """Read ``store.json`` and hold it against its own hash; `SoundloomError` where it is absent or changed."""
+    """Read ``store.json`` and check it against its own hash; `SoundloomError` where it is absent or changed."""
     path = folder / "store.json"
     if not path.is_file():
         if (folder / "plan.json").is_file():
@@ -260,14 +264,19 @@ def _check_shard(path: Path, batch: pa.RecordBatch, record: ShardRecord, num_lev
     for name in _STRINGS:
         _, offsets, data = columns[name].buffers()
         data = memoryview(data or b"")
-        strings[name] = (data, memoryview(_offsets(path, name, offsets, rows, len(data))))
-    return _Shard(codes.view(np.uint16), memoryview(code_offsets), num_frames, num_samples, strings)
+        strings[name] = (data, _view(_offsets(path, name, offsets, rows, len(data))))
+    return _Shard(codes.view(np.uint16), _view(code_offsets), num_frames, num_samples, strings)
+
+
+def _view(offsets: np.ndarray) -> memoryview:
+    """Return offsets as whole numbers that are read without numpy's layers."""
+    return memoryview(offsets.data)
 
 
 def _numbers(path: Path, name: str, buffer: pa.Buffer | None, dtype: Any, count: int) -> np.ndarray:
     if count and (buffer is None or buffer.size < count * np.dtype(dtype).itemsize):
         raise SoundloomError(f"{path}: column {name!r} is shorter than its {count} rows")
-    return np.frombuffer(buffer, dtype, count=count) if count else np.empty(0, dtype)
+    return np.frombuffer(buffer, dtype, count=count) if count and buffer is not None else np.empty(0, dtype)
 
 
 def _offsets(path: Path, name: str, buffer: pa.Buffer | None, rows: int, length: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What a token store consists of: columns, the codec's facts, commit records, names of files."""
+"""The parts of a token store: columns, the codec's facts, commit records, names of files."""
 
 from __future__ import annotations
 
@@ -56,12 +56,14 @@ class StoreFacts:
     @classmethod
     def parse(cls, record: Any, name: str) -> StoreFacts:
         """Read the facts from JSON; `SoundloomError` for a missing, mistyped or impossible one."""
-        numbers = [field(record, key, int, name, 1) for key in ("sample_rate", "channels", "hop_length")]
+        rate, channels, hop, size, levels = (
+            field(record, key, int, name, 1)
+            for key in ("sample_rate", "channels", "hop_length", "codebook_size", "num_levels")
+        )
         frame_rate = field(record, "frame_rate", float, name, 1e-9)
-        sizes = [field(record, key, int, name, 1) for key in ("codebook_size", "num_levels")]
-        if sizes[0] > 1 << 15 or sizes[1] > 1024:
-            raise SoundloomError(f"{name}: {sizes[1]} levels of {sizes[0]} codes, expected at most 1024 of 32768")
-        return cls(field(record, "fingerprint", str, name), *numbers, frame_rate, *sizes)
+        if size > 1 << 15 or levels > 1024:
+            raise SoundloomError(f"{name}: {levels} levels of {size} codes, expected at most 1024 of 32768")
+        return cls(field(record, "fingerprint", str, name), rate, channels, hop, frame_rate, size, levels)
 
     def require(self, other: StoreFacts, name: str) -> None:
         """Raise `SoundloomError` unless ``other`` makes the same codes at the same rates."""
@@ -90,8 +92,10 @@ class ShardRecord:
     @classmethod
     def parse(cls, record: Any, name: str) -> ShardRecord:
         """Read a commit record from JSON; `SoundloomError` for a missing or mistyped field."""
-        kinds = {key: str if key.endswith("sha256") else int for key in cls.__dataclass_fields__}
-        return cls(**{k: field(record, k, t, name, 0 if t is int else None) for k, t in kinds.items()})
+        hashes = {key for key in cls.__dataclass_fields__ if key.endswith("sha256")}
+        values: dict[str, Any] = {key: field(record, key, str, name) for key in hashes}
+        values |= {key: field(record, key, int, name, 0) for key in cls.__dataclass_fields__ if key not in hashes}
+        return cls(**values)
 
 
 def shard_paths(folder: Path, index: int) -> tuple[Path, Path, Path]:

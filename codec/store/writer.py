@@ -1,4 +1,4 @@
-"""Writing a token store: one shard at a time, by anybody, in any order, always the same bytes."""
+"""Write a token store: one shard at a time, in any process and order, always the same bytes."""
 
 from __future__ import annotations
 
@@ -260,7 +260,7 @@ def _encode(plan: Plan, codec: Any, wave: torch.Tensor) -> np.ndarray:
 
 
 def _dump_rows(rows: list[tuple[Any, ...]]) -> bytes:
-    columns = list(zip(*rows, strict=True)) if rows else [[] for _ in SCHEMA]
+    columns: list[Any] = list(zip(*rows, strict=True)) if rows else [[] for _ in SCHEMA]
     offsets = np.cumsum([0, *(len(codes) for codes in columns[1])])
     if offsets[-1] >= 1 << 31:
         raise SoundloomError(f"a shard of {offsets[-1]} codes is too large; ask for more shards (--shards)")
@@ -284,7 +284,7 @@ def _datasets_files(num_shards: int, files: dict[str, str]) -> dict[str, Any]:
             features[spec.name] = {"feature": {"dtype": "int16", "_type": "Value"}, "_type": "List"}
         else:
             features[spec.name] = {"dtype": str(spec.type), "_type": "Value"}
-    state = {
+    state: dict[str, Any] = {
         "_data_files": [{"filename": f"data-{index:06d}.arrow"} for index in range(num_shards)],
         "_fingerprint": sha256_bytes(dump_json(files))[:16],
         "_format_columns": None,

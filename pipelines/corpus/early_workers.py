@@ -1,4 +1,4 @@
-"""Worker processes that load what they need while the work is still planned; light, so that they can begin first."""
+"""Worker processes that load what they need while the work is still planned; light, so that they begin first."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import multiprocessing
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
-from typing import TYPE_CHECKING
+from multiprocessing.process import BaseProcess
+from typing import TYPE_CHECKING, Any
 
 from codec.errors import SoundloomError
 
@@ -42,18 +43,19 @@ class EarlyWorkers:
             process.join()
 
     def run(self, job: Job, shards: Sequence[int], progress: Callable[[float, str], None]) -> None:
-        """Tokenize the shards; ``progress`` hears of every utterance. Once only.
+        """Tokenize the shards; ``progress`` is called for every utterance. Once only.
 
-        Raises: SoundloomError of the first worker that fails; the others end with the context.
+        Raises:
+            SoundloomError: that of the first worker that fails; the others end with the context.
         """
-        waiting = {}
-        for number, pipe in enumerate(self._results):
-            waiting[pipe] = self._processes[number]
-            with suppress(BrokenPipeError):  # it died before: its exit code is told below
+        waiting: dict[Any, BaseProcess] = {}
+        for number, results in enumerate(self._results):
+            waiting[results] = self._processes[number]
+            with suppress(BrokenPipeError):  # it died before: its exit code is reported below
                 self._orders[number].send((job, list(shards[number :: len(self._results)])))
         while waiting:
-            for pipe in wait(list(waiting)):
-                assert isinstance(pipe, Connection)
+            ready: list[Any] = list(wait(list(waiting)))
+            for pipe in ready:
                 try:
                     message = pipe.recv()  # from our own child, over a pipe that nobody else has
                 except EOFError:
@@ -62,7 +64,7 @@ class EarlyWorkers:
                     if process.exitcode:
                         raise SoundloomError(
                             f"a worker ended with code {process.exitcode}; finished shards are kept, "
-                            "run the same command again to go on"
+                            "run the same command again to resume"
                         ) from None
                     continue
                 if isinstance(message, str):

@@ -18,7 +18,7 @@ FIELD_NAMES = {
 
 
 def is_text(name: str) -> bool:
-    """Tell whether a string can be written as UTF-8 (names of files may hold bytes that cannot)."""
+    """Return whether a string can be written as UTF-8 (names of files may hold bytes that cannot)."""
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
@@ -27,7 +27,7 @@ def is_text(name: str) -> bool:
 
 
 def pick(record: dict[str, Any], options: Iterable[str]) -> str:
-    """Give the first of the fields ``options`` that holds text or a number, as text; "" where none does."""
+    """Return the first of the fields ``options`` that holds text or a number, as text; "" where none does."""
     for key in options:
         value = record.get(key)
         if isinstance(value, str) and value and is_text(value):

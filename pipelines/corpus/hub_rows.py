@@ -48,7 +48,7 @@ class DatasetRows:
 
     @contextmanager
     def fetch(self, item: Utterance) -> Iterator[Path]:
-        """Give one row's audio as a file, a temporary one where the data set holds its bytes."""
+        """Yield one row's audio as a file, a temporary one where the data set holds its bytes."""
         audio = self._record(item)[self._column] or {}
         content, path = audio.get("bytes"), str(audio.get("path") or "")
         if content is None:
@@ -64,9 +64,10 @@ class DatasetRows:
 
     def _utterance(self, row: dict[str, Any], default_id: str, path: str, index: int) -> Utterance:
         options = (self.settings.text_column,) if self.settings.text_column else FIELD_NAMES["text"]
-        plain = {key: " ".join(pick(row, FIELD_NAMES[key]).split()) for key in ("speaker", "language")}
-        text = " ".join(pick(row, options).split())
-        return Utterance(pick(row, FIELD_NAMES["id"]) or default_id, path, text, row=index, **plain)
+        speaker, language, text = (
+            " ".join(pick(row, names).split()) for names in (FIELD_NAMES["speaker"], FIELD_NAMES["language"], options)
+        )
+        return Utterance(pick(row, FIELD_NAMES["id"]) or default_id, path, text, speaker, language, index)
 
     def _audio_column(self, data: Any) -> str:
         from datasets import Audio
@@ -144,7 +145,7 @@ class StreamRows(DatasetRows):
         except Exception as error:  # of the network, of the format: as many kinds as there are places to read from
             raise SoundloomError(
                 f"{self.name}: reading stopped in {_name(self._place[0])} ({type(error).__name__}: {error}); "
-                "run again to go on"
+                "run again to resume"
             ) from error
         self._place = (self._place[0], self._place[1] + 1)
         return True

@@ -34,7 +34,10 @@ def open_corpus(settings: Settings) -> Corpus:
     A ``.jsonl``, ``.csv`` or ``.tsv`` manifest; a folder with ``manifest.jsonl``, with LJSpeech's ``metadata.csv``,
     with a data set saved by `datasets`, or just with audio files; ``hf:name`` or ``hf:name:config`` for the hub,
     ``stream:`` instead of ``hf:`` to read it without keeping it.
-    ``settings.root`` is filled in. Errors: `SoundloomError` where it is none of these.
+    ``settings.root`` is filled in.
+
+    Raises:
+        SoundloomError: it is none of these.
     """
     name = settings.corpus
     if name.startswith(("hf:", "stream:")):
@@ -46,7 +49,7 @@ def open_corpus(settings: Settings) -> Corpus:
             path = path / manifests[0]
         elif (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
             return _open_dataset(settings, str(path))
-    read = _read_folder
+    read: Callable[[Path, Settings], Iterator[tuple[Utterance, str]]] = _read_folder
     if path.is_file():
         read = {".jsonl": _read_jsonl, ".csv": _read_csv, ".tsv": _read_csv}.get(path.suffix.lower(), _refuse)
     elif not path.is_dir():
@@ -84,9 +87,9 @@ def _refuse(path: Path, settings: Settings) -> Iterator[tuple[Utterance, str]]:
 
 
 def _read_folder(folder: Path, settings: Settings) -> Iterator[tuple[Utterance, str]]:
-    """List a folder's audio; the text is in a ``.txt`` or ``.lab`` beside each file, where there is one."""
+    """List a folder's audio; the text is in a ``.txt`` or ``.lab`` next to each file, where there is one."""
     found = [(path, "") for path in audio_files(folder)]
-    # audio_files() passes over links that lead nowhere or in a circle; a corpus must not lose them without a word.
+    # audio_files() passes over links that lead nowhere or in a circle; a corpus must not lose them silently.
     links = (path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_symlink())
     found += [(path, "the link leads nowhere or in a circle") for path in links if not _exists(path)]
     stems = Counter(str(path.with_suffix("")) for path, _ in found)
@@ -174,8 +177,8 @@ def _from_record(record: Any, settings: Settings, number: int) -> Iterator[tuple
     if not path or not is_text(path) or "\0" in path:
         yield Utterance(values["id"] or name, path or name, problem=f"{name}: no audio file is named"), values["split"]
         return
-    plain = {key: " ".join(values[key].split()) for key in ("text", "speaker", "language")}
-    item = Utterance(values["id"] or str(Path(path).with_suffix("")), path, **plain)
+    text, speaker, language = (" ".join(values[key].split()) for key in ("text", "speaker", "language"))
+    item = Utterance(values["id"] or str(Path(path).with_suffix("")), path, text, speaker, language)
     try:
         segments = _segments(record, settings.max_seconds)
     except (ValueError, TypeError, KeyError, OverflowError):
@@ -193,8 +196,8 @@ def _from_record(record: Any, settings: Settings, number: int) -> Iterator[tuple
 def _segments(record: dict[str, Any], max_seconds: float) -> list[tuple[float, float, str]]:
     """List (start, duration, text) of a line: none for a whole file.
 
-    Neighbouring ``segments`` are joined up to the limit. A ``duration`` without a ``start`` tells only how long
-    the file is.
+    Neighbouring ``segments`` are joined up to the limit. A ``duration`` without a ``start`` is only the
+    length of the file.
     """
     start = pick(record, FIELD_NAMES["start"])
     segments = record.get("segments")
@@ -209,8 +212,8 @@ def _segments(record: dict[str, Any], max_seconds: float) -> list[tuple[float, f
         spans = joined
     elif start:
         begin = float(start)
-        end = pick(record, ("end",))
-        spans = [(begin, float(end) if end else begin + float(record["duration"]), "")]
+        last = pick(record, ("end",))
+        spans = [(begin, float(last) if last else begin + float(record["duration"]), "")]
     else:
         return []
     if not all(0 <= begin < end < 1e9 for begin, end, _ in spans):

@@ -49,14 +49,15 @@ class ShardTask:
 
 
 def run_engine(engine: Engine, task: ShardTask, tasks: int, options: Sequence[str] = ()) -> None:
-    """Give the task to datatrove; comes back when it is done, on Slurm when it is queued.
+    """Give the task to datatrove; return when it is done, on Slurm when it is queued.
 
     Args:
         engine: where the tasks run.
         tasks: number of tasks; each takes every n-th shard.
         options: ``KEY=VALUE`` words for datatrove's executor, such as ``partition=cpu`` and ``time=20:00:00``.
 
-    Errors: `SoundloomError` where datatrove is not installed or does not take an option.
+    Raises:
+        SoundloomError: datatrove is not installed or does not take an option.
     """
     try:
         from datatrove import executor

@@ -1,4 +1,4 @@
-"""What tokenizing a shard takes, which shards a launcher's process has, how far it all is, and the forecast."""
+"""Tokenize shards in a process: its share of them under a launcher, its progress, and the forecast."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipelines.corpus.read import Corpus, open_corpus
 LoadCodec = Callable[[str | None], Any]
 #: called with the seconds of an utterance and the reason if it was rejected, else ""
 Progress = Callable[[float, str], None]
-_ROW_BYTES = 150  # measured: what a row takes beside codes and text, most of it id and sha256
+_ROW_BYTES = 150  # measured: what a row takes without codes and text, most of it id and sha256
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def launcher_share(shards: Sequence[int]) -> list[int]:
 
 
 def launcher_rank() -> tuple[int, int]:
-    """Tell (rank, number of processes) as a launcher set them; (0, 1) without one."""
+    """Return (rank, number of processes) as a launcher set them; (0, 1) without one."""
     try:
         rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     except ValueError:
@@ -102,7 +102,7 @@ class Forecast:
     work_seconds: float
 
     def lines(self, workers: int, free_bytes: int) -> list[str]:
-        """Say it to people."""
+        """Return the lines that people read."""
         hours = self.audio_seconds / 3600
         duration = self.work_seconds / max(1, min(workers, self.shards))
         lines = [
@@ -146,7 +146,7 @@ def _measure_speed(plan: Plan, items: Sequence[Any], codec: Any, corpus: Corpus)
 
 
 def free_bytes(plan: Plan) -> int:
-    """Tell the free space where the store is."""
+    """Return the free space where the store is."""
     return shutil.disk_usage(plan.store).free
 
 

@@ -1,4 +1,4 @@
-"""What every corpus that soundloom makes looks like: manifest.jsonl, rejects.jsonl, corpus.json and FLAC files."""
+"""Write a corpus: manifest.jsonl, rejects.jsonl and corpus.json next to its FLAC files."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Reject:
 
 
 def split_of(key: str) -> str:
-    """test (1%), dev (1%) or train, by the sha256 of ``key`` alone: no list to keep, the same in every corpus."""
+    """Return test (1%), dev (1%) or train, by the sha256 of ``key`` alone: the same in every corpus."""
     share = int(hashlib.sha256(key.encode()).hexdigest()[-8:], 16) / 2**32
     return "test" if share < 0.01 else "dev" if share < 0.02 else "train"
 
@@ -70,7 +70,11 @@ def _line(record: Row | Reject) -> str:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """The facts of the corpus in ``folder``; empty where it has none yet. Raises: SoundloomError on a broken file."""
+    """Return the facts of the corpus in ``folder``; empty where it has none yet.
+
+    Raises:
+        SoundloomError: the file is broken.
+    """
     path = folder / FACTS
     facts = read_json(path, _FACTS_BYTES) if path.exists() else {}
     if facts and facts.get("format") != FORMAT:
