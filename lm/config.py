@@ -1,4 +1,4 @@
-"""The settings that every language model here shares, and a strict reader for them."""
+"""The settings that every language model here shares, and the check of one number."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class TransformerConfig:
     """Shape of a transformer in Llama's style: pre-norm, RMSNorm, rotary positions, SwiGLU, no biases.
 
     ``num_kv_heads`` below ``num_heads`` shares keys and values between heads (grouped-query attention).
-    ``head_size``: channels of a head where they are not dim / num_heads (Qwen3's).
+    ``head_size``: channels of a head if they are not dim / num_heads (Qwen3's).
     """
 
     dim: int = 384
@@ -66,17 +66,17 @@ class LMConfig:
     """What a model of (text, codes) must know.
 
     The first five fields are facts: they come from the tokenizer and the token store, never from a person.
-    ``frames_per_text_unit`` puts the text on the audio's clock: unit i gets rotary position i * frames_per_text_unit,
-    so the offset between a frame and the text that it speaks stays almost the same, which makes alignment quick to
-    learn. ``frames_around_text`` are the frames of an utterance that do not grow with its text: the silence around it.
+    ``frames_per_text_unit`` puts the text on the audio's clock: unit i gets rotary position i * frames_per_text_unit.
+    The offset between a frame and its text then stays almost the same, which makes alignment quick to learn.
+    ``frames_around_text`` are the frames of an utterance that do not grow with its text: the silence around it.
     Both are the line through frames over text units; a mean ratio in place of the slope would let the clocks drift.
     ``cfg_drop``: share of training rows whose text is replaced by the learned null prefix (for guidance, and for
     continuing audio without text). ``audio_drop``: share of audio inputs hidden while training, so that the model
     must look at the text instead of only repeating the sound before. ``code_noise``: share of input codes replaced
     by random ones while training, so that the model recovers from its own mistakes. ``guide_prompt``: a training row
     whose text is hidden loses its prompt with it, so that guidance strengthens the prompt's voice as well as the text.
-    ``span_drop``: share of training rows with 0.2 to 1.2 s of audio inputs hidden in one piece; after a prompt they are
-    the first, so that nothing but the prompt tells the voice (a few frames on, the row's own past gives it away).
+    ``span_drop``: share of training rows with 0.2 to 1.2 s of audio inputs hidden in one piece. After a prompt they are
+    the first, so that only the prompt carries the voice (a few frames later, the row's own past gives it away).
     """
 
     text_vocab_size: int
@@ -104,12 +104,12 @@ class LMConfig:
                 raise SoundloomError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
 
     def expected_frames(self, text_length: int) -> float:
-        """How many frames so many text units take on average; 0 without text."""
+        """Return how many frames a text of this length takes on average; 0 without text."""
         return self.frames_around_text + text_length * self.frames_per_text_unit if text_length else 0.0
 
     @property
     def end_id(self) -> int:
-        """Level 0 says this after the last frame; as an input it fills every level from there on."""
+        """What level 0 writes after the last frame; as an input it fills every level from there on."""
         return self.codebook_size
 
     @property
@@ -159,5 +159,5 @@ def check_number(
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The dataclass as plain JSON values."""
+    """Return the dataclass as plain JSON values."""
     return dataclasses.asdict(config)

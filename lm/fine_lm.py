@@ -1,4 +1,4 @@
-"""The second of the pair: levels 1 … K-1, each written for all frames at once given the levels below."""
+"""Levels 1 … K-1, each written for all frames at once given the levels below; and the pair of coarse and fine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lm.generation.generate import generate_codes, guided, guided_text
 from lm.generation.request import Request
 from lm.generation.sampling import sample
 from lm.loss import LMOutput
-from lm.prefix import Earlier, TextPrefix, full_mask, positions
+from lm.prefix import PromptSpan, TextPrefix, full_mask, positions
 from lm.step_lm import CoarseLM
 from lm.transformer import Transformer
 
@@ -43,13 +43,14 @@ class FineLM(nn.Module):
         lengths: Tensor,
         level: int | None = None,
         generator: torch.Generator | None = None,
-        earlier: Earlier | None = None,
-        given: Tensor | None = None,
+        span: PromptSpan | None = None,
+        prompt_frames: Tensor | None = None,
     ) -> LMOutput:
         """Score one level of codes [B, >= level, T] from the levels below: logits [B, 1, T, codebook_size].
 
-        ``earlier``: what of each row is an utterance before; ``given`` is not used here, a fine model keeps its prompt.
-        Without ``level``, one of 1 … K-1 is drawn (``generator``: else the global one): a training step a level.
+        ``span``: which part of each row is its prompt, or the first of two utterances. ``prompt_frames`` is not used:
+        a fine model never loses its prompt. Without ``level``, one of 1 … K-1 is sampled by ``generator`` (or the
+        global one): a training step a level.
         """
         B, _, T = codes.shape
         K, V = self.config.num_levels, self.config.codebook_size
@@ -70,14 +71,14 @@ class FineLM(nn.Module):
         audio = F.embedding_bag(rows, self.code_embedding, mode="sum").view(B, T, -1)
         audio = audio + self.level_embedding[level - 1] + self.prefix.audio_type
         mask = full_mask(text_lengths, L, lengths, T)
-        where = positions(self.config, L, T, text.device, earlier)
+        where = positions(self.config, L, T, text.device, span)
         hidden = self.transformer(torch.cat([text, audio], dim=1), where, mask)
         logits = F.linear(hidden[:, L:], self.heads[level - 1])
         return LMOutput(logits[:, None], frames[:, None], first_level=level)
 
 
 class CoarseFineLM(nn.Module):
-    """`CoarseLM`, then `FineLM`, with the one face: generate(text_ids, prompt_codes, …) -> codes [B, K, T]."""
+    """`CoarseLM`, then `FineLM`, with the face of one model: generate(text_ids, prompt_codes, …) -> codes [B, K, T]."""
 
     def __init__(self, coarse: CoarseLM, fine: FineLM) -> None:
         super().__init__()
@@ -104,9 +105,9 @@ class CoarseFineLM(nn.Module):
         padding, forced = index >= lengths[:, None], index < request.prompt_lengths[:, None]
         copies = 1 if config.guidance == 1.0 else 2
         text = guided_text(request.text_ids, request.text_lengths, config.guidance)
-        earlier = None if request.earlier is None else request.earlier.repeated(copies)
+        span = None if request.span is None else request.span.repeated(copies)
         for level in range(1, self.config.num_levels):
-            output = self.fine(*text, codes.repeat(copies, 1, 1), lengths.repeat(copies), level, earlier=earlier)
+            output = self.fine(*text, codes.repeat(copies, 1, 1), lengths.repeat(copies), level, span=span)
             logits = guided(output.logits[:, 0], config.guidance)
             sampled = torch.full_like(codes[:, 0], self.config.end_id)
             temperature = config.temperatures(1, level)
@@ -117,5 +118,5 @@ class CoarseFineLM(nn.Module):
         return codes
 
     def generate(self, text_ids: Tensor | Sequence[int], prompt_codes: Tensor | None = None, **options: Any) -> Tensor:
-        """Write codes [B, K, T]; see `lm.generation.generate.generate_codes` for the options."""
+        """Write codes [B, K, T]; `lm.generation.generate.generate_codes` lists the options."""
         return generate_codes(self, text_ids, prompt_codes, **options)

@@ -29,7 +29,7 @@ class LMOutput:
 
 @dataclass
 class LossOutput:
-    """loss: scalar to minimize; per_level [n]: mean nats per code of each scored level (detached); counts [n]."""
+    """``loss``: scalar to minimize; ``per_level`` [n]: mean nats per code of each level (detached); ``counts`` [n]."""
 
     loss: Tensor
     per_level: Tensor
@@ -41,13 +41,13 @@ def lm_loss(
     codes: Tensor,
     lengths: Tensor,
     level_weights: Sequence[float] | None = None,
-    unscored: Tensor | None = None,
+    prompt_frames: Tensor | None = None,
 ) -> LossOutput:
-    """Mean cross-entropy per level, then their weighted mean.
+    """Return the weighted mean of the levels' mean cross-entropies.
 
     codes long [B, K, T], lengths [B]; END (the last output id) is the target of level 0 at frame ``length``.
     ``level_weights`` has K entries (uniform by default); only the scored levels' weights count.
-    ``unscored`` long [B]: frames at each row's start that are left out (a prompt's).
+    ``prompt_frames`` long [B]: frames at each row's start that are not scored.
     """
     B, n, positions, num_outputs = output.logits.shape
     first = output.first_level
@@ -58,11 +58,11 @@ def lm_loss(
 
     targets = _targets(codes[:, first : first + n], lengths, positions, num_outputs - 1, first == 0)
     mask = output.mask
-    if unscored is not None:
-        mask = mask & (torch.arange(positions, device=mask.device) >= unscored[:, None, None])
+    if prompt_frames is not None:
+        mask = mask & (torch.arange(positions, device=mask.device) >= prompt_frames[:, None, None])
     targets = targets.masked_fill(~mask, _IGNORED)
     sums = []
-    # A level at a time, and float32 only here: the whole grid in float32 would be the largest tensor of the step.
+    # One level at a time, and float32 only here: the whole grid in float32 would be the largest tensor of the step.
     # Unbound, not indexed: the backward pass of each index would fill a whole grid with zeros.
     for level, logits in enumerate(output.logits.unbind(1)):
         scores = logits.reshape(B * positions, num_outputs).float()
@@ -75,7 +75,7 @@ def lm_loss(
 
 
 def _targets(codes: Tensor, lengths: Tensor, positions: int, end_id: int, with_end: bool) -> Tensor:
-    """codes [B, n, T] -> long [B, n, positions], END set at level 0's frame ``length``."""
+    """Return codes [B, n, T] as targets long [B, n, positions], END at level 0's frame ``length``."""
     B, n, T = codes.shape
     targets = codes.new_zeros((B, n, positions))
     targets[:, :, : min(T, positions)] = codes[:, :, :positions]

@@ -1,9 +1,9 @@
-"""Text before audio: what the text prefix is, where it stands, and who may look at whom.
+"""Text before audio: what the text prefix is, its positions, and who may attend to whom.
 
 The sequence is ``[text | audio]``. Text sees all text (both ways); audio sees all text and the audio up to itself.
 Text is padded to the batch's longest; padding is hidden from everyone, so neighbours never change a result.
 
-Text stands on the audio's clock. Where a row begins with an earlier utterance (a prompt, or the first of two that are
+Text is placed on the audio's clock. If a row begins with another utterance (a prompt, or the first of two that are
 joined for training), the clock of the text that follows starts where that utterance's audio ends, whatever its pace:
 
     text  | A A A A | B B B B B B |          units of A at 0, r, 2r …; of B at T_A, T_A + r, T_A + 2r …
@@ -21,19 +21,19 @@ from lm.config import LMConfig
 
 
 @dataclass(frozen=True)
-class Earlier:
-    """How much of each row is an earlier utterance: its first text units and its first audio frames, long [B] each."""
+class PromptSpan:
+    """How much of each row is its prompt, or the first of two utterances: text units and frames, long [B] each."""
 
     units: Tensor
     frames: Tensor
 
-    def to(self, device: torch.device | str) -> Earlier:
-        """The same on ``device``."""
-        return Earlier(self.units.to(device), self.frames.to(device))
+    def to(self, device: torch.device | str) -> PromptSpan:
+        """Return the same on ``device``."""
+        return PromptSpan(self.units.to(device), self.frames.to(device))
 
-    def repeated(self, copies: int) -> Earlier:
-        """The rows ``copies`` times over, for guidance."""
-        return Earlier(self.units.repeat(copies), self.frames.repeat(copies))
+    def repeated(self, copies: int) -> PromptSpan:
+        """Return the rows ``copies`` times over, for guidance."""
+        return PromptSpan(self.units.repeat(copies), self.frames.repeat(copies))
 
 
 class TextPrefix(nn.Module):
@@ -50,13 +50,13 @@ class TextPrefix(nn.Module):
         nn.init.normal_(self.audio_type, std=0.1)
 
     def forward(self, text_ids: Tensor, lengths: Tensor, drop: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """text_ids long [B, L], lengths [B], drop bool [B] -> embedded [B, max(L, 1), D] and the lengths in use [B]."""
+        """Embed text_ids long [B, L] (lengths [B], drop bool [B]) -> [B, max(L, 1), D] and the lengths in use [B]."""
         ids, lengths = with_null(text_ids, lengths, self.config.null_text_id, drop)
         return self.embedding(ids) + self.text_type, lengths
 
 
 def with_null(text_ids: Tensor, lengths: Tensor, null_id: int, drop: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Rows without text (length 0, or ``drop``) become one null unit; padding becomes the null id too."""
+    """Replace rows without text (length 0, or ``drop``) by one null unit, and padding by the null id."""
     if text_ids.shape[1] == 0:
         text_ids = text_ids.new_full((text_ids.shape[0], 1), null_id)
     empty = lengths == 0 if drop is None else (lengths == 0) | drop
@@ -67,32 +67,32 @@ def with_null(text_ids: Tensor, lengths: Tensor, null_id: int, drop: Tensor | No
 
 
 def positions(
-    config: LMConfig, num_text: int, num_audio: int, device: torch.device, earlier: Earlier | None = None
+    config: LMConfig, num_text: int, num_audio: int, device: torch.device, span: PromptSpan | None = None
 ) -> Tensor:
-    """Rotary positions float [num_text + num_audio], or [B, …] with an earlier utterance: text on the audio's clock."""
+    """Return rotary positions float [num_text + num_audio], or [B, …] with a span: text on the audio's clock."""
     text = torch.arange(num_text, device=device, dtype=torch.float32) * config.frames_per_text_unit
     audio = torch.arange(num_audio, device=device, dtype=torch.float32)
-    if earlier is None:
+    if span is None:
         return torch.cat([text, audio])
-    units, frames = earlier.units[:, None].to(text), earlier.frames[:, None].to(text)
+    units, frames = span.units[:, None].to(text), span.frames[:, None].to(text)
     follows = torch.arange(num_text, device=device) >= units
     text = torch.where(follows, text - units * config.frames_per_text_unit + frames, text)
     return torch.cat([text, audio.expand(len(units), -1)], dim=1)
 
 
 def causal_mask(text_lengths: Tensor, num_text: int, num_audio: int) -> Tensor:
-    """Who may look at whom in ``[text | audio]``: bool [B, 1, S, S] with S = num_text + num_audio, True = may."""
+    """Return who may attend to whom in ``[text | audio]``: bool [B, 1, S, S] with S = num_text + num_audio."""
     S = num_text + num_audio
     index = torch.arange(S, device=text_lengths.device)
     is_text = index < num_text
     allowed = is_text[None, :] | (~is_text[:, None] & (index[None, :] <= index[:, None]))
     shown = ~is_text | (index < text_lengths[:, None])  # [B, S]
-    # Hidden text still sees itself: a query without a single key would make NaN.
+    # Hidden text still sees itself: a query without any key would give NaN.
     return ((allowed & shown[:, None, :]) | torch.eye(S, dtype=torch.bool, device=index.device))[:, None]
 
 
 def full_mask(text_lengths: Tensor, num_text: int, lengths: Tensor, num_audio: int) -> Tensor:
-    """Everyone may look at all text and all audio that is not padding: bool [B, 1, 1, S]."""
+    """Return the mask that shows everyone all text and audio that is not padding: bool [B, 1, 1, S]."""
     index = torch.arange(num_text + num_audio, device=text_lengths.device)
     text = index < text_lengths[:, None]
     audio = (index >= num_text) & (index < num_text + lengths[:, None])

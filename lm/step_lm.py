@@ -20,12 +20,12 @@ from lm.delay import Pattern
 from lm.generation.generate import generate_codes
 from lm.generation.request import Request
 from lm.loss import LMOutput
-from lm.prefix import Earlier, TextPrefix, causal_mask, positions
+from lm.prefix import PromptSpan, TextPrefix, causal_mask, positions
 from lm.transformer import KVCache, Transformer, additive_mask
 
 
 class _Writer:
-    """The model's parts that a step of generation needs, laid out for it: a snapshot of the weights."""
+    """A snapshot of the weights that a step of generation needs, laid out for it."""
 
     def __init__(self, model: StepLM) -> None:
         self.version = model.written_version()
@@ -36,11 +36,11 @@ class _Writer:
 
 @dataclass
 class StepState:
-    """Where a generation stands.
+    """The state of a generation.
 
-    The run's packed weights, rotary tables [L + max_steps, 1, head_dim] (a row of the batch each after a prompt) and
-    mask of keys [B, 1, 1, L + max_steps] (added to the scores; None where all text is shown), all made once; the
-    cache; and the audio steps taken.
+    The run's packed weights, rotary tables [L + max_steps, 1, head_dim] (one a row of the batch after a prompt) and
+    mask of keys [B, 1, 1, L + max_steps] (added to the scores; None if all text is shown), all made once; the cache;
+    and the number of audio steps taken.
     """
 
     writer: _Writer
@@ -82,28 +82,29 @@ class StepLM(nn.Module):
         codes: Tensor,
         lengths: Tensor,
         generator: torch.Generator | None = None,
-        earlier: Earlier | None = None,
-        given: Tensor | None = None,
+        span: PromptSpan | None = None,
+        prompt_frames: Tensor | None = None,
     ) -> LMOutput:
         """Score codes long [B, K, T] given text_ids long [B, L]: logits [B, levels, T + 1, outputs], aligned.
 
-        ``earlier``: what of each row is an utterance before. ``given`` long [B]: frames of it that are a prompt.
+        ``span``: which part of each row is its prompt, or the first of two utterances. ``prompt_frames`` long [B]: how
+        many of its frames are a prompt.
         Position t scores frame t; position ``length`` of level 0 scores END, other levels are not scored there.
-        While training, the config's drops are drawn from ``generator`` or the global one.
+        While training, the config's drops are sampled by ``generator``, or by the global one.
         """
         B, _, T = codes.shape
         inputs = self.step_inputs(codes[:, : self.levels], lengths)
         steps = inputs.shape[2]
-        drop = self._drawn(self.config.cfg_drop, (B,), generator, codes)
+        drop = self._chosen(self.config.cfg_drop, (B,), generator, codes)
         text, text_lengths = self.prefix(text_ids, text_lengths, drop)
-        lost = self._lost_span(B, steps, given, generator, codes)
-        if self.config.guide_prompt and drop is not None and given is not None:
-            prompt = self.pattern.reads(given, 0, steps) & drop[:, None]
+        lost = self._lost_span(B, steps, prompt_frames, generator, codes)
+        if self.config.guide_prompt and drop is not None and prompt_frames is not None:
+            prompt = self.pattern.reads(prompt_frames, 0, steps) & drop[:, None]
             lost = prompt if lost is None else lost | prompt
         L = text.shape[1]
         x = torch.cat([text, self._embed_training(inputs, generator, lost)], dim=1)
         mask = causal_mask(text_lengths, L, steps)
-        hidden = self.transformer(x, positions(self.config, L, steps, x.device, earlier), mask)[:, L:]
+        hidden = self.transformer(x, positions(self.config, L, steps, x.device, span), mask)[:, L:]
         aligned = self.pattern.aligned(hidden, T + 1)  # [levels, B, T + 1, D]
         heads = self.heads.view(self.levels, self.config.num_outputs, -1).transpose(1, 2)
         logits = torch.bmm(aligned.flatten(1, 2), heads).view(self.levels, B, T + 1, -1).transpose(0, 1)
@@ -121,7 +122,7 @@ class StepLM(nn.Module):
         return self.pattern.inputs(codes, self.config.start_id, self.config.end_id)
 
     def embed(self, inputs: Tensor, offsets: Tensor | None = None) -> Tensor:
-        """Sum of the levels' embeddings: ids [B, levels, S] -> [B, S, D]; ``offsets``: each level's first row."""
+        """Sum the levels' embeddings: ids [B, levels, S] -> [B, S, D]; ``offsets``: each level's first row."""
         B, K, S = inputs.shape
         if offsets is None:
             offsets = torch.arange(K, device=inputs.device) * self.config.num_inputs
@@ -129,39 +130,39 @@ class StepLM(nn.Module):
         return F.embedding_bag(rows, self.code_embedding, mode="sum").view(B, S, -1) + self.prefix.audio_type
 
     def _hide(self, x: Tensor, hidden: Tensor | None) -> Tensor:
-        """Put the vector of hidden audio in the place of x [B, S, D] where ``hidden`` [B, S]."""
+        """Replace x [B, S, D] by the vector of hidden audio where ``hidden`` [B, S]."""
         if hidden is None:
             return x
         return torch.where(hidden[..., None], self.hidden_audio + self.prefix.audio_type, x)
 
     def _embed_training(self, inputs: Tensor, generator: torch.Generator | None, lost: Tensor | None = None) -> Tensor:
         B, K, S = inputs.shape
-        noisy = self._drawn(self.config.code_noise, (B, K, S), generator, inputs)
+        noisy = self._chosen(self.config.code_noise, (B, K, S), generator, inputs)
         if noisy is not None:
             random = torch.randint(self.config.codebook_size, (B, K, S), generator=generator).to(inputs.device)
             inputs = torch.where(noisy & (inputs < self.config.codebook_size), random, inputs)
         x = self.embed(inputs)
-        return self._hide(self._hide(x, self._drawn(self.config.audio_drop, (B, S), generator, inputs)), lost)
+        return self._hide(self._hide(x, self._chosen(self.config.audio_drop, (B, S), generator, inputs)), lost)
 
     def _lost_span(
-        self, B: int, steps: int, given: Tensor | None, generator: torch.Generator | None, like: Tensor
+        self, B: int, steps: int, prompt_frames: Tensor | None, generator: torch.Generator | None, like: Tensor
     ) -> Tensor | None:
-        """Steps of a hidden piece of some rows, bool [B, steps]: anywhere, or from a prompt's end on."""
-        chosen = self._drawn(self.config.span_drop, (B,), generator, like)
+        """Return the steps of a hidden piece of some rows, bool [B, steps]: anywhere, or from a prompt's end on."""
+        chosen = self._chosen(self.config.span_drop, (B,), generator, like)
         if chosen is None:
             return None
         place, length = torch.rand(2, B, generator=generator).to(like.device)
         first = (place * steps).long()
-        if given is not None:
-            first = torch.where(given > 0, self.pattern.free_of(given), first)
+        if prompt_frames is not None:
+            first = torch.where(prompt_frames > 0, self.pattern.free_of(prompt_frames), first)
         last = first + ((0.2 + length) * self.config.frame_rate).long()
         index = torch.arange(steps, device=like.device)
         return (index >= first[:, None]) & (index < last[:, None]) & chosen[:, None]
 
-    def _drawn(
+    def _chosen(
         self, probability: float, shape: tuple[int, ...], generator: torch.Generator | None, like: Tensor
     ) -> Tensor | None:
-        """Bool mask, True with this probability; None where nothing is dropped (evaluation, or probability 0)."""
+        """Return a bool mask, True with this probability; None if nothing is dropped (evaluation, or probability 0)."""
         if not self.training or probability == 0.0:
             return None
         return (torch.rand(shape, generator=generator) < probability).to(like.device)
@@ -169,16 +170,16 @@ class StepLM(nn.Module):
     # --- generation -----------------------------------------------------------------------------------------------
 
     def start(
-        self, text_ids: Tensor, text_lengths: Tensor, max_steps: int, earlier: Earlier | None = None
+        self, text_ids: Tensor, text_lengths: Tensor, max_steps: int, span: PromptSpan | None = None
     ) -> StepState:
-        """Read the text once: the state that `advance` continues for at most ``max_steps`` audio steps."""
+        """Read the text once; return the state that `advance` continues for at most ``max_steps`` audio steps."""
         if self._writer is None or self._writer.version != self.written_version():
             self._writer = _Writer(self)
         writer = self._writer
         text, lengths = self.prefix(text_ids, text_lengths)
         B, L, _ = text.shape
         cache = self.transformer.init_cache(B, L + max_steps)
-        cos, sin = writer.transformer.tables(positions(self.config, L, max_steps, text.device, earlier))
+        cos, sin = writer.transformer.tables(positions(self.config, L, max_steps, text.device, span))
         mask = None
         if bool((lengths < L).any()):
             index = torch.arange(L + max_steps, device=text.device)
@@ -191,7 +192,7 @@ class StepLM(nn.Module):
     def advance(self, state: StepState, inputs: Tensor, hidden: Tensor | None = None) -> Tensor:
         """Take the next n steps with input ids [B, levels, n]: scores [B, levels, outputs] of the last of them.
 
-        ``hidden`` bool [B, n]: steps whose inputs the model shall not know.
+        ``hidden`` bool [B, n]: steps whose inputs the model must not know.
         """
         B, n = inputs.shape[0], inputs.shape[2]
         first = state.text_length + state.step
@@ -213,7 +214,7 @@ class StepLM(nn.Module):
 
     @property
     def decoder(self) -> StepLM:
-        """What `lm.generation.generate` takes steps with: this model itself."""
+        """The model that `lm.generation.generate` takes steps with: this one."""
         return self
 
     def complete(
@@ -228,7 +229,7 @@ class StepLM(nn.Module):
 
     @torch.no_grad()
     def attention_maps(self, text_ids: Tensor, codes: Tensor) -> Tensor:
-        """Where audio looks in the text, for pictures: text_ids [L], codes [K, T] -> float [layers, heads, T, L].
+        """Return where audio attends to the text, for pictures: text_ids [L], codes [K, T] -> [layers, heads, T, L].
 
         Row t is the step that writes frame t of level 0.
         """

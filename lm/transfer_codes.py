@@ -1,7 +1,7 @@
-"""A language model that goes on with another codec: its tables of codes, translated by what both codecs heard.
+"""Initialise a language model's code tables for a new codec from paired grids of the same recordings.
 
-A codec that is trained further gives other codes, and with them a language model would have to begin anew. But with two
-grids of the same recordings at hand, each new code can begin as the mean of the old codes that stood in its place.
+A codec that is trained further gives other codes, and a language model would have to start again. With grids of the
+same recordings by both codecs, each new code starts as the mean of the old codes in its place.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from lm.step_lm import StepLM
 
 
 def count_pairs(old: StoreReader, new: StoreReader, limit: int = 50_000) -> np.ndarray:
-    """How often a new code stood where an old one did: int64 [K, new code, old code], over rows of the same id.
+    """Count how often a new code replaces an old one: int64 [K, new code, old code], over rows of the same id.
 
-    At most ``limit`` rows are read. Errors: `SoundloomError` where the stores have other shapes, or share no recording
-    with the same number of frames.
+    At most ``limit`` rows are read.
+
+    Raises: SoundloomError where the stores have other shapes, or share no recording with the same number of frames.
     """
     for name in ("num_levels", "codebook_size", "frame_rate"):
         ours, theirs = getattr(new, name), getattr(old, name)
@@ -45,7 +46,7 @@ def count_pairs(old: StoreReader, new: StoreReader, limit: int = 50_000) -> np.n
 
 
 def _batches(old: StoreReader, new: StoreReader, pairs: Iterator[tuple[int, int]]) -> Iterator[list[np.ndarray]]:
-    """Cells new * V + old, [K, T] a recording, some hundred recordings at a time."""
+    """Yield cells new * V + old, [K, T] a recording, some hundred recordings at a time."""
     while some := list(islice(pairs, 500)):
         grids = ((old.codes(a).numpy(), new.codes(b).numpy()) for a, b in some)
         cells = [n.astype(np.int64) * new.codebook_size + o for o, n in grids if o.shape == n.shape]
@@ -55,10 +56,10 @@ def _batches(old: StoreReader, new: StoreReader, pairs: Iterator[tuple[int, int]
 
 @torch.no_grad()
 def recode(model: StepLM | FineLM, counts: np.ndarray) -> None:
-    """Give every code of the new codec the mean of the old codes' rows that it stands for, in and out.
+    """Give every code of the new codec the mean of the old codes' rows that it replaces, in embeddings and heads.
 
-    ``counts`` [K, new, old] as `count_pairs` makes them, for all levels of the grid. A code that was never seen
-    gets the mean of all, by how often they were used.
+    ``counts`` [K, new, old] are those of `count_pairs`, for all levels of the grid. A code that was never seen gets
+    the mean of all, weighted by their use.
     """
     for k, table in code_tables(model):
         seen = torch.from_numpy(counts[k]).to(table.device, torch.float64)
@@ -67,7 +68,7 @@ def recode(model: StepLM | FineLM, counts: np.ndarray) -> None:
 
 
 def code_tables(model: nn.Module) -> Iterator[tuple[int, Tensor]]:
-    """A model's tables of codes, (level, view [codebook_size, D]): embeddings and heads, without END and START."""
+    """Yield a model's tables of codes, (level, view [codebook_size, D]): embeddings and heads, no END and START."""
     if isinstance(model, FineLM):
         K, V = model.config.num_levels, model.config.codebook_size
         for k in range(K - 1):

@@ -50,7 +50,7 @@ class KVCache:
 
 
 def rotary_tables(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of the rotary angles: positions float [B, S] or [S] -> two float32 [B or 1, 1, S, head_dim]."""
+    """Return cosine and sine of the rotary angles: positions [B, S] or [S] -> two [B or 1, 1, S, head_dim], float32."""
     frequencies = theta ** (-torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim)
     angles = positions.float().unsqueeze(-1) * frequencies
     angles = torch.cat([angles, angles], dim=-1)
@@ -59,13 +59,13 @@ def rotary_tables(positions: Tensor, head_dim: int, theta: float) -> tuple[Tenso
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn [B, H, S, head_dim] by its positions (Llama's layout: the first half pairs with the second)."""
+    """Rotate [B, H, S, head_dim] by its positions (Llama's layout: the first half pairs with the second)."""
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-    """Attention of q [B, H, S, size] over k, v [B, kv_heads, keys, size]; ``mask`` is added to the scores."""
+    """Attend with q [B, H, S, size] to k, v [B, kv_heads, keys, size]; ``mask`` is added to the scores."""
     if mask is not None and q.dtype == torch.bfloat16 and q.device.type == "cpu" and q.requires_grad:
         # Training in bfloat16 on the CPU: forward and backward of plain products take 0.6 of the fused kernel's time
         # (250 to 900 positions, one thread). It keeps scores in bfloat16, as inputs and outputs already are.
@@ -90,7 +90,7 @@ class Attention(nn.Module):
         self.k_norm = nn.RMSNorm(size, eps=config.norm_eps) if config.qk_norm else None
 
     def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated queries, rotated keys and values, each [B, heads, S, head_dim]."""
+        """Return rotated queries, rotated keys, and values, each [B, heads, S, head_dim]."""
         c = self.config
         B, S, _ = x.shape
         qkv = self.qkv(x).view(B, S, c.num_heads + 2 * c.kv_heads, c.head_dim).transpose(1, 2)
@@ -148,7 +148,7 @@ class Transformer(nn.Module):
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
                 std = 0.64 * parameter.shape[1] ** -0.5
-                # The branches' ends start smaller, so that the residual stream does not grow with depth.
+                # The last layer of each branch starts smaller, so that the residual stream does not grow with depth.
                 if name.endswith(("out.weight", "down.weight")):
                     std /= (2 * self.config.num_layers) ** 0.5
                 nn.init.normal_(parameter, std=std)
@@ -160,7 +160,7 @@ class Transformer(nn.Module):
         return KVCache(c.num_layers, (batch, c.kv_heads, c.head_dim), max_length, like)
 
     def blocks(self) -> Iterator[Block]:
-        """Yield the layers, as what they are."""
+        """Yield the layers, typed."""
         return (cast(Block, layer) for layer in self.layers)
 
     def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
@@ -188,7 +188,7 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def attention_maps(self, x: Tensor, positions: Tensor, mask: Tensor | None = None) -> Tensor:
-        """All layers' attention weights, for pictures: x [1, S, D] -> float [layers, heads, S, S], computed plainly."""
+        """Return all layers' attention weights, for pictures: x [1, S, D] -> float [layers, heads, S, S]."""
         c = self.config
         S = x.shape[1]
         if mask is None and c.causal:
@@ -207,11 +207,11 @@ class Transformer(nn.Module):
 
 
 def additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Bool mask -> 0 / -inf, made once a forward instead of once a layer."""
+    """Return a bool mask as 0 / -inf; made once a forward instead of once a layer."""
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:
-    """Dtype that attention will see: autocast's where it is on, else the input's."""
+    """Return the dtype that attention gets: autocast's if it is on, else the input's."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype

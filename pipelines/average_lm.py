@@ -1,10 +1,10 @@
-"""Average the weights of language models that began as one: often better than each of them.
+"""Average the weights of language models with a common start: often better than each of them.
 
     python pipelines/average_lm.py runs/speakers-2/best runs/speakers-3/best -o runs/speakers-mean
     python pipelines/average_lm.py runs/a/best runs/b/best runs/c/best -o runs/mean --shares 2,1,1
 
-For models of which one was trained on from the other, or all from a third ("model soups", Wortsman et al. 2022); a
-straight line between others leads through nonsense. Compare the result's validation loss or report with theirs.
+Use it if one model continued the training of the other, or all continued that of a third ("model soups", Wortsman et
+al. 2022). The mean of unrelated models is nonsense. Compare the result's validation loss or report with theirs.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def average(folders: list[str], output: Path, shares: list[float], dtype: str) -
         first.codec_facts.require(other.codec_facts, folders[0])
         shapes = [{name: value.shape for name, value in one.model.state_dict().items()} for one in (first, other)]
         if shapes[0] != shapes[1]:
-            raise SoundloomError(f"{pair}: have other shapes, so they did not begin as one model")
+            raise SoundloomError(f"{pair}: have other shapes, so they have no common start")
         if texts[folder] != texts[folders[0]]:
-            raise SoundloomError(f"{pair}: learned with different text tokenizers")
+            raise SoundloomError(f"{pair}: were trained with different text tokenizers")
     states = [one.model.state_dict() for one in models]
     total = sum(shares)
     mean = {
@@ -50,19 +50,23 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("models", nargs="+", help="folders of language models, two or more")
     parser.add_argument("-o", "--output", required=True, type=Path, help="folder to write")
-    parser.add_argument("--shares", help="numbers with commas between them, one a model (default: all alike)")
-    parser.add_argument("--dtype", default="float32", help="of the weights on disk: float32, bfloat16 or float16")
+    parser.add_argument("--shares", help="weights with commas between them, one a model (default: equal)")
+    parser.add_argument(
+        "--dtype",
+        default="float32",
+        help="weights on disk: float32, bfloat16 or float16",
+    )
     options = parser.parse_args(argv)
     if len(options.models) < 2:
         raise SoundloomError("give two models or more")
     if options.output.exists():
-        raise SoundloomError(f"{options.output}: exists already; choose another place")
+        raise SoundloomError(f"{options.output}: exists already; choose another folder")
     try:
         shares = [float(part) for part in options.shares.split(",")] if options.shares else [1.0] * len(options.models)
     except ValueError:
         shares = []
     if len(shares) != len(options.models) or min(shares) < 0 or not 0 < sum(shares) < float("inf"):
-        raise SoundloomError(f"--shares {options.shares}: wanted {len(options.models)} numbers, none below 0")
+        raise SoundloomError(f"--shares {options.shares}: expected {len(options.models)} numbers, none below 0")
     average(options.models, options.output, shares, options.dtype)
     print(options.output)
     return 0

@@ -2,9 +2,9 @@
 
     python pipelines/make_lexicon.py lm/text/english/lexicons/en-us.tsv.gz --texts /usr/share/wordnet
 
-Words: those of the texts, of the teacher's own checked word list, and the listed inflections of both. A word of the
-texts gets the pronunciation that it has most often in a sentence (``to`` is hardly ever said alone), apart before
-vowels where that differs; every other word the one it has alone.
+The words are those of the texts, those of the teacher's checked word list, and the listed inflections of both. A word
+of the texts gets its most frequent pronunciation within sentences (``to`` is hardly ever said alone), with a second one
+before vowels if that differs. Every other word gets the pronunciation that it has alone.
 
 Needs: pip install -e '.[corpus]'   (hibari-tts, Apache-2.0). One core, about five minutes.
 """
@@ -56,11 +56,11 @@ class Teacher:
         self.silver: dict[str, Any] = json.loads(gzip.decompress((assets / "lexicon_us_silver.json.gz").read_bytes()))
 
     def alone(self, word: str) -> str:
-        """A word's phonemes without context."""
+        """Return a word's phonemes without context."""
         return _ALPHABET.clean(self.g2p(word, normalize_text=False))
 
     def in_context(self, sentence: str) -> list[tuple[str, str, bool]]:
-        """(word, phonemes, whether a vowel follows at once) of each word of a normalised sentence."""
+        """Return (word, phonemes, whether a vowel follows at once) of each word of a normalised sentence."""
         tokens = self.g2p.phonemize_tokens(self.g2p.tokenize(sentence))
         rows = []
         for token, following in zip(tokens, [*tokens[1:], None], strict=True):
@@ -72,20 +72,20 @@ class Teacher:
 
 
 def count_readings(teacher: Teacher, texts: Iterable[str]) -> tuple[dict[str, Counter[str]], dict[str, Counter[str]]]:
-    """How often each word of the texts is read in which way: anywhere but before a vowel, and before a vowel."""
+    """Count the readings of each word of the texts: anywhere but before a vowel, and before a vowel."""
     plain: dict[str, Counter[str]] = defaultdict(Counter)
     vowel: dict[str, Counter[str]] = defaultdict(Counter)
     for text in texts:
         sentence = ENGLISH.normalize(text, is_word=lambda word: word in teacher.gold)
         for i, (word, phonemes, before_vowel) in enumerate(teacher.in_context(sentence)):
-            # A capital that only opens the sentence tells nothing about the word.
+            # The capital that opens a sentence is not the word's own.
             key = word.lower() if i == 0 and word.istitle() and len(word) > 1 else word
             (vowel if before_vowel else plain)[key][phonemes] += 1
     return plain, vowel
 
 
 def _best(counter: Counter[str]) -> str:
-    """The most frequent reading; of equals the first in order, so that every run gives the same."""
+    """Return the most frequent reading; of equals the first in order, so that every run gives the same."""
     return min(counter.items(), key=lambda item: (-item[1], item[0]))[0]
 
 
@@ -94,14 +94,14 @@ def _count(plain: dict[str, Counter[str]], vowel: dict[str, Counter[str]], word:
 
 
 def inflections(word: str) -> list[str]:
-    """Regular forms that a word might have; the caller keeps those that some list attests."""
+    """Return regular forms that a word might have; the caller keeps those that some list attests."""
     stem = word[:-1] if word.endswith("e") else word
     ies = [word[:-1] + "ies", word[:-1] + "ied"] if word.endswith("y") else []
     return [word + "s", word + "es", stem + "ed", stem + "ing", stem + "er", stem + "est", word + "ly", *ies]
 
 
 def build(teacher: Teacher, texts: list[str], progress: bool = True) -> Lexicon:
-    """The lexicon of the texts' words, the teacher's checked words and their attested inflections."""
+    """Build the lexicon of the texts' words, the teacher's checked words and their attested inflections."""
     shown = track(texts, "sentence", shown=progress)
     plain, vowel = count_readings(teacher, shown)
     words: dict[str, str] = {}
@@ -126,7 +126,7 @@ def build(teacher: Teacher, texts: list[str], progress: bool = True) -> Lexicon:
 
 
 def without_echoes(words: dict[str, str]) -> dict[str, str]:
-    """Leave out what a lookup finds anyway: words with capitals that sound as their lower case does."""
+    """Leave out what a lookup finds anyway: capitalised words that sound like their lower case."""
 
     def echo(word: str, phonemes: str) -> bool:
         return len(word) > 1 and (word.istitle() or word.isupper()) and words.get(word.lower()) == phonemes
@@ -135,7 +135,7 @@ def without_echoes(words: dict[str, str]) -> dict[str, str]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the command line's parser."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("out", type=Path, help="file to write, *.tsv.gz")
     p.add_argument("--texts", type=Path, required=True, help="a text file or a WordNet folder with data.* files")
@@ -144,7 +144,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Build a lexicon, write it in one step, tell its size."""
+    """Build a lexicon, write it in one step, print its size."""
     args = parser().parse_args(argv)
     lexicon = build(Teacher(), read_texts(args.texts)[: args.limit])
     data = lexicon.dumps(HEADER)

@@ -98,7 +98,7 @@ class Writer:
 
     def codes(self, texts: list[str], outputs: list[str]) -> list[Tensor]:
         """Write the codes of some pieces, with progress on standard error; save them with --keep-codes."""
-        from lm.musicgen.generate import CrossSettings
+        from lm.musicgen.generate import MusicGenSampling
         from pipelines.command_line.progress import Progress
         from pipelines.musicgen.codes_file import SUFFIX, save_codes
 
@@ -110,7 +110,7 @@ class Writer:
                 options.seconds,
                 prompt=self.prompt,
                 seeds=[options.seed] * len(texts),
-                settings=CrossSettings(**given),
+                settings=MusicGenSampling(**given),
                 on_step=lambda step, _: progress.advance(step),
             )
         if options.keep_codes:

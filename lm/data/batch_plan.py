@@ -1,4 +1,4 @@
-"""Which rows stand in which batch, by the batch's number alone."""
+"""Which rows form which batch, by the batch's number alone."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _BUCKET_RATIO = 1.1  # rows of one bucket differ by at most this factor in lengt
 
 
 class BatchPlan:
-    """Which rows stand in batch 0, 1, 2 …: a pure function of (seed, number), endless, epoch after epoch.
+    """Which rows form batch 0, 1, 2 …: a pure function of (seed, number), endless, epoch after epoch.
 
-    Rows of like length share a bucket. In each epoch a bucket's rows are permuted and cut into the same number of
+    Rows of similar length share a bucket. In each epoch a bucket's rows are permuted and cut into the same number of
     batches of even size, so that frames and text with padding stay within ``frames_per_batch``; then the epoch's
     batches are permuted. Every row comes once an epoch.
 
@@ -74,7 +74,7 @@ class BatchPlan:
 
 
 def hash_keys(seed: int, epoch: int, values: np.ndarray) -> np.ndarray:
-    """Hash each value with (seed, epoch) by splitmix64; sorting by it permutes alike under every version of numpy."""
+    """Hash each value with (seed, epoch) by splitmix64; sorting by it gives one order under every version of numpy."""
     with np.errstate(over="ignore"):
         state = np.array([seed, epoch], dtype=np.int64).view(np.uint64)
         keys = values.astype(np.uint64)

@@ -4,8 +4,8 @@
     plan = BatchPlan(dataset.lengths, dataset.text_lengths, frames_per_batch=6000, seed=0)
     batch = dataset.batch(plan.rows(index), index)          # index = 0, 1, 2 … through as many epochs as wanted
 
-Nothing here keeps a position: batch ``index`` is the same whoever asks, when and after what. A training that resumes
-at a step asks for that step's batches; several processes ask for different indices.
+Nothing here keeps a position: batch ``index`` depends on its number alone. A training that resumes at a step asks for
+that step's batches; several processes ask for different indices.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from codec.errors import SoundloomError
 from codec.store.reader import StoreReader
 from lm.data.batch_plan import BatchPlan
 from lm.data.pairs import speaker_pairs
-from lm.prefix import Earlier
+from lm.prefix import PromptSpan
 from lm.text.tokenizer import TextTokenizer
 
 
@@ -32,31 +32,31 @@ from lm.text.tokenizer import TextTokenizer
 class Example:
     """One utterance, or two of a speaker joined: its id, text_ids (a list of L numbers) and codes, integers [K, T].
 
-    Of two, the first has ``earlier_units`` of the text and ``earlier_frames`` of the codes; where it is ``given``, a
-    model learns to go on from it, not to say it.
+    Of two, the first has ``first_units`` of the text and ``first_frames`` of the codes. If it is ``given``, the model
+    learns to continue it, not to write it.
     """
 
     id: str
     text_ids: list[int]
     codes: Tensor
-    earlier_units: int = 0
-    earlier_frames: int = 0
+    first_units: int = 0
+    first_frames: int = 0
     given: bool = False
 
     @property
-    def unscored(self) -> int:
+    def prompt_frames(self) -> int:
         """Frames at the start that the loss leaves out."""
-        return self.earlier_frames if self.given else 0
+        return self.first_frames if self.given else 0
 
 
 @dataclass(frozen=True)
 class Batch:
     """text_ids long [B, L], text_lengths long [B], codes long [B, K, T], lengths long [B] (frames), ids of the B rows.
 
-    ``earlier``: what of each row is the first of two joined utterances; None where no row is joined.
-    ``unscored``: frames at each row's start that the loss leaves out, long [B]; None where there are none.
-    Padding is `text_pad_id` in text_ids and 0 in codes; only the lengths tell what is padding. A row without text
-    has text length 0.
+    ``span``: which part of each row is the first of two joined utterances; None if no row is joined.
+    ``prompt_frames``: frames at each row's start that the loss leaves out, long [B]; None where there are none.
+    Padding is the tokenizer's ``pad_id`` in text_ids and 0 in codes; only the lengths show what is padding. A row
+    without text has text length 0.
     """
 
     text_ids: Tensor
@@ -64,8 +64,8 @@ class Batch:
     codes: Tensor
     lengths: Tensor
     ids: list[str]
-    earlier: Earlier | None = None
-    unscored: Tensor | None = None
+    span: PromptSpan | None = None
+    prompt_frames: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch with its tensors on ``device``."""
@@ -75,8 +75,8 @@ class Batch:
             text_lengths=self.text_lengths.to(device),
             codes=self.codes.to(device),
             lengths=self.lengths.to(device),
-            earlier=None if self.earlier is None else self.earlier.to(device),
-            unscored=None if self.unscored is None else self.unscored.to(device),
+            span=None if self.span is None else self.span.to(device),
+            prompt_frames=None if self.prompt_frames is None else self.prompt_frames.to(device),
         )
 
 
@@ -90,30 +90,29 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
     for i, example in enumerate(examples):
         text_ids[i, : len(example.text_ids)] = torch.tensor(example.text_ids, dtype=torch.long)
         codes[i, :, : example.codes.shape[1]] = example.codes
-    frames = torch.tensor([example.earlier_frames for example in examples])
-    earlier = Earlier(torch.tensor([example.earlier_units for example in examples]), frames) if frames.any() else None
-    left_out = torch.tensor([example.unscored for example in examples])
-    unscored = left_out if left_out.any() else None
-    return Batch(text_ids, text_lengths, codes, lengths, [example.id for example in examples], earlier, unscored)
+    frames = torch.tensor([example.first_frames for example in examples])
+    span = PromptSpan(torch.tensor([example.first_units for example in examples]), frames) if frames.any() else None
+    left_out = torch.tensor([example.prompt_frames for example in examples])
+    prompt_frames = left_out if left_out.any() else None
+    return Batch(text_ids, text_lengths, codes, lengths, [example.id for example in examples], span, prompt_frames)
 
 
 class GridDataset:
     """The usable rows of a token store with their texts as ids.
 
-    All texts are encoded once when it is made (about 0.1 ms each). Left out, and named in ``dropped`` with the
-    reason, are rows over ``max_frames`` and rows whose text nobody can speak; rows with no text at all stay, as
-    examples of unconditional audio.
+    All texts are encoded once at the start (about 0.1 ms each). Rows over ``max_frames`` and rows whose text cannot be
+    spoken are left out; ``dropped`` holds the reason. Rows without any text stay, as examples of unconditional audio.
 
     Args:
         reader: the store; its ``num_levels`` decides how many levels a batch has.
         max_frames: the longest row that is used; 0 = any.
-        spell_probability: share of known words that are spelled instead of pronounced, drawn anew for every batch.
-        join: so many pairs of utterances of one speaker are added, for each utterance; the second learns to go on
-            in the voice of the first, as after a prompt.
-        speakers: whose voices the model shall have of its own, without a prompt; None = all. Rows of others then stand
-            only in pairs, whose first utterance is given as a prompt and is not scored.
-        prompted: so many such pairs for each row of the others.
-        seed: decides which.
+        spell_probability: share of known words that are spelled instead of pronounced, sampled anew for every batch.
+        join: pairs of utterances of one speaker to add for each utterance; the second continues in the voice of the
+            first, as after a prompt.
+        speakers: whose voices the model is to have without a prompt; None = all. Rows of others then appear only in
+            pairs, whose first utterance is a prompt and is not scored.
+        prompted: number of such pairs for each row of the others.
+        seed: decides which pairs.
 
     Raises: SoundloomError where no row is left, or none is of ``speakers``.
     """
@@ -202,7 +201,7 @@ class GridDataset:
         return (slope, start) if slope > 0.1 * ratio and start >= 0 else (ratio, 0.0)
 
     def example(self, index: int, draw: int = 0) -> Example:
-        """Return example ``index``: a row, or after all rows a pair; spelling is drawn from (seed, draw, row's id)."""
+        """Return example ``index``: a row, or after all rows a pair; (seed, draw, row's id) decide the spelling."""
         if index < len(self._alone):
             return self._row(int(self._alone[index]), draw)
         first, second = (self._row(int(place), draw) for place in self.pairs[index - len(self._alone)])
@@ -230,7 +229,7 @@ class GridDataset:
         return Example(identity, text_ids, self.reader.codes(row))
 
     def batch(self, indices: Iterable[int], draw: int = 0) -> Batch:
-        """Read and pad the examples ``indices``; ``draw`` (a batch's number) seeds what is drawn at random."""
+        """Read and pad the examples ``indices``; ``draw`` (a batch's number) seeds the spelling."""
         examples = [self.example(int(index), draw) for index in indices]
         return collate(examples, self.tokenizer.pad_id)
 

@@ -23,7 +23,7 @@ from lm.delay import Pattern
 from lm.generation.latents import level_vectors
 from lm.generation.request import GenerateConfig, Request, frame_limits, make_request
 from lm.generation.sampling import sample
-from lm.prefix import Earlier
+from lm.prefix import PromptSpan
 
 UNKNOWN = 2**31  # a length not known yet: beyond every step
 
@@ -60,7 +60,7 @@ class StepDecoder(Protocol):
 
     pattern: Pattern
 
-    def start(self, text_ids: Tensor, text_lengths: Tensor, max_steps: int, earlier: Earlier | None = None) -> Any: ...
+    def start(self, text_ids: Tensor, text_lengths: Tensor, max_steps: int, span: PromptSpan | None = None) -> Any: ...
 
     def advance(self, state: Any, inputs: Tensor, hidden: Tensor | None = None) -> Tensor: ...
 
@@ -141,10 +141,10 @@ class GridWriter:
     def _start(self) -> Any:
         request, guidance = self.request, self.request.config.guidance
         text = guided_text(request.text_ids, request.text_lengths, guidance)
-        earlier = request.earlier
-        if earlier is not None and guidance != 1.0:
-            earlier = earlier.repeated(2)
-        return self.decoder.start(*text, max_steps=self.inputs.shape[2], earlier=earlier)
+        span = request.span
+        if span is not None and guidance != 1.0:
+            span = span.repeated(2)
+        return self.decoder.start(*text, max_steps=self.inputs.shape[2], span=span)
 
     @property
     def done(self) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from codec.errors import SoundloomError, quoted
 from lm.config import LMConfig, check_number
 from lm.generation.sampling import SamplingConfig
-from lm.prefix import Earlier
+from lm.prefix import PromptSpan
 
 MOST_FRAMES = 100_000  # of one row: above half an hour at 50 frames a second
 SECONDS_WITHOUT_TEXT = 10
@@ -57,8 +57,8 @@ class Request:
     """A checked batch of requests, as `make_request` builds it; running it changes nothing in it.
 
     text_ids long [B, L] and text_lengths [B], the prompt's text first; prompt_codes long [B, K, P] and prompt_lengths
-    [B]; one seed a row. ``earlier``: which part of each row is its prompt; None where the text is that of prompt and
-    new audio as one. ``vectors`` float [n, V, D]: the codebooks of the first n levels, to return latents as well.
+    [B]; one seed a row. ``span``: which part of each row is its prompt; None if the text is one for prompt and new
+    audio. ``vectors`` float [n, V, D]: the codebooks of the first n levels, to return latents as well.
     """
 
     text_ids: Tensor
@@ -67,7 +67,7 @@ class Request:
     prompt_lengths: Tensor
     seeds: tuple[int, ...]
     config: GenerateConfig
-    earlier: Earlier | None = None
+    span: PromptSpan | None = None
     vectors: Tensor | None = None
 
     def __len__(self) -> int:
@@ -76,9 +76,9 @@ class Request:
     def rows(self, rows: Sequence[int], seeds: Sequence[int]) -> Request:
         """Return the request of some rows, with other seeds."""
         chosen = list(rows)
-        earlier = None
-        if self.earlier is not None:
-            earlier = Earlier(self.earlier.units[chosen], self.earlier.frames[chosen])
+        span = None
+        if self.span is not None:
+            span = PromptSpan(self.span.units[chosen], self.span.frames[chosen])
         return replace(
             self,
             text_ids=self.text_ids[chosen],
@@ -86,7 +86,7 @@ class Request:
             prompt_codes=self.prompt_codes[chosen],
             prompt_lengths=self.prompt_lengths[chosen],
             seeds=tuple(seeds),
-            earlier=earlier,
+            span=span,
         )
 
 
@@ -122,17 +122,15 @@ def make_request(
     P = prompt.shape[2]
     lengths = _row_lengths("text_lengths", text_lengths, B, L, device)
     prompt_lengths = _row_lengths("prompt_lengths", prompt_lengths, B, P, device)
-    earlier = None
+    span = None
     if prompt_text_lengths is not None and P:
         units = _row_lengths("prompt_text_lengths", prompt_text_lengths, B, L, device)
-        earlier = Earlier(units, prompt_lengths)
+        span = PromptSpan(units, prompt_lengths)
     prompt = _checked_prompt(model, prompt.long(), prompt_lengths)
     _check_text(model, text_ids, lengths)
     _check_vectors(model, vectors)
     seeds = _checked_seeds(range(B) if seeds is None else seeds, B)
-    return Request(
-        text_ids.long(), lengths, prompt, prompt_lengths, seeds, config or GenerateConfig(), earlier, vectors
-    )
+    return Request(text_ids.long(), lengths, prompt, prompt_lengths, seeds, config or GenerateConfig(), span, vectors)
 
 
 def _row_lengths(name: str, lengths: Tensor | None, rows: int, most: int, device: torch.device) -> Tensor:
@@ -186,8 +184,8 @@ def frame_limits(request: Request, model: LMConfig) -> tuple[Tensor, Tensor]:
     """
     config, text_lengths, prompt_lengths = request.config, request.text_lengths, request.prompt_lengths
     # If the prompt's text length is known, so are its frames: estimate only the rest.
-    known = torch.zeros_like(prompt_lengths) if request.earlier is None else request.earlier.frames
-    new_units = text_lengths if request.earlier is None else text_lengths - request.earlier.units
+    known = torch.zeros_like(prompt_lengths) if request.span is None else request.span.frames
+    new_units = text_lengths if request.span is None else text_lengths - request.span.units
     expected = torch.tensor([model.expected_frames(n) for n in new_units.tolist()], dtype=torch.float64)
     expected = expected.clamp(max=2.0**40).to(text_lengths.device)
     extra = config.cap_seconds * model.frame_rate

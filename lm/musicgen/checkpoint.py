@@ -1,4 +1,4 @@
-"""MusicGen checkpoints in transformers' format, in and out: their ``decoder`` as a `CrossLM`.
+"""MusicGen checkpoints in transformers' format, in and out: their ``decoder`` as a `MusicGenLM`.
 
 config.json                 "decoder": {…} and "text_encoder": {"d_model": …}
 decoder.model.decoder.…     embed_tokens.k, layers.i.{self_attn, encoder_attn, fc1, fc2, …}, layer_norm
@@ -22,14 +22,14 @@ from codec.common.checked import read_json
 from codec.common.files import atomic_path, write_text
 from codec.common.hub import CONFIG_FILE, WEIGHTS_FILE, Table, Weights, resolve, unstack
 from codec.errors import SoundloomError
-from lm.musicgen.network import CrossLM, CrossLMConfig
+from lm.musicgen.network import MusicGenLM, MusicGenLMConfig
 
 MODEL_TYPE = "musicgen"
 _BODY = "decoder.model.decoder."
 _CARRIED = ("text_encoder.", "audio_encoder.")
 # Older files hold this table, which follows from its size.
 _COMPUTED = f"{_BODY}embed_positions.weights"
-#: what else a checkpoint's folder may hold that a written one needs too: the text's tokenizer and the audio's settings
+#: other files that a checkpoint's folder may hold and a written one needs: the text's tokenizer, the audio's settings
 EXTRA_FILES = (
     *("generation_config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json"),
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "spiece.model"),
@@ -65,13 +65,13 @@ _LAYER = {
 
 
 def find_musicgen(name: str | Path) -> Path:
-    """The folder of a MusicGen checkpoint: itself, or the local copy of a hub name such as facebook/musicgen-small."""
+    """Return the folder of a MusicGen checkpoint: itself, or the local copy of a hub name."""
     patterns = [CONFIG_FILE, "model*.safetensors*", *EXTRA_FILES]
     return resolve(name, "MusicGen checkpoint", patterns, "facebook/musicgen-small")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """A MusicGen folder's config.json, its kind and its parts checked. Raises: `SoundloomError`."""
+    """Read a MusicGen folder's config.json; check its kind and its parts. Raises: `SoundloomError`."""
     path = folder / CONFIG_FILE
     config = read_json(path)
     if config.get("model_type") == "musicgen_melody":
@@ -87,8 +87,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def decoder_config(config: Mapping[str, Any], where: str) -> CrossLMConfig:
-    """Our configuration for a MusicGen's; ``where`` is named in errors."""
+def decoder_config(config: Mapping[str, Any], where: str) -> MusicGenLMConfig:
+    """Return our configuration for a MusicGen's; errors name ``where``."""
     theirs = config["decoder"]
     values = {ours: theirs.get(name, default) for ours, (name, default) in _SHAPE.items()}
     values["text_dim"] = config["text_encoder"].get("d_model", 512)
@@ -103,13 +103,13 @@ def decoder_config(config: Mapping[str, Any], where: str) -> CrossLMConfig:
     if special != values["codebook_size"]:
         raise SoundloomError(f"{where}: decoder.pad_token_id is {special}, expected {values['codebook_size']}")
     try:
-        return CrossLMConfig(**values)
+        return MusicGenLMConfig(**values)
     except SoundloomError as error:
         raise SoundloomError(f"{where}: decoder: {error}") from None
 
 
-def layout(c: CrossLMConfig) -> Table:
-    """Our tensors: theirs, each with its shape; several are stacked along the first axis."""
+def layout(c: MusicGenLMConfig) -> Table:
+    """Map our tensors to theirs, each with its shape; several are stacked along the first axis."""
     table: Table = {
         "code_embedding": [(f"{_BODY}embed_tokens.{k}.weight", [c.num_inputs, c.dim]) for k in range(c.num_levels)],
         "heads": [(f"decoder.lm_heads.{k}.weight", [c.codebook_size, c.dim]) for k in range(c.num_levels)],
@@ -127,20 +127,20 @@ def layout(c: CrossLMConfig) -> Table:
     return table
 
 
-def load_decoder(name: str | Path) -> CrossLM:
-    """The decoder of a MusicGen checkpoint (a folder, or a hub name), in float32, ready to write.
+def load_decoder(name: str | Path) -> MusicGenLM:
+    """Load the decoder of a MusicGen checkpoint (a folder, or a hub name), in float32, for evaluation.
 
-    Errors: `SoundloomError` that names the file and the tensor, for anything missing, unknown, damaged or misshapen.
+    Raises: `SoundloomError` that names the file and the tensor, for anything missing, unknown, damaged or misshapen.
     """
     folder = find_musicgen(name)
     config = decoder_config(read_config(folder), str(folder / CONFIG_FILE))
     weights = Weights(folder)
     if max(config.num_layers, config.num_levels) > len(weights):
-        told = f"{config.num_layers} layers and {config.num_levels} levels"
-        raise SoundloomError(f"{folder / CONFIG_FILE}: {told}, for {len(weights)} tensors")
+        claimed = f"{config.num_layers} layers and {config.num_levels} levels"
+        raise SoundloomError(f"{folder / CONFIG_FILE}: {claimed}, for {len(weights)} tensors")
     tensors = weights.read(layout(config), ignored=[_COMPUTED], elsewhere=_CARRIED)
     with torch.device("meta"):
-        model = CrossLM(config)
+        model = MusicGenLM(config)
     model.load_state_dict(tensors, assign=True)
     return model.eval()
 
@@ -149,12 +149,12 @@ def save_musicgen(folder: str | Path, model: nn.Module, source: str | Path) -> N
     """Write a checkpoint that transformers opens as `MusicgenForConditionalGeneration`, in float32.
 
     The decoder is ``model``; text encoder, codec and tokenizer are those of the MusicGen folder ``source``.
-    Errors: `SoundloomError` for a model that is no `CrossLM` or does not fit the source's text encoder and codec.
+    Raises: `SoundloomError` for a model that is no `MusicGenLM` or does not fit the source's text encoder and codec.
     """
-    if not isinstance(model, CrossLM):
+    if not isinstance(model, MusicGenLM):
         raise SoundloomError(
             f"a {type(model).__name__} is no MusicGen: that has sinusoidal positions, LayerNorm, GELU and "
-            "cross-attention to a T5 (CrossLM); save_lm writes our other models"
+            "cross-attention to a T5 (MusicGenLM); save_lm writes our other models"
         )
     source, folder, c = Path(source), Path(folder), model.config
     if folder.resolve() == source.resolve():

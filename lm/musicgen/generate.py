@@ -1,4 +1,4 @@
-"""Writing codes with a `CrossLM`: a fixed number of frames, guided by a text, after a prompt where one is given."""
+"""Writing codes with a `MusicGenLM`: a fixed number of frames, guided by a text, after a prompt where one is given."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 from codec.errors import SoundloomError
 from lm.generation.generate import evaluating, guided
 from lm.generation.sampling import SamplingConfig, sample
-from lm.musicgen.network import CrossLM
+from lm.musicgen.network import MusicGenLM
 
 _OPEN = -1  # a place of the grid that is still to be written
 
 
 @dataclass(frozen=True)
-class CrossSettings(SamplingConfig):
+class MusicGenSampling(SamplingConfig):
     """How to sample; the defaults are those that MusicGen was published with."""
 
     temperature: float = 1.0
@@ -26,7 +26,7 @@ class CrossSettings(SamplingConfig):
 
 
 def generate(
-    model: CrossLM,
+    model: MusicGenLM,
     text_states: Tensor | None,
     text_lengths: Tensor | None,
     frames: int,
@@ -44,7 +44,7 @@ def generate(
 
     Raises: SoundloomError for sizes and codes that do not fit the model.
     """
-    settings = settings or CrossSettings()
+    settings = settings or MusicGenSampling()
     _check_sizes(model, text_states, frames, len(seeds), prompt_codes)
     with torch.inference_mode(), evaluating(model):
         codes = _written(model, (text_states, text_lengths), frames, prompt_codes, seeds, settings, on_step)
@@ -52,7 +52,7 @@ def generate(
 
 
 def _written(
-    model: CrossLM,
+    model: MusicGenLM,
     text: tuple[Tensor | None, Tensor | None],
     frames: int,
     prompt: Tensor | None,
@@ -84,7 +84,7 @@ def _written(
     return model.pattern.frames_of(grid, frames)
 
 
-def _check_sizes(model: CrossLM, text_states: Tensor | None, frames: int, rows: int, prompt: Tensor | None) -> None:
+def _check_sizes(model: MusicGenLM, text_states: Tensor | None, frames: int, rows: int, prompt: Tensor | None) -> None:
     K, size, longest = model.config.num_levels, model.config.codebook_size, model.config.max_steps - model.config.lag
     if rows == 0:
         raise SoundloomError("no seeds; give one a row")

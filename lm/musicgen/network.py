@@ -26,8 +26,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.
 
 
 @dataclass(frozen=True)
-class CrossLMConfig:
-    """Shape of a `CrossLM`.
+class MusicGenLMConfig:
+    """Shape of a `MusicGenLM`.
 
     ``text_dim`` is the width of the text encoder's states. With two ``channels`` (stereo) levels come in pairs, left
     and right, that share a delay. ``max_steps`` is the longest grid, in steps, that positions are made for.
@@ -81,7 +81,7 @@ class CrossLMConfig:
 
 
 @dataclass
-class CrossState:
+class MusicGenState:
     """State of a generation: self-attention's cache and each layer's keys and values of the text, made once.
 
     The first ``rows`` of the batch have text, each text [rows, heads, L, head_dim]; the rest of the batch has none.
@@ -94,10 +94,10 @@ class CrossState:
     rows: int
 
 
-class CrossBlock(nn.Module):
+class MusicGenBlock(nn.Module):
     """One layer: self-attention, attention to the text, feed-forward; each with LayerNorm before, residual around."""
 
-    def __init__(self, config: CrossLMConfig) -> None:
+    def __init__(self, config: MusicGenLMConfig) -> None:
         super().__init__()
         dim = config.dim
         self.heads, self.activation = config.num_heads, ACTIVATIONS[config.activation]
@@ -118,7 +118,7 @@ class CrossBlock(nn.Module):
         kv = self.text_kv(text).view(rows, L, 2, self.heads, D // self.heads).permute(2, 0, 3, 1, 4).contiguous()
         return kv[0], kv[1]
 
-    def forward(self, x: Tensor, state: CrossState, layer: int, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, state: MusicGenState, layer: int, mask: Tensor | None) -> Tensor:
         """Run x [B, S, D]; ``mask`` (for several steps after others) is as in `scaled_dot_product_attention`."""
         B, S, D = x.shape
         qkv = linear(_norm(x, self.self_norm), self.qkv.weight).view(B, S, 3, self.heads, D // self.heads)
@@ -133,7 +133,7 @@ class CrossBlock(nn.Module):
         h = self.activation(linear(_norm(x, self.ffn_norm), self.up.weight))
         return x + linear(h, self.down.weight)
 
-    def _look(self, x: Tensor, state: CrossState, layer: int) -> Tensor:
+    def _look(self, x: Tensor, state: MusicGenState, layer: int) -> Tensor:
         rows, S, D = x.shape
         q = linear(_norm(x, self.text_norm), self.text_q.weight).view(rows, S, self.heads, -1).transpose(1, 2)
         k, v = state.text[layer]
@@ -141,13 +141,13 @@ class CrossBlock(nn.Module):
         return linear(y.transpose(1, 2).reshape(rows, S, D), self.text_out.weight)
 
 
-class CrossLM(nn.Module):
+class MusicGenLM(nn.Module):
     """Text states to codes [B, K, T] in T + lag steps, each step one code a level, delayed by ``pattern``.
 
     There is no end: one asks for a number of frames.
     """
 
-    def __init__(self, config: CrossLMConfig) -> None:
+    def __init__(self, config: MusicGenLMConfig) -> None:
         super().__init__()
         self.config = config
         self.pattern = config.pattern
@@ -156,14 +156,14 @@ class CrossLM(nn.Module):
         self.code_embedding = nn.Parameter(torch.randn(K * config.num_inputs, dim) * 0.02)
         project = config.text_dim != dim
         self.text_projection: nn.Linear | None = nn.Linear(config.text_dim, dim) if project else None
-        self.layers = nn.ModuleList(CrossBlock(config) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(MusicGenBlock(config) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(dim)
         self.heads = nn.Parameter(torch.randn(K * config.codebook_size, dim) * dim**-0.5)
         self._table: Tensor | None = None
 
-    def blocks(self) -> Iterator[CrossBlock]:
+    def blocks(self) -> Iterator[MusicGenBlock]:
         """Yield the layers, typed."""
-        return (cast(CrossBlock, layer) for layer in self.layers)
+        return (cast(MusicGenBlock, layer) for layer in self.layers)
 
     def step_inputs(self, codes: Tensor) -> Tensor:
         """Return the input ids of all steps: codes [B, K, T] -> [B, K, T + lag + 1]."""
@@ -188,11 +188,13 @@ class CrossLM(nn.Module):
 
     # --- steps ----------------------------------------------------------------------------------------------------
 
-    def start(self, text_states: Tensor | None, text_lengths: Tensor | None, batch: int, max_steps: int) -> CrossState:
+    def start(
+        self, text_states: Tensor | None, text_lengths: Tensor | None, batch: int, max_steps: int
+    ) -> MusicGenState:
         """Return a state for ``batch`` rows; the first have the text [rows, L, text_dim] (None: no row has any)."""
         c = self.config
         if text_states is None or text_lengths is None:
-            state = CrossState(None, [], None, 0)
+            state = MusicGenState(None, [], None, 0)
         else:
             state = self._see(text_states, text_lengths)
         if state.rows > batch:
@@ -201,7 +203,7 @@ class CrossLM(nn.Module):
         state.cache = KVCache(c.num_layers, shape, max_steps, self.heads)
         return state
 
-    def _see(self, text_states: Tensor, text_lengths: Tensor) -> CrossState:
+    def _see(self, text_states: Tensor, text_lengths: Tensor) -> MusicGenState:
         """Return every layer's keys and values of the text, without a cache."""
         rows, L, width = text_states.shape
         if width != self.config.text_dim:
@@ -213,14 +215,14 @@ class CrossLM(nn.Module):
         if not bool(shown.all()):
             # A row without text has keys and values of zero: it may attend everywhere and finds nothing.
             mask = (shown | (text_lengths == 0)[:, None])[:, None, None]
-        return CrossState(None, [layer.text_keys_values(text) for layer in self.blocks()], mask, rows)
+        return MusicGenState(None, [layer.text_keys_values(text) for layer in self.blocks()], mask, rows)
 
-    def advance(self, state: CrossState, inputs: Tensor) -> Tensor:
+    def advance(self, state: MusicGenState, inputs: Tensor) -> Tensor:
         """Take the next n steps with input ids [B, K, n]: scores [B, K, codes] of the last of them."""
         hidden = self._run(state, inputs)[:, -1]
         return linear(hidden, self.heads).view(len(inputs), self.config.num_levels, -1)
 
-    def _run(self, state: CrossState, inputs: Tensor) -> Tensor:
+    def _run(self, state: MusicGenState, inputs: Tensor) -> Tensor:
         """Return the hidden states [B, S, D], normed, of the next steps with input ids [B, K, S]."""
         B, K, S = inputs.shape
         cache = state.cache

@@ -91,7 +91,7 @@ def music_cases(size: Size) -> Iterator[Entry]:
     """Time our MusicGen decoder against transformers' `generate`: same random weights, greedy, guidance 3."""
     try:
         from lm.musicgen.checkpoint import load_decoder
-        from lm.musicgen.generate import CrossSettings, generate
+        from lm.musicgen.generate import MusicGenSampling, generate
     except ImportError:
         print("music: this installation has no MusicGen decoder; left out", file=sys.stderr)
         return
@@ -106,7 +106,7 @@ def music_cases(size: Size) -> Iterator[Entry]:
         def write(text: Tensor = text) -> Tensor:
             states = model.text_encoder(input_ids=text).last_hidden_state
             lengths = torch.full((len(text),), text.shape[1])
-            settings = CrossSettings(temperature=0.0, guidance=3.0)
+            settings = MusicGenSampling(temperature=0.0, guidance=3.0)
             return generate(ours, states, lengths, frames, seeds=range(len(text)), settings=settings)
 
         def write_peer(text: Tensor = text) -> Tensor:

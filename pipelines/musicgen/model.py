@@ -16,7 +16,7 @@ from codec.errors import SoundloomError, quoted
 from codec.pretrained import AudioCodec, choose_device
 from lm.generation.sampling import SamplingConfig
 from lm.musicgen.checkpoint import find_musicgen, load_decoder, save_musicgen
-from lm.musicgen.network import CrossLM
+from lm.musicgen.network import MusicGenLM
 from pipelines.musicgen.text_encoder import TextEncoder
 from pipelines.musicgen.windows import TextStates, Windows, write_windows
 
@@ -47,7 +47,7 @@ class Music:
 class MusicGen:
     """Text to music, and recordings continued; see `load_musicgen`."""
 
-    def __init__(self, folder: Path, decoder: CrossLM, codec: AudioCodec, text: TextEncoder) -> None:
+    def __init__(self, folder: Path, decoder: MusicGenLM, codec: AudioCodec, text: TextEncoder) -> None:
         self.folder, self.decoder, self.codec, self.text = folder, decoder, codec, text
         c = decoder.config
         if (c.num_levels, c.codebook_size) != (codec.num_levels * c.channels, codec.codebook_size):

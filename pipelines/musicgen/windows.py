@@ -14,7 +14,7 @@ from torch import Tensor
 from codec.common.seeds import checked_seed, stable_seed
 from lm.generation.sampling import SamplingConfig
 from lm.musicgen.generate import generate
-from lm.musicgen.network import CrossLM
+from lm.musicgen.network import MusicGenLM
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class TextStates:
 
 
 def write_windows(
-    model: CrossLM,
+    model: MusicGenLM,
     text: TextStates,
     windows: Windows,
     new: int,

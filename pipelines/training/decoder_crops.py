@@ -16,7 +16,7 @@ from codec.common.read_ahead import read_ahead
 from codec.common.seeds import stable_seed
 from codec.errors import SoundloomError
 from lm.data.dataset import Example, GridDataset, collate
-from lm.generation.latents import fit_latents, known_latents
+from lm.generation.latents import fit_latents, teacher_forced_latents
 from pipelines.corpus.manifest import read_manifest
 from pipelines.voice.voice import Voice
 
@@ -92,7 +92,7 @@ class VoiceCrops:
         latents = self._latents(examples)
         pieces, waves = [], []
         for row, (index, example) in enumerate(zip(picked, examples, strict=True)):
-            begin, end = example.earlier_frames, example.codes.shape[1]
+            begin, end = example.first_frames, example.codes.shape[1]
             true = self.voice.codec.quantizer.decode(example.codes[None, : self.levels].long())[0]
             for _ in range(self.crops):
                 length = self.frames + self.context
@@ -106,12 +106,12 @@ class VoiceCrops:
         batch = collate(examples, self.dataset.tokenizer.pad_id)
         batch = replace(batch, codes=batch.codes[:, : self.voice.num_levels])
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            latents = known_latents(self.voice.lm.model, batch, self.vectors, self.drawn).float()
+            latents = teacher_forced_latents(self.voice.lm.model, batch, self.vectors, self.drawn).float()
         for row, example in enumerate(examples):
-            prompt = example.codes[None, :, : example.earlier_frames].long()
+            prompt = example.codes[None, :, : example.first_frames].long()
             if example.given:
                 true = self.voice.codec.quantizer.decode(prompt)[0]
-                fit = fit_latents(latents[row, :, : example.earlier_frames], true)
+                fit = fit_latents(latents[row, :, : example.first_frames], true)
                 latents[row] = latents[row] if fit is None else fit(latents[row])
         return latents
 

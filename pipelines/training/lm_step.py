@@ -122,12 +122,12 @@ def _batch_loss(
 ) -> tuple[Tensor, LevelSums]:
     """Return this batch's part of the loss over ``frames`` and ``rows`` in all (None: the batch is all there is)."""
     own_frames, own_rows = int(batch.lengths.sum()), len(batch.ids)
-    if batch.unscored is not None:
-        own_frames -= int(batch.unscored.sum())
+    if batch.prompt_frames is not None:
+        own_frames -= int(batch.prompt_frames.sum())
     batch = batch.to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         texts = (batch.text_ids, batch.text_lengths)
-        output = model(*texts, batch.codes, batch.lengths, earlier=batch.earlier, given=batch.unscored)
+        output = model(*texts, batch.codes, batch.lengths, span=batch.span, prompt_frames=batch.prompt_frames)
     first, scored = output.first_level, output.logits.shape[1]
     # `lm_loss` takes this batch's mean per level. Weighing a level by its share of the step's codes turns that mean
     # into this batch's part of the step's mean, exactly, though level 0 scores more (END too) than the others.
@@ -136,7 +136,7 @@ def _batch_loss(
         for k in range(len(weights))
     ]
     shared = [weight * part for weight, part in zip(weights, share, strict=True)]
-    result = lm_loss(output, batch.codes, batch.lengths, shared, batch.unscored)
+    result = lm_loss(output, batch.codes, batch.lengths, shared, batch.prompt_frames)
     used = slice(first, first + scored)
     # Where a batch scores one sampled level (the fine model), its weight is relative to the mean weight of all such.
     against = sum(weights[used]) if scored > 1 or first == 0 else sum(weights[1:]) / len(weights[1:])

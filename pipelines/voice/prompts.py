@@ -16,7 +16,7 @@ from codec.pretrained import AudioCodec
 from lm.checkpoint import LoadedLM
 from lm.data.dataset import Example, collate
 from lm.generation.generate import evaluating
-from lm.generation.latents import SKIPPED, fit_latents, known_latents
+from lm.generation.latents import SKIPPED, fit_latents, teacher_forced_latents
 from pipelines.voice.request import Prompt, Speaker, Style, VoicePrompt, device_of
 
 MAX_SECONDS, MIN_SECONDS = 20.0, 0.1
@@ -75,7 +75,7 @@ class PromptReader:
         example = Example("prompt", list(text_ids), codes[: self.lm.codec_facts.num_levels])
         batch = collate([example], self.lm.tokenizer.pad_id).to(device_of(self.lm))
         with evaluating(self.lm.model):
-            known = known_latents(self.lm.model, batch, vectors, style.sampling.sampled_levels)[0]
+            known = teacher_forced_latents(self.lm.model, batch, vectors, style.sampling.sampled_levels)[0]
         true = self.codec.quantizer.decode(codes[None])[0]
         fit = fit_latents(known, true)
         if fit is None or self.codec.config.network != "spectral":

@@ -122,8 +122,8 @@ def test_loss_against_a_plain_loop() -> None:
 def test_a_prompt_can_be_left_out_of_the_loss() -> None:
     text, text_lengths, codes, lengths = batch()
     output = delay_lm()(text, text_lengths, codes, lengths)
-    unscored = torch.tensor([0, 1, 2, 0])
-    result = lm_loss(output, codes, lengths, unscored=unscored)
+    prompt_frames = torch.tensor([0, 1, 2, 0])
+    result = lm_loss(output, codes, lengths, prompt_frames=prompt_frames)
     whole = lm_loss(output, codes, lengths)
     assert (whole.counts - result.counts).tolist() == [3] * LEVELS
     log_p = output.logits.log_softmax(-1)
@@ -168,11 +168,11 @@ def test_a_row_without_text_loses_its_prompt_too() -> None:
     prompt = torch.tensor([0, 2, 2, 2])
     for training in (True, False):
         model.train(training)
-        first, second = (model(text, text_lengths, c, lengths, given=prompt).logits for c in (codes, other))
+        first, second = (model(text, text_lengths, c, lengths, prompt_frames=prompt).logits for c in (codes, other))
         same = [torch.equal(a[:, 2:], b[:, 2:]) for a, b in zip(first, second, strict=True)]
         assert same == [False, *[training] * 3]
     plain = delay_lm(cfg_drop=0.999999).train()
-    first, second = (plain(text, text_lengths, c, lengths, given=prompt).logits for c in (codes, other))
+    first, second = (plain(text, text_lengths, c, lengths, prompt_frames=prompt).logits for c in (codes, other))
     assert not torch.equal(first[1], second[1])  # only where the config says so
 
 

@@ -41,8 +41,8 @@ def test_models_that_do_not_fit_are_refused(place: Path, tmp_path: Path) -> None
     for words, match in (
         ([delay], "two models or more"),
         ([delay, coarse], "have no mean"),
-        ([delay, delay, "--shares", "1"], "wanted 2 numbers"),
-        ([delay, delay, "--shares", "1,x"], "wanted 2 numbers"),
+        ([delay, delay, "--shares", "1"], "expected 2 numbers"),
+        ([delay, delay, "--shares", "1,x"], "expected 2 numbers"),
         ([delay, delay, "--shares", "1,-1"], "none below 0"),
         ([delay, str(place / "nothing")], "nothing"),
     ):

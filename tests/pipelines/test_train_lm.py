@@ -186,14 +186,14 @@ class Cut:
 
     def frames(self, number: int) -> int:
         batch = self.batches[number]
-        return int(batch.lengths.sum() - (0 if batch.unscored is None else batch.unscored.sum()))
+        return int(batch.lengths.sum() - (0 if batch.prompt_frames is None else batch.prompt_frames.sum()))
 
 
 def part(batch: Batch, rows: slice) -> Batch:
     T, L = int(batch.lengths[rows].max()), int(batch.text_lengths[rows].max())
     tensors = (batch.text_ids[rows, :L], batch.text_lengths[rows], batch.codes[rows, :, :T], batch.lengths[rows])
-    unscored = None if batch.unscored is None else batch.unscored[rows]
-    return Batch(*tensors, batch.ids[rows], unscored=unscored)
+    prompt_frames = None if batch.prompt_frames is None else batch.prompt_frames[rows]
+    return Batch(*tensors, batch.ids[rows], prompt_frames=prompt_frames)
 
 
 @pytest.mark.parametrize("prompts", [False, True])
@@ -211,12 +211,12 @@ def test_gradient_accumulation_equals_the_large_batch(kind: str, prompts: bool) 
     model = model_class(config_class(9, levels, 16, 20.0, 2.0, cfg_drop=0.0, transformer=shape))
     lengths, text_lengths = torch.tensor([9, 3, 6, 2, 1]), torch.tensor([4, 2, 3, 0, 1])
     text_ids, codes = torch.randint(9, (5, 4)), torch.randint(16, (5, levels, 9))
-    unscored = torch.tensor([4, 0, 1, 0, 0]) if prompts else None
-    batch = Batch(text_ids, text_lengths, codes, lengths, [str(i) for i in range(5)], unscored=unscored)
+    prompt_frames = torch.tensor([4, 0, 1, 0, 0]) if prompts else None
+    batch = Batch(text_ids, text_lengths, codes, lengths, [str(i) for i in range(5)], prompt_frames=prompt_frames)
     weights = check_level_weights([1.0, 0.5, 2.0][:levels], kind, levels)
 
     output = model(batch.text_ids, batch.text_lengths, batch.codes, batch.lengths)
-    expected = lm_loss(output, batch.codes, batch.lengths, weights, batch.unscored)
+    expected = lm_loss(output, batch.codes, batch.lengths, weights, batch.prompt_frames)
     expected.loss.backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     for cuts in ([slice(0, 5)], [slice(0, 2), slice(2, 5)], [slice(i, i + 1) for i in range(5)]):

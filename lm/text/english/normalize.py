@@ -56,7 +56,7 @@ def _abbreviation(match: re.Match[str]) -> str:
 
 
 def _spell_capitals(text: str, is_word: Callable[[str], bool]) -> str:
-    """Initialisms letter by letter: capitals that are neither a known acronym nor a word; shouting stays words."""
+    """Spell initialisms: capitals that are neither a known acronym nor a word; shouted words stay words."""
 
     def one(match: re.Match[str]) -> str:
         word, tail = match[1], match[2] or ""
@@ -77,7 +77,7 @@ def _default_is_word(word: str) -> bool:
 
 
 def _fold(text: str) -> str:
-    """Unicode to ASCII where English has a reading for it; everything else to a space."""
+    """Map Unicode to ASCII where English has a reading for it, everything else to a space."""
     text = re.sub(r"(?<=\d)([¼½¾⅓⅔⅛⅜⅝⅞])", r" \1", text.translate(_FOLD))
     text = unicodedata.normalize("NFKC", text).translate(_FOLD).translate(LETTERS_LIKE)
     text = "".join(c for c in unicodedata.normalize("NFKD", text) if unicodedata.category(c) != "Mn")
@@ -87,7 +87,7 @@ def _fold(text: str) -> str:
 
 
 def _punctuate(text: str) -> str:
-    """Only ``.,?!;:'-`` are left, each where speech has it: once, after a word, before a space."""
+    """Keep only ``.,?!;:'-``, each where speech has it: once, after a word, before a space."""
     text = re.sub(r"\s*(?:—|–|--+)\s*|\s-+\s|\s-+(?=[A-Za-z])|(?<=[A-Za-z])-+\s", ", ", text)
     text = re.sub(r"[()\[\]{}]", ", ", text)
     text = re.sub(r"\.{2,}(?=\s*[A-Za-z])", ", ", text)
@@ -101,12 +101,12 @@ def _punctuate(text: str) -> str:
 
 
 def _strongest(marks: str) -> str:
-    """One mark for a run of them: a question or exclamation beats a stop, a stop beats a pause."""
+    """Return one mark for a run of them: a question or exclamation beats a stop, a stop beats a pause."""
     return next(mark for mark in "?!.;:," if mark in marks)
 
 
 def _once(text: str, is_word: Callable[[str], bool]) -> str:
-    """One pass of every rule."""
+    """Apply every rule once."""
     # No word is that long, and some rules take quadratic time in a word's length.
     text = _fold(raise_superscripts(text))
     text = " ".join(re.sub(r"(\S{100})(?=\S)", r"\1 ", addresses(text)).split())
@@ -129,7 +129,7 @@ def normalize(text: str, is_word: Callable[[str], bool] | None = None, emoji: bo
 
     Markup (Markdown, HTML, terminal colours) is left out, and emoji too, unless ``emoji`` asks for their names.
 
-    ``is_word`` tells which spellings are words (the shipped lexicon by default): capitals that are not, such as
+    ``is_word`` says which spellings are words (the shipped lexicon's by default): capitals that are not, such as
     ``FBI``, come out as letters to name, ``F B I``.
     """
     is_word = is_word or _default_is_word
@@ -149,7 +149,7 @@ _SENTENCE_END = re.compile(r"[.?!…]+[\"'”’)\]]*(?=\s+\S)|\n\s*\n")
 
 
 def split_sentences(text: str) -> list[str]:
-    """Sentences in order, as written; a title, an initial or a lower-case word after the stop does not end one."""
+    """Return the sentences in order, as written; a stop after a title, or before lower case, ends none."""
     text = plain(text)
     sentences, start = [], 0
     for match in _SENTENCE_END.finditer(text):

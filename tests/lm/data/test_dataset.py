@@ -59,11 +59,11 @@ def test_pairs_join_two_rows_of_a_speaker(store: StoreReader, tokenizer: TextTok
     example = dataset.example(index)
     assert example.id == f"{first.id}+{second.id}" and example.text_ids == first.text_ids + second.text_ids
     assert torch.equal(example.codes, torch.cat([first.codes, second.codes], dim=1))
-    assert (example.earlier_units, example.earlier_frames) == (len(first.text_ids), first.codes.shape[1])
+    assert (example.first_units, example.first_frames) == (len(first.text_ids), first.codes.shape[1])
     assert (dataset.lengths[index], dataset.text_lengths[index]) == (example.codes.shape[1], len(example.text_ids))
     batch = dataset.batch([0, index])
-    assert batch.earlier is not None and batch.earlier.units.tolist() == [0, example.earlier_units]
-    assert dataset.batch([0, 1]).earlier is None
+    assert batch.span is not None and batch.span.units.tolist() == [0, example.first_units]
+    assert dataset.batch([0, 1]).span is None
     again = GridDataset(store, tokenizer, max_frames=limit, join=1.5, seed=3)
     assert np.array_equal(again.pairs, dataset.pairs)
     assert not np.array_equal(GridDataset(store, tokenizer, max_frames=limit, join=1.5, seed=4).pairs, dataset.pairs)
@@ -83,11 +83,11 @@ def test_other_speakers_only_follow_their_own_prompt(tmp_path: Path, tokenizer: 
         assert len(names) == 1 and (("+" in example.id) or names == {"heart"})
         # The first of a pair is a prompt, and not scored, exactly where the speaker is not the model's own.
         assert example.given == (names != {"heart"})
-        assert example.unscored == (by_id[example.id.split("+")[0]][1] if example.given else 0)
-        assert dataset.scored[index] == example.codes.shape[1] - example.unscored
+        assert example.prompt_frames == (by_id[example.id.split("+")[0]][1] if example.given else 0)
+        assert dataset.scored[index] == example.codes.shape[1] - example.prompt_frames
     plan = BatchPlan(dataset.lengths, dataset.text_lengths, 2000, 0, dataset.scored)
     batch = dataset.batch(plan.rows(0))
-    assert batch.unscored is not None and plan.frames(0) == int(batch.lengths.sum() - batch.unscored.sum())
+    assert batch.prompt_frames is not None and plan.frames(0) == int(batch.lengths.sum() - batch.prompt_frames.sum())
     with pytest.raises(SoundloomError, match="no speaker nobody; it has adam, bella, heart"):
         GridDataset(store, tokenizer, speakers=["nobody"])
 

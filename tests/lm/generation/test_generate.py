@@ -14,7 +14,7 @@ from torch import Tensor
 from codec.common.seeds import retry_seed
 from lm.generation.generate import Generation, GenerativeLM, generate_guarded, guided
 from lm.generation.request import GenerateConfig, Request, make_request
-from lm.prefix import Earlier
+from lm.prefix import PromptSpan
 from lm.step_lm import DelayLMConfig
 
 CONFIG = GenerateConfig(temperature=1.0, top_k=None, max_frames=25, loop_seconds=0)
@@ -37,7 +37,7 @@ class Rigged:
         return codes
 
     def start(
-        self, text_ids: Tensor, text_lengths: Tensor, max_steps: int, earlier: Earlier | None = None
+        self, text_ids: Tensor, text_lengths: Tensor, max_steps: int, span: PromptSpan | None = None
     ) -> SimpleNamespace:
         return SimpleNamespace(step=0, limit=max_steps)
 
@@ -131,10 +131,10 @@ def test_latents_are_means_by_the_probabilities_that_training_would_give(guidanc
     assert both.latents is not None and both.latents.shape == (2, 6, both.codes.shape[2])
     for b, P in enumerate(prompt_lengths.tolist()):
         codes, end = both.row(b), int(both.lengths[b])
-        earlier = Earlier(said[b : b + 1], prompt_lengths[b : b + 1])
+        span = PromptSpan(said[b : b + 1], prompt_lengths[b : b + 1])
         own_text, length = text[b, : text_lengths[b]], torch.tensor([end])
         with torch.no_grad():
-            logits = model(own_text[None], text_lengths[b : b + 1], codes[None], length, earlier=earlier).logits[0]
+            logits = model(own_text[None], text_lengths[b : b + 1], codes[None], length, span=span).logits[0]
         shares = logits[:, P:end, :CODES].softmax(-1)
         for level in range(drawn or LEVELS):
             shares[level] = torch.eye(CODES)[codes[level, P:]]
@@ -159,8 +159,8 @@ def test_after_a_prompt_greedy_codes_are_what_training_scores_highest() -> None:
     with torch.no_grad():
         lengths = torch.tensor([16])
         logits = [
-            model(text, torch.tensor([9]), codes, lengths, earlier=earlier).logits[0, :, 6:16, :CODES]
-            for earlier in (Earlier(said, torch.tensor([6])), None)
+            model(text, torch.tensor([9]), codes, lengths, span=span).logits[0, :, 6:16, :CODES]
+            for span in (PromptSpan(said, torch.tensor([6])), None)
         ]
     assert torch.equal(logits[0].argmax(-1), codes[0, :, 6:])
     assert not torch.allclose(logits[0], logits[1], atol=1e-3)  # the clock of the text matters
@@ -244,7 +244,7 @@ class Moody(Rigged):
     tries = 0
 
     def start(
-        self, text_ids: Tensor, text_lengths: Tensor, max_steps: int, earlier: Earlier | None = None
+        self, text_ids: Tensor, text_lengths: Tensor, max_steps: int, span: PromptSpan | None = None
     ) -> SimpleNamespace:
         self.tries += 1
         return super().start(text_ids, text_lengths, max_steps)

@@ -19,13 +19,13 @@ from codec.common.hub import INDEX_FILE, WEIGHTS_FILE
 from codec.errors import SoundloomError
 from lm.cpu_linear import linear
 from lm.musicgen.checkpoint import load_decoder, save_musicgen
-from lm.musicgen.generate import CrossSettings, generate
-from lm.musicgen.network import CrossLM, CrossLMConfig
+from lm.musicgen.generate import MusicGenSampling, generate
+from lm.musicgen.network import MusicGenLM, MusicGenLMConfig
 from pipelines.musicgen.model import MusicGen, load_musicgen
 
 torch.set_num_threads(1)
 TEXTS = ["a calm piano piece", "loud drums"]
-GREEDY = {1.0: CrossSettings(temperature=0, guidance=1.0), 3.0: CrossSettings(temperature=0, guidance=3.0)}
+GREEDY = {1.0: MusicGenSampling(temperature=0, guidance=1.0), 3.0: MusicGenSampling(temperature=0, guidance=3.0)}
 
 
 @pytest.fixture(scope="module", params=["mono", "stereo", "same width"])
@@ -186,7 +186,7 @@ def test_settings_change_the_result_and_bad_ones_are_refused(pair: tuple[Any, Mu
     assert not torch.equal(first.codes, music.write(TEXTS[1], 0.1).codes)
     for bad in ({"temperature": -1.0}, {"top_k": 0}, {"top_p": 0.0}, {"guidance": float("nan")}):
         with pytest.raises(SoundloomError, match=next(iter(bad))):
-            CrossSettings(**bad)
+            MusicGenSampling(**bad)
     for text, seconds, told in (
         ("", 1, "empty"),
         ("a " * 600, 0.1, "shorter"),
@@ -334,12 +334,12 @@ def test_only_what_fits_is_saved(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(SoundloomError, match="a Linear is no MusicGen"):
         save_musicgen(tmp_path, torch.nn.Linear(2, 2), folder)
     with pytest.raises(SoundloomError, match="another text encoder"):
-        save_musicgen(tmp_path, CrossLM(CrossLMConfig(codebook_size=32, text_dim=5, **small)), folder)
+        save_musicgen(tmp_path, MusicGenLM(MusicGenLMConfig(codebook_size=32, text_dim=5, **small)), folder)
     with pytest.raises(SoundloomError, match="another codec"):
-        save_musicgen(tmp_path, CrossLM(CrossLMConfig(codebook_size=33, text_dim=16, **small)), folder)
+        save_musicgen(tmp_path, MusicGenLM(MusicGenLMConfig(codebook_size=33, text_dim=16, **small)), folder)
     with pytest.raises(SoundloomError, match="choose another"):
-        save_musicgen(folder, CrossLM(CrossLMConfig(codebook_size=32, text_dim=16, **small)), folder)
-    save_musicgen(tmp_path / "new", CrossLM(CrossLMConfig(codebook_size=32, text_dim=16, **small)), folder)
+        save_musicgen(folder, MusicGenLM(MusicGenLMConfig(codebook_size=32, text_dim=16, **small)), folder)
+    save_musicgen(tmp_path / "new", MusicGenLM(MusicGenLMConfig(codebook_size=32, text_dim=16, **small)), folder)
     model = transformers.MusicgenForConditionalGeneration.from_pretrained(tmp_path / "new")
     assert model.decoder.config.hidden_size == 8 and len(model.decoder.model.decoder.layers) == 1
 
@@ -364,7 +364,7 @@ def test_it_learns() -> None:
     """Training through `forward`: the loss of one small batch falls, and every weight gets a gradient."""
     torch.manual_seed(0)
     shape = {"num_levels": 3, "codebook_size": 11, "dim": 24, "num_layers": 2, "num_heads": 2, "ffn_dim": 32}
-    model = CrossLM(CrossLMConfig(text_dim=6, **shape))
+    model = MusicGenLM(MusicGenLMConfig(text_dim=6, **shape))
     states, text_lengths = torch.randn(2, 4, 6), torch.tensor([4, 0])
     codes, lengths = torch.randint(0, 11, (2, 3, 7)), torch.tensor([7, 5])
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from codec.transformers_codecs import import_transformers
-from lm.musicgen.generate import CrossSettings, generate
+from lm.musicgen.generate import MusicGenSampling, generate
 from pipelines.musicgen.model import load_musicgen
 
 pytestmark = pytest.mark.network
@@ -26,7 +26,7 @@ def test_musicgen(name, tmp_path):
     torch.testing.assert_close(logits, expected, rtol=0, atol=1e-4)
     sound = 0.1 * torch.randn(c.channels, 32000, generator=torch.Generator().manual_seed(1))
     for guidance in (1.0, 3.0):
-        settings = CrossSettings(temperature=0, guidance=guidance)
+        settings = MusicGenSampling(temperature=0, guidance=guidance)
         for prompt in (None, sound):
             extra = {} if prompt is None else {"input_values": prompt[None]}
             wave = model.generate(

@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from codec.errors import SoundloomError
-from lm.musicgen.generate import CrossSettings, generate
-from lm.musicgen.network import CrossLM, CrossLMConfig
+from lm.musicgen.generate import MusicGenSampling, generate
+from lm.musicgen.network import MusicGenLM, MusicGenLMConfig
 
 SHAPE = dict(codebook_size=11, dim=16, num_layers=2, num_heads=2, ffn_dim=20, text_dim=8)
 
 
-def music_lm(**changes: Any) -> CrossLM:
+def music_lm(**changes: Any) -> MusicGenLM:
     torch.manual_seed(0)
-    return CrossLM(CrossLMConfig(**{**SHAPE, **changes})).eval()
+    return MusicGenLM(MusicGenLMConfig(**{**SHAPE, **changes})).eval()
 
 
 @pytest.mark.parametrize("channels", [1, 2])
@@ -41,8 +41,8 @@ def test_autocast_around_it_changes_nothing() -> None:
 
 def test_levels_may_have_temperatures_of_their_own() -> None:
     model = music_lm()
-    greedy = generate(model, None, None, 10, settings=CrossSettings(temperature=0.0))
-    fine = generate(model, None, None, 10, settings=CrossSettings(temperature=0.0, fine_temperature=5.0))
+    greedy = generate(model, None, None, 10, settings=MusicGenSampling(temperature=0.0))
+    fine = generate(model, None, None, 10, settings=MusicGenSampling(temperature=0.0, fine_temperature=5.0))
     assert torch.equal(fine[:, 0, 0], greedy[:, 0, 0]) and not torch.equal(fine[:, 1:], greedy[:, 1:])
 
 
