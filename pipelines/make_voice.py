@@ -3,11 +3,14 @@
     python pipelines/make_voice.py voices/mine --lm runs/lm_delay/best --codec runs/codec/best --name mine
     python pipelines/make_voice.py voices/mine --coarse runs/coarse/model --fine runs/fine/model --name mine \\
         --licence Apache-2.0 --data "10 hours of …" --cost "6 hours on 2 cores" --figures report/report.md
+    python pipelines/make_voice.py voices/mine --lm runs/lm_delay/best --speakers speakers/ --about "bella: woman, Irish"
+    python pipelines/make_voice.py voices/mine --seal
     python pipelines/tts.py --voice voices/mine "hello world"
 
---codec is a folder, a hub name, or the name of a codec that is shipped (default: speech-24khz). A folder is copied into
-the voice; shipped ones and those of the hub are only named, with their fingerprint. A codec that makes other codes than
-the language model writes is refused.
+--codec is a folder, a hub name, or the name of a shipped codec (default: speech-24khz). A folder is copied into the
+voice; shipped codecs and those of the hub are only named, with their fingerprint. A codec that does not fit the
+language model is refused. voice.json lists the SHA-256 of every file that the voice needs; after you have changed files
+of a voice by hand, --seal writes the list again.
 """
 
 from __future__ import annotations
@@ -16,47 +19,57 @@ import argparse
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from codec.errors import SoundloomError
-from pipelines.command_line.run import run
+from codec.errors import SoundloomError, quoted
+from pipelines.command_line.run import make_parser, run
 from pipelines.command_line.voice_options import SETTINGS, add_sampling_options
+
+if TYPE_CHECKING:
+    from codec.pretrained import AudioCodec
+    from lm.checkpoint import LoadedLM
+    from pipelines.voice.config import SpeakerFacts, VoiceConfig
+    from pipelines.voice.contents import SpeakerPrompt
+    from pipelines.voice.folder import VoiceParts
+
+CARD_FACTS = ("licence", "data", "cost", "note")
 
 
 def codec_reference(name: str) -> tuple[str, str]:
-    """What voice.json calls the codec, and what `load_codec` opens: a shipped one by its name, a folder as "codec"."""
+    """Return what voice.json calls the codec, and what `load_codec` opens.
+
+    A shipped codec goes by its name, a folder by "codec". Raises: SoundloomError for what cannot be a name.
+    """
     from codec.pretrained import SHIPPED
 
-    if re.fullmatch(r"[\w-]+", name) and (SHIPPED.parent / name).is_dir() and not Path(name).is_dir():
+    try:
+        path = Path(name).expanduser()
+        is_folder = path.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise SoundloomError(f"no codec {quoted(name)}: not the name of a folder ({error})") from None
+    if re.fullmatch(r"[\w-]+", name) and (SHIPPED.parent / name).is_dir() and not is_folder:
         return name, str(SHIPPED.parent / name)
-    path = Path(name).expanduser()
-    if path.is_dir() and path.resolve().parent == SHIPPED.parent.resolve():
+    if is_folder and path.resolve().parent == SHIPPED.parent.resolve():
         return path.resolve().name, str(path)
-    return ("codec", name) if path.is_dir() else (name, name)
+    return ("codec", name) if is_folder else (name, name)
 
 
-def make_card(
-    facts: dict[str, str], config: Any, codec: Any, lm: Any, decoder: Any, speakers: Iterable[str], figures: str
-) -> str:
-    """README.md of a voice, with the header that the Hugging Face hub reads. Facts that nobody gave say so."""
-    from lm.checkpoint import kind_of
-
-    size = sum(parameter.numel() for parameter in lm.model.parameters()) / 1e6
-    own = sum(value.numel() for value in (decoder or {}).values())
+def make_card(parts: VoiceParts, facts: dict[str, str], figures: str) -> str:
+    """Return README.md of a voice, with the header that the Hugging Face hub reads. Missing facts are named so."""
+    config, codec = parts.config, parts.codec
     licence = facts["licence"] or "unknown"
-    codec_name = "its own" if config.codec == "codec" else config.codec
     front = ["---", f"language: {config.language}", f"license: {licence.lower()}", "library_name: soundloom"]
     front += ["pipeline_tag: text-to-speech", "---"]
+    own = sum(value.numel() for value in (parts.decoder or {}).values())
     rows = {
         "language": config.language,
         "licence": licence,
-        "language model": f"{kind_of(lm.model)}, {size:.1f} M parameters, writes {lm.codec_facts.num_levels} levels",
-        "codec": f"{codec_name}, {codec.sample_rate} Hz, {codec.frame_rate:g} frames a second, "
-        f"{codec.num_levels} levels of {codec.codebook_size} codes, fingerprint {codec.fingerprint[:16]}",
-        "decoder": f"{own / 1e6:.1f} M of its parameters are the voice's own" if decoder else "",
-        "more speakers": ", ".join(speakers),
-        "learned from": facts["data"] or "not told",
-        "cost": facts["cost"] or "not told",
+        "language model": _describe_lm(parts.lm),
+        "codec": _describe_codec(config, codec),
+        "decoder": f"{own / 1e6:.1f} M of its parameters are the voice's own" if own else "",
+        "more speakers": ", ".join(parts.speakers),
+        "learned from": facts["data"] or "not stated (make_voice.py --data)",
+        "cost": facts["cost"] or "not stated (make_voice.py --cost)",
         "note": facts["note"],
     }
     body = [f"# {config.name}", "", "A voice of soundloom: text in, speech out.", ""]
@@ -65,12 +78,27 @@ def make_card(
     return "\n".join([*front, "", *body, figures.strip() or "Not measured.", ""])
 
 
+def _describe_lm(lm: LoadedLM) -> str:
+    from lm.checkpoint import kind_of
+
+    size = sum(parameter.numel() for parameter in lm.model.parameters()) / 1e6
+    return f"{kind_of(lm.model)}, {size:.1f} M parameters, writes {lm.codec_facts.num_levels} levels"
+
+
+def _describe_codec(config: VoiceConfig, codec: AudioCodec) -> str:
+    name = "its own" if config.codec == "codec" else config.codec
+    return (
+        f"{name}, {codec.sample_rate} Hz, {codec.frame_rate:g} frames a second, "
+        f"{codec.num_levels} levels of {codec.codebook_size} codes, fingerprint {codec.fingerprint[:16]}"
+    )
+
+
 def make_voice(options: argparse.Namespace) -> Path:
     """Open the parts, check that they fit, write the folder."""
+    import dataclasses
+
     from codec.pretrained import load_codec
-    from lm.config import from_dict
-    from lm.generation.request import GenerateConfig
-    from pipelines.voice.folder import VoiceConfig, find_speakers, open_lm, open_pair, read_decoder
+    from pipelines.voice.folder import VoiceParts, open_lm, open_pair, read_decoder
     from pipelines.voice.voice import Voice
 
     reference, place = codec_reference(options.codec)
@@ -78,79 +106,130 @@ def make_voice(options: argparse.Namespace) -> Path:
     if reference == "codec" and not hasattr(codec, "save_pretrained"):
         raise SoundloomError(f"{options.codec}: only codecs of soundloom can be copied; give this one by its hub name")
     lm = open_lm(options.lm, codec) if options.lm else open_pair(options.coarse, options.fine, codec)
-    given = {name: getattr(options, name) for name in SETTINGS}
-    generation = from_dict(GenerateConfig, {name: value for name, value in given.items() if value is not None})
-    config = VoiceConfig(
-        options.name or Path(options.output).name,
-        int(codec.sample_rate),
-        reference,
-        codec.fingerprint,
-        options.language,
-        generation,
-        options.retries,
-        options.pause,
-        options.max_sentence,
-        options.carry,
-        options.levels,
-    )
-    facts = {name: getattr(options, name) for name in ("licence", "data", "cost", "note")}
     decoder = read_decoder(Path(options.decoder)) if options.decoder else None
-    speakers = find_speakers(Path(options.speakers)) if options.speakers else {}
+    speakers = _speakers(options.speakers) if options.speakers else {}
+    config = _config(options, codec, reference, speakers)
+    parts = VoiceParts(config, codec, lm, "", decoder, speakers)
+    facts = {name: getattr(options, name) for name in CARD_FACTS}
+    card = make_card(parts, facts, _text_file(options.figures))
+    voice = Voice(**vars(dataclasses.replace(parts, card=card)))  # which checks that the parts fit
+    return voice.save(options.output, options.dtype, options.replace)
+
+
+def _config(options: argparse.Namespace, codec: AudioCodec, reference: str, speakers: Iterable[str]) -> VoiceConfig:
+    from lm.config import from_dict
+    from lm.generation.request import GenerateConfig
+    from pipelines.voice.config import VoiceConfig
+
+    given = {name: getattr(options, name) for name in SETTINGS}
+    name = options.name or Path(options.output).name
+    return VoiceConfig(
+        name=name,
+        sample_rate=int(codec.sample_rate),
+        codec=reference,
+        codec_fingerprint=codec.fingerprint,
+        language=options.language,
+        generation=from_dict(GenerateConfig, {key: value for key, value in given.items() if value is not None}),
+        retries=options.retries,
+        pause_seconds=options.pause,
+        max_sentence_seconds=options.max_sentence,
+        carry=options.carry,
+        levels=options.levels,
+        speakers=_facts(options.about, [name, *speakers]),
+    )
+
+
+def _facts(about: list[str], known: list[str]) -> dict[str, SpeakerFacts]:
+    """Return facts about speakers from "NAME: GENDER, ACCENT". Raises: SoundloomError for another form or name."""
+    from pipelines.voice.config import SpeakerFacts
+
+    facts = {}
+    for text in about:
+        found = re.fullmatch(r"\s*([^:]+?)\s*:\s*([^,]*?)\s*(?:,\s*(.*?)\s*)?", text)
+        if found is None or found[1] not in known:
+            names = ", ".join(known)
+            raise SoundloomError(f'--about {quoted(text)}: expected "NAME: GENDER, ACCENT", with a name of {names}')
+        facts[found[1]] = SpeakerFacts(found[2], found[3] or "")
+    return facts
+
+
+def _speakers(folder: str) -> dict[str, SpeakerPrompt]:
+    from pipelines.voice.contents import find_speakers
+
+    speakers = find_speakers(Path(folder))
+    if not speakers:
+        raise SoundloomError(f"{folder}: holds no speakers; expected NAME.flac and NAME.txt for each")
     for speaker in speakers.values():
         _ = speaker.text  # an empty or unreadable one fails here
-    if options.speakers and not speakers:
-        raise SoundloomError(
-            f"{options.speakers}: holds no speakers; wanted a folder with NAME.flac and NAME.txt of each"
-        )
-    card = make_card(facts, config, codec, lm, decoder, speakers, _text_file(options.figures))
-    return Voice(config, codec, lm, card, decoder, speakers).save(options.output, options.dtype, options.replace)
+    return speakers
+
+
+def seal(folder: Path) -> Path:
+    """List the SHA-256 of a voice's files again, as they now are. Raises: SoundloomError where it is no voice."""
+    import dataclasses
+
+    from codec.common.files import write_text
+    from pipelines.voice.config import VOICE_FILE, read_config, write_record
+    from pipelines.voice.contents import hash_files
+    from pipelines.voice.folder import CARD_FILE
+
+    config = read_config(folder / VOICE_FILE)
+    files = hash_files(folder, (VOICE_FILE, CARD_FILE))
+    write_text(folder / VOICE_FILE, write_record(dataclasses.replace(config, files=files)))
+    return folder
 
 
 def _text_file(path: str | None) -> str:
-    if path is None:
-        return ""
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SoundloomError(f"{path}: cannot be read as text ({error})") from error
+    from codec.common.files import CARD_BYTES, read_text
+
+    return "" if path is None else read_text(path, CARD_BYTES)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = make_parser("make_voice.py", __doc__)
+    add = parser.add_argument
+    add("output", help="folder to make")
+    add("--codec", default="speech-24khz", help="folder, shipped codec's name, or hub name (default: %(default)s)")
+    add("--lm", help="folder of a model that writes all levels (delay, or coarse+fine in one)")
+    add("--coarse", help="folder of a coarse model, with --fine")
+    add("--fine", help="folder of a fine model, with --coarse")
+    add("--decoder", help="decoder.safetensors of pipelines/tune_decoder.py, for --sampled-levels")
+    add("--speakers", help="folder of more speakers: recordings, NAME.flac, and their words, NAME.txt")
+    add("--about", action="append", default=[], help='facts for lists of speakers, such as "bella: woman, British"')
+    add("--name", help="the voice's name (default: the folder's)")
+    add("--language", default="en", help="the language that it speaks (default: en)")
+    add(
+        "--dtype",
+        default="float32",
+        help="weights on disk: float32, bfloat16 or float16 (default: float32)",
+    )
+    add("--replace", action="store_true", help="replace a voice that is there")
+    add("--seal", action="store_true", help="only list the files of an existing voice again")
+    add_sampling_options(parser, "stored in the voice; the shipped one has")
+    add("--levels", type=int, help="decode the first n levels unless asked for others (default: all)")
+    add("--retries", type=int, default=2, help="extra attempts for a sentence that ends badly (default: 2)")
+    add("--pause", type=float, default=0.15, help="seconds between sentences (default: 0.15)")
+    add("--max-sentence", type=float, default=12.0, help="longer sentences are cut; seconds (default: 12)")
+    add("--carry", action="store_true", help="the first sentence is the prompt of the following ones")
+    add("--licence", default="", help="for the card: the licence of the weights")
+    add("--data", default="", help="for the card: what the voice learned from")
+    add("--cost", default="", help="for the card: hardware and hours")
+    add("--note", default="", help="for the card: anything else")
+    add("--figures", help="for the card: Markdown file of what was measured")
+    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="make_voice.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("output", help="folder to make")
-    parser.add_argument("--codec", default="speech-24khz", help="a folder, a shipped codec's name, or a hub name")
-    parser.add_argument("--lm", help="folder of a model that writes all levels (delay, or coarse+fine in one)")
-    parser.add_argument("--coarse", help="folder of a coarse model, with --fine")
-    parser.add_argument("--fine", help="folder of a fine model, with --coarse")
-    parser.add_argument(
-        "--decoder", help="decoder.safetensors of pipelines/tune_decoder.py, for latents (--drawn-levels)"
-    )
-    parser.add_argument(
-        "--speakers", help="folder of more speakers: recordings, NAME.flac, and what they say, NAME.txt"
-    )
-    parser.add_argument("--name", help="the voice's name (default: the folder's)")
-    parser.add_argument("--language", default="en")
-    parser.add_argument("--dtype", default="float32", help="of the weights on disk: float32, bfloat16 or float16")
-    parser.add_argument("--replace", action="store_true", help="replace a voice that is there")
-    add_sampling_options(parser)
-    parser.add_argument("--levels", type=int, help="decode the first n levels unless asked for others (default: all)")
-    parser.add_argument("--retries", type=int, default=2, help="tries more for a sentence that ends badly (default: 2)")
-    parser.add_argument("--pause", type=float, default=0.15, help="seconds between sentences (default: 0.15)")
-    parser.add_argument("--max-sentence", type=float, default=12.0, help="seconds; longer ones are cut (default: 12)")
-    parser.add_argument("--carry", action="store_true", help="the first sentence is the prompt of the following")
-    parser.add_argument("--licence", default="", help="for the card")
-    parser.add_argument("--data", default="", help="for the card: what the voice learned from")
-    parser.add_argument("--cost", default="", help="for the card: hardware and hours")
-    parser.add_argument("--note", default="", help="for the card")
-    parser.add_argument("--figures", help="text file for the card: what was measured, as Markdown")
-    options = parser.parse_args(argv)
-    if bool(options.lm) == bool(options.coarse or options.fine) or bool(options.coarse) != bool(options.fine):
-        raise SoundloomError("give --lm, or both --coarse and --fine")
-    folder = make_voice(options)
+    options = _parser().parse_args(argv)
+    if options.seal:
+        folder = seal(Path(options.output))
+    else:
+        if bool(options.lm) == bool(options.coarse or options.fine) or bool(options.coarse) != bool(options.fine):
+            raise SoundloomError("give --lm, or both --coarse and --fine")
+        folder = make_voice(options)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    print(f"{folder}: {size / 1e6:.1f} MB")
+    print(f"wrote {folder}: {size / 1e6:.1f} MB")
+    print(f'next: python pipelines/tts.py --voice {folder} "hello world" -o hello.wav')
     return 0
 
 

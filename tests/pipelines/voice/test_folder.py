@@ -14,7 +14,7 @@ from voice_helpers import tiny_voice
 
 from codec.audio.files import write_audio
 from codec.errors import SoundloomError
-from pipelines import load_voice
+from pipelines import load_voice, make_voice
 from pipelines.voice.config import SpeakerFacts
 from pipelines.voice.contents import SpeakerPrompt
 from pipelines.voice.folder import list_speakers
@@ -154,3 +154,21 @@ def test_voices_and_speakers_are_listed_with_their_facts(folder: Path) -> None:
     shipped = {(voice, speaker): facts for voice, speaker, facts in list_speakers()}
     assert shipped["heart", None] == SpeakerFacts("woman", "American")
     assert shipped["heart", "daniel"] == SpeakerFacts("man", "British")
+
+
+def test_a_changed_voice_is_sealed_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "speakers" / "ann.txt").write_text("hello world")
+    with pytest.raises(SoundloomError, match=r"ann.txt: has changed"):
+        load_voice(folder).speak("hi", speaker="ann")
+    assert make_voice.main([str(folder), "--seal"]) == 0 and "wrote" in capsys.readouterr().out
+    assert load_voice(folder).speak("hi", speaker="ann", retries=0).seconds > 0
+    with pytest.raises(SoundloomError, match=r"voice.json is missing"):
+        make_voice.main([str(folder / "lm"), "--seal"])
+
+
+def test_facts_about_speakers() -> None:
+    facts = make_voice._facts(["v: woman, American", "ann : man"], ["v", "ann"])
+    assert facts == {"v": SpeakerFacts("woman", "American"), "ann": SpeakerFacts("man", "")}
+    for text in ("v", "bob: man", ": man"):
+        with pytest.raises(SoundloomError, match="NAME: GENDER, ACCENT"):
+            make_voice._facts([text], ["v"])

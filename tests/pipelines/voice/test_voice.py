@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from voice_helpers import LEVELS, save_lms, tiny_codec, tiny_voice
@@ -299,6 +300,74 @@ def test_bad_requests_are_told(voice: Voice, text: str, arguments: dict[str, Any
     if "retries" not in arguments:
         with pytest.raises(SoundloomError, match=message):
             voice.stream(text, **arguments)
+
+
+@pytest.mark.parametrize("kind", ["numpy", "int16", "numpy int16", "int32"])
+def test_prompts_of_other_types_are_the_same_prompt(voice: Voice, kind: str) -> None:
+    exact = (prompt_wave().clamp(-1, 1) * 2**15).round() / 2**15
+    prompt: Any = exact.numpy() if kind == "numpy" else (exact * 2**15).short()
+    prompt = prompt.numpy() if kind == "numpy int16" else (exact.double() * 2**31).int() if kind == "int32" else prompt
+    made = [voice.speak("hi", prompt=one, prompt_text="how", retries=0) for one in (exact, prompt)]
+    assert torch.equal(made[0].waveform, made[1].waveform)
+
+
+def test_prompts_of_no_sound_are_refused(voice: Voice) -> None:
+    for prompt in (torch.zeros(1, 24_000, dtype=torch.uint8), torch.zeros(24_000).bool(), np.zeros(24_000, complex)):
+        with pytest.raises(SoundloomError, match="expected floats from -1 to 1, or int16"):
+            voice.speak("hi", prompt=prompt, prompt_text="how")
+
+
+def test_batches_of_another_length_are_refused(voice: Voice) -> None:
+    for texts, seeds, message in ((["a", "b"], [1], "1 seeds for 2 texts"), ("ab", None, "a single str")):
+        with pytest.raises(SoundloomError, match=message):
+            voice.speak_batch(texts, seeds=seeds)
+
+
+def test_a_text_is_tokenised_once(voice: Voice, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    encode = type(voice.lm.tokenizer).encode
+
+    def spy(tokenizer: Any, text: str) -> list[int]:
+        seen.append(text)
+        return encode(tokenizer, text)
+
+    monkeypatch.setattr(type(voice.lm.tokenizer), "encode", spy)
+    voice.speak(TWO, retries=2)
+    assert seen == ["Hello world.", "How are you?"]
+    list(voice.stream(TWO))
+    assert seen == ["Hello world.", "How are you?"] * 2
+
+
+def test_skipped_text_and_pauses(voice: Voice) -> None:
+    speech = voice.speak("[pause:0.2s]Hello. Привет. [pause:1s]World.", retries=0)
+    assert speech.skipped == ("Привет.",) and speech.text == "Hello. World."
+    first, second = speech.sentences
+    assert first.start == 4800 and second.start == first.start + first.num_samples + 24_000
+    assert not speech.waveform[:, :4800].any()
+    stream = voice.stream("[pause:0.2s]Hello. Привет. [pause:1s]World.")
+    joined = torch.cat(list(stream), dim=1)
+    assert torch.allclose(joined, speech.waveform, atol=1e-5)
+    assert stream.speech is not None and stream.speech.skipped == speech.skipped
+    assert [s.start for s in stream.speech.sentences] == [s.start for s in speech.sentences]
+    with pytest.raises(SoundloomError, match="1 part of the text cannot be spoken"):
+        voice.speak("Hello. Привет.", strict=True)
+
+
+def test_words_of_ones_own(tmp_path: Path) -> None:
+    voice = tiny_voice(tmp_path)
+    plain = voice.text_ids("Hello world")
+    voice.add_words({"hello": "bI"})
+    assert voice.text_ids("Hello world") != plain and voice.text_ids("HELLO world") == voice.text_ids("Hello world")
+    with pytest.raises(SoundloomError, match="expected a word and its phonemes"):
+        voice.add_words({"hello": "123"})
+
+
+def test_it_moves_to_a_device(tmp_path: Path) -> None:
+    voice = tiny_voice(tmp_path)
+    assert voice.to("cpu") is voice and voice.device == torch.device("cpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(SoundloomError, match="device cuda"):
+            voice.to("cuda")
 
 
 def test_without_a_text_speech_is_drawn_freely(voice: Voice, monkeypatch: pytest.MonkeyPatch) -> None:
