@@ -3,7 +3,7 @@
     python pipelines/make_voice.py voices/mine --lm runs/lm_delay/best --codec runs/codec/best --name mine
     python pipelines/make_voice.py voices/mine --coarse runs/coarse/model --fine runs/fine/model --name mine \\
         --licence Apache-2.0 --data "10 hours of …" --cost "6 hours on 2 cores" --figures report/report.md
-    python pipelines/make_voice.py voices/mine --lm runs/lm_delay/best --speakers speakers/ --about "bella: woman, Irish"
+    python pipelines/make_voice.py voices/mine --lm runs/lm_delay/best --speakers more/ --about "bella: woman, Irish"
     python pipelines/make_voice.py voices/mine --seal
     python pipelines/tts.py --voice voices/mine "hello world"
 
