@@ -16,7 +16,7 @@ from torch import Tensor
 
 from codec.config import CodecConfig
 from codec.conv import folded_state
-from codec.errors import SoundloomError
+from codec.errors import SoundloomError, quoted
 from codec.face import CodecFace, CodecState
 from codec.folder import (
     check_tensor,
@@ -62,6 +62,7 @@ class Codec(CodecFace):
         self.codebook_size = config.quantizer.codebook_size
         self.num_levels = config.quantizer.num_levels
         self.decoders: tuple[str, ...] = ()
+        self._folder: Path | None = None  # where it was opened from
 
     @property
     def streams(self) -> bool:
@@ -227,6 +228,15 @@ class Codec(CodecFace):
     def _sound(self, latent: Tensor, state: Any = None, last: bool = False) -> Tensor:
         return self.decoder(latent.to(self.dtype), state, last).float()
 
+    def other_decoder(self, name: str) -> Codec:
+        """Return this codec with a further decoder of its folder: the same codes, another waveform.
+
+        Raises: `SoundloomError` for a codec that was not opened from a folder, or a name that is not in `decoders`.
+        """
+        if self._folder is None:
+            raise SoundloomError(f"decoder {quoted(name)}: this codec was not opened from a folder")
+        return self.with_decoder(read_decoder(self._folder, name))
+
     def save_pretrained(
         self, folder: str | os.PathLike[str], dtype: torch.dtype | None = None, keep_codes: bool = False
     ) -> None:
@@ -255,5 +265,5 @@ class Codec(CodecFace):
             with torch.device("meta"):
                 codec = cls(config)
             codec.load_state_dict(read_tensors(weights, codec.state_dict()), assign=True)
-        codec.decoders = decoder_names(folder)
+        codec.decoders, codec._folder = decoder_names(folder), folder
         return (codec if decoder is None else codec.with_decoder(read_decoder(folder, decoder))).eval()

@@ -52,7 +52,7 @@ class Explorer:
             "levels": codec.num_levels,
             "codebook_size": codec.codebook_size,
             "bits_per_code": math.log2(codec.codebook_size),
-            "decoders": ["shipped", *getattr(codec, "decoders", ())],
+            "decoders": ["shipped", *codec.decoders],
             "max_seconds": MAX_SECONDS,
         }
 
@@ -178,7 +178,7 @@ class Explorer:
     def _decoder(self, name: str) -> Codec:
         if name == "shipped":
             return self.codec
-        if name not in getattr(self.codec, "decoders", ()):
+        if name not in self.codec.decoders:
             raise SoundloomError(f"decoder {name!r}: the codec has {', '.join(self.describe()['decoders'])}")
         if name not in self._others:
             self._others[name] = self.codec.other_decoder(name)

@@ -134,6 +134,9 @@ def test_a_further_decoder_gives_another_sound_of_the_same_codes(
     assert torch.equal(plain.decode(codes), other.decode(codes))
     assert torch.equal(usual.decode(codes), codec.decode(codes))
     assert not torch.equal(plain.decode(codes), codec.decode(codes))
+    assert torch.equal(usual.other_decoder("plain").decode(codes), other.decode(codes))
+    with pytest.raises(SoundloomError, match="was not opened from a folder"):
+        codec.other_decoder("plain")
 
 
 def test_with_decoder_shares_the_rest_and_checks_its_weights() -> None:
