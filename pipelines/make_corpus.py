@@ -135,6 +135,7 @@ def main(argv: list[str] | None = None) -> int:
         },
     )
     print(f"{args.out}: {facts['utterances']:,} utterances, {facts['hours']:.2f} h, {facts['rejects']} rejected")
+    print(f"next: python pipelines/tokenize_corpus.py {args.out}/manifest.jsonl STORE   # for a language model")
     rate = len(rejects) / max(1, len(rows) + len(rejects))
     return 1 if not rows or rate > args.max_reject_rate else 0
 

