@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from codec.audio.signal import mel_filterbank
+from codec.errors import SoundloomError
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,14 @@ class DiscriminatorConfig:
     period_channels: int = 16
     mel_windows: tuple[int, ...] = ()
     mel_channels: int = 16
+
+    def __post_init__(self) -> None:
+        if not (self.windows or self.periods or self.mel_windows):
+            raise SoundloomError("discriminators: name at least one window or period")
+        if min((*self.windows, *self.mel_windows), default=64) < 16 or min(self.periods, default=1) < 1:
+            raise SoundloomError("discriminators: windows must be 16 samples or more, and periods 1 or more")
+        if min(self.stft_channels, self.period_channels, self.mel_channels) < 1 or not 0 < self.power <= 2:
+            raise SoundloomError("discriminators: channels must be 1 or more, and power over 0 and at most 2")
 
 
 class STFTDiscriminator(nn.Module):

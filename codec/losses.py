@@ -47,6 +47,8 @@ class LossWeights:
     def __post_init__(self) -> None:
         if self.balance_every < 1 or self.discriminator_seconds < 0:
             raise SoundloomError("losses: balance_every must be at least 1 and discriminator_seconds at least 0")
+        if min(*self.balanced().values(), self.commitment, self.whitening) < 0:
+            raise SoundloomError("losses: no weight may be negative")
 
     def balanced(self) -> dict[str, float]:
         """Return the weights of the losses that a `codec.balancer.Balancer` combines."""

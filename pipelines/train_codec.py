@@ -197,6 +197,8 @@ class CodecTask:
     def result(self) -> list[str]:
         best = self.output / "best"
         if not best.is_dir():
+            self.export()  # someone removed it after the last validation
+        if not best.is_dir():
             return [f"no codec yet: the quantizer starts at step {self.settings.quantizer_start}"]
         next_command = f"next: python pipelines/evaluate_codec.py {best} RECORDINGS -o {self.output / 'report'}"
         return [f"codec in {best}, {self.seconds / 60:.0f} minutes of training in all", next_command]

@@ -150,7 +150,7 @@ def _explain(message: str, valid: list[str]) -> str:
     return message if len(message) <= _LONGEST_MESSAGE else message[: _LONGEST_MESSAGE - 1] + "…"
 
 
-def _nearest(key: str, valid: list[str]) -> str:
+def _nearest(key: str, valid: Sequence[str]) -> str:
     # Comparing the last part as well finds `lr` -> `optimizer.lr`, which whole-key similarity misses.
     last = key.rpartition(".")[2]
     near = [k for k in valid if k.rpartition(".")[2] == last] or difflib.get_close_matches(key, valid, 1, 0.5)

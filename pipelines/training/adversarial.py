@@ -80,7 +80,10 @@ class AdversarialState:
         load_optimizer(self.optimizer, self.network, checkpoint.tensors)
         load_optimizer(self.discriminator_optimizer, self.losses, checkpoint.tensors, prefix=_PREFIX)
         self.ema.load(checkpoint.tensors)
-        self.losses.balancer.load(checkpoint.fact("balancer", dict))
+        balance = checkpoint.fact("balancer", dict)
+        if not all(isinstance(value, int | float) for value in balance.values()):
+            raise SoundloomError(f"{checkpoint.path}: 'balancer' in its facts.json must hold numbers")
+        self.losses.balancer.load(balance)
         self.bad_steps.in_a_row = checkpoint.fact("bad_steps", int)
         self.step = checkpoint.step
 

@@ -212,7 +212,8 @@ def load_optimizer(
         # A scalar (Adam's step count) stays on the CPU, as the optimizers themselves keep it.
         state.setdefault(parameter, {})[key] = value.clone() if value.dim() == 0 else shard_like(parameter, value)
     optimizer.state.clear()
-    optimizer.state.update(state)
+    for parameter, values in state.items():
+        optimizer.state[parameter] = values
 
 
 def rng_tensors(prefix: str = "rng") -> dict[str, Tensor]:

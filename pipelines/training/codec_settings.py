@@ -8,7 +8,8 @@ from codec.discriminators import DiscriminatorConfig
 from codec.errors import SoundloomError
 from codec.losses import LossWeights
 from codec.model import CodecConfig
-from pipelines.training.codec_crops import AugmentSettings, Source
+from pipelines.training.codec_augment import AugmentSettings
+from pipelines.training.codec_crops import Source
 from pipelines.training.optimizer import OptimizerSettings
 from pipelines.training.run_settings import RunSettings
 
@@ -76,6 +77,8 @@ class TrainCodecSettings(RunSettings):
         self.require_at_least(1, "batch_size", "gradient_accumulation", "kmeans_batches", "discriminator_every")
         self.require_at_least(1, "dev_crops")
         self.require_at_least(0, "quantizer_start", "discriminator_start", "head_start", "quality_clips")
+        if min(self.validate_levels, default=0) < 1:
+            raise SoundloomError(f"validate_levels: must be numbers of 1 or more, not {list(self.validate_levels)}")
         if not 0.05 <= self.segment_seconds <= 600:
             raise SoundloomError(f"segment_seconds: must be 0.05 to 600, not {self.segment_seconds}")
         if not self.discriminator_lr > 0:

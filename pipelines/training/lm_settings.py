@@ -218,6 +218,8 @@ def fit_to_store(found: LoadedLM, reader: StoreReader, settings: TrainLMSettings
     old = open_store(settings.start_grids, reader.num_levels)
     if found.codec_fingerprint != old.codec_fingerprint:
         raise SoundloomError(f"start_grids: {old.path} is not by the codec of {name}")
+    if isinstance(found.model, CoarseFineLM):
+        raise SoundloomError(f"{name}: holds a coarse and a fine model; start_grids moves one of them")
     recode(found.model, count_pairs(old, reader))
 
 

@@ -1,4 +1,4 @@
-"""A training's history: lines of JSON, and TensorBoard where it is asked for."""
+"""Keep a training's history: lines of JSON, and TensorBoard where it is asked for."""
 
 from __future__ import annotations
 
@@ -22,21 +22,31 @@ class JsonlLog:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SoundloomError(f"{self.path.parent}: cannot be made a folder ({error.strerror})") from None
+        if self.path.exists() and not self.path.is_file():
+            raise SoundloomError(f"{self.path}: is no plain file; move it away, or choose another output")
 
     def write(self, **values: Any) -> None:
         """Append one line; floats are kept to 7 digits."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_plain(values), allow_nan=False) + "\n")
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(_plain(values), allow_nan=False) + "\n")
+        except OSError as error:
+            raise SoundloomError(
+                f"{self.path}: cannot be written ({error.strerror}); resume when there is room"
+            ) from None
 
     def read(self) -> list[dict[str, Any]]:
-        """Return every whole line (a torn last one is passed over)."""
+        """Return every whole line (a torn last one is skipped)."""
         rows = []
         lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines() if self.path.exists() else []
         for line in lines:
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(row, dict):
                 rows.append(row)

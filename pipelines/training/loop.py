@@ -32,13 +32,15 @@ _TIMEOUT = timedelta(hours=2)  # one process may validate or save for long while
 
 
 class Task(Protocol):
-    """What is trained. Every process calls each method; methods that write do it in the main process only.
+    """What is trained. Every process calls each method; methods that write do it in the main process only."""
 
-    ``finished``: number of finished steps. ``curves``: the panels of the picture of learning curves.
-    """
+    @property
+    def finished(self) -> int:
+        """Number of finished steps."""
 
-    finished: int
-    curves: Sequence[Panel]
+    @property
+    def curves(self) -> Sequence[Panel]:
+        """The panels of the picture of learning curves."""
 
     def introduction(self) -> Sequence[str]:
         """Return lines that describe what is trained on what."""

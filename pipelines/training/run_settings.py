@@ -12,6 +12,8 @@ from pipelines.command_line.settings import changed_settings, flatten_settings
 from pipelines.training.checkpoints import Checkpoint, list_checkpoints, load_checkpoint
 from pipelines.training.optimizer import OptimizerSettings
 
+_MOST_THREADS = 4096
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
@@ -50,6 +52,8 @@ class RunSettings:
     def __post_init__(self) -> None:
         self.require_at_least(1, "steps", "log_every")
         self.require_at_least(0, "validate_every", "save_every", "threads")
+        if self.threads > _MOST_THREADS:
+            raise SoundloomError(f"threads: must be at most {_MOST_THREADS}, not {quoted(self.threads)}")
         if self.output.strip() in ("", "."):
             raise SoundloomError("output: must name a folder for the run, such as runs/mine")
         if not 0 <= self.ema_decay < 1:

@@ -1,7 +1,9 @@
 """Training of the codec: it learns, resumes to the bit, survives bad steps, and keeps codes where it must."""
 
+import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -346,6 +348,91 @@ def test_a_corpus_is_one_word_and_part_of_it_is_held_out(folder: Path, monkeypat
         program.main([*words, "--corpus"])
     with pytest.raises(SoundloomError, match="nowhere: not a folder"):
         program.main([*words, "--corpus", "nowhere"])
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (["--validate_levels", "[0]"], "validate_levels"),
+        (["--losses.mel", "-1"], "losses: no weight"),
+        (["--threads", "100000000000"], "threads: must be at most"),
+        (["--discriminators.windows", "[]", "--discriminators.periods", "[]"], "discriminators: name"),
+        (["--discriminators.windows", "[0]"], "discriminators: windows"),
+        (["--discriminators.periods", "[0]"], "discriminators: windows"),
+        (["--segment_seconds", "1e9"], "segment_seconds"),
+        (["--output", " "], "output"),
+        (["--kmeans_batches", "0"], "kmeans_batches"),
+    ],
+)
+def test_values_out_of_range_are_refused_before_any_work(folder: Path, words: list[str], told: str) -> None:
+    with pytest.raises(SoundloomError, match=told):
+        train(folder, "range", *words)
+    assert not (folder / "range").exists()
+
+
+@pytest.fixture(scope="module")
+def finished(folder: Path) -> Path:
+    """A finished run of six steps."""
+    train(folder, "finished", "--steps", "6", "--save_every", "3")
+    return folder / "finished"
+
+
+def edit_facts(run_folder: Path, **changes: Any) -> None:
+    """Change a checkpoint's facts and its record with them, as someone would who knows what he does."""
+    for path in (run_folder / "checkpoints").iterdir():
+        facts = json.loads((path / "facts.json").read_text()) | changes
+        (path / "facts.json").write_text(json.dumps(facts))
+        record = json.loads((path / "record.json").read_text())
+        data = (path / "facts.json").read_bytes()
+        record["files"]["facts.json"] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        (path / "record.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    "changes, told",
+    [
+        ({"settings": [1]}, "'settings'"),
+        ({"balancer": {"mel": "x"}}, "'balancer'"),
+        ({"seconds": "a"}, "'seconds'"),
+        ({"bad_steps": True}, "'bad_steps'"),
+        ({"kind": "lm"}, "another kind of training"),
+    ],
+)
+def test_a_checkpoint_that_was_edited_or_is_of_another_training_is_named(
+    finished: Path, tmp_path: Path, folder: Path, changes: dict[str, Any], told: str
+) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    edit_facts(tmp_path / "run", **changes)
+    with pytest.raises(SoundloomError, match=told):
+        train(folder, str(tmp_path / "run"), "--steps", "7")
+
+
+@pytest.mark.parametrize("line", ["[1]", "[" * 100_000, '{"step": "x", "mel": "a"}', "\0", '{"step": 1e400}'])
+def test_a_log_that_was_edited_does_not_stop_a_run(finished: Path, tmp_path: Path, folder: Path, line: str) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    with (tmp_path / "run" / "log.jsonl").open("a") as file:
+        file.write(line + "\n")
+    assert train(folder, str(tmp_path / "run"), "--steps", "7") == 0
+
+
+def test_what_was_deleted_comes_back_and_what_is_in_the_way_is_named(
+    finished: Path, tmp_path: Path, folder: Path
+) -> None:
+    output = tmp_path / "run"
+    shutil.copytree(finished, output)
+    shutil.rmtree(output / "best")
+    (output / "log.jsonl").unlink()
+    assert train(folder, str(output), "--steps", "6") == 0  # nothing left to do but this
+    assert Codec.from_pretrained(output / "best").num_levels == 3
+    shutil.rmtree(output / "checkpoints" / "step-00000006")
+    assert train(folder, str(output), "--steps", "6") == 0
+    (output / "log.jsonl").unlink(missing_ok=True)
+    (output / "log.jsonl").mkdir()
+    with pytest.raises(SoundloomError, match=r"log.jsonl: is no plain file"):
+        train(folder, str(output), "--steps", "7")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(SoundloomError, match="cannot be made a folder"):
+        train(folder, str(tmp_path / "file"), "--steps", "1")
 
 
 def test_crops_are_a_function_of_the_step_and_processes_share_a_batch(folder: Path) -> None:
