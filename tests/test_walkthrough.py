@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from markdown import ROOT, program_calls, shell_lines
+from markdown import README, ROOT, commands, program_calls, shell_lines
 
 from codec.audio.files import read_audio, write_audio
 
@@ -85,3 +85,36 @@ def test_the_steps_run_with_tiny_configurations(tmp_path: Path, monkeypatch: pyt
 def test_the_steps_run_as_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     walk(tmp_path, tiny=False)
+
+
+# --- the other guides ------------------------------------------------------------------------------------------------
+
+#: they need the hub, a sound card, a cluster, the extra eval, a server, or data that are not here
+ELSEWHERE = re.compile(
+    r"facebook/|hf:|stream:|--engine|kokoro|wordnet|corpora/bella|--play|soundloom-(?:evaluate|music|bench|serve|codec-doctor|ablate"
+    r"|whole-chain|tune|make-voice)|accelerate"
+)
+
+
+def here(page: Path) -> list[tuple[str, list[str]]]:
+    """The calls of a page that run anywhere."""
+    lines = [line for line in commands(page) if not ELSEWHERE.search(line)]
+    return [call for line in lines for call in program_calls(line)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [README, *(ROOT / "docs" / f"{name}.md" for name in ("speak", "codecs", "store"))])
+def test_commands_of_the_guides_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    record(tmp_path / "recordings", 4)
+    wave = read_audio(SPEAKERS / "fenrir.flac", 24_000)
+    for name in ("me", "talk", "in"):
+        write_audio(tmp_path / f"{name}.wav", wave[:, :60_000], 24_000)
+    for name in ("chapter", "sentences"):
+        (tmp_path / f"{name}.txt").write_text("Hello there.\nHow are you?\n", encoding="utf-8")
+    (tmp_path / "my-words.tsv").write_text("gif\t\u02a4\u02c8\u026af\n", encoding="utf-8")
+    calls = here(page)
+    assert len(calls) >= 3
+    for program, words in calls:
+        code = importlib.import_module(f"pipelines.{program}").main(smaller(program, words, tiny=False))
+        assert code == 0, f"{program} {words}: exit code {code}"
