@@ -45,6 +45,7 @@ class ModelSettings:
         code_noise: share of input codes replaced by random ones while training.
         span_drop: share of rows with up to 1.2 s of audio inputs hidden in one piece while training.
         guide_prompt: rows whose text is hidden lose their prompt too, so that guidance strengthens its voice as well.
+        delays: steps by which each level runs behind level 0 (delay; 0 for level 0); null = one step a level.
     """
 
     kind: Literal["delay", "coarse", "fine"] = "delay"
@@ -62,6 +63,7 @@ class ModelSettings:
     code_noise: float = 0.0
     span_drop: float = 0.0
     guide_prompt: bool = False
+    delays: list[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,7 @@ FIXED_AT_START = (
     "text.vocab_size",
     "text.lexicon",
     "model.kind",
+    "model.delays",
     "model.start_from",
     "start_grids",
     "levels",
@@ -232,6 +235,7 @@ def make_model(
 ) -> DelayLM | CoarseLM | FineLM:
     """Build the model with fresh weights; levels, codebook size and rates come from the store."""
     model_class, config_class = KINDS[settings.kind]
+    own: dict[str, Any] = {"delays": _delays(settings, reader.num_levels, start)} if settings.kind == "delay" else {}
     return model_class(
         config_class(
             text_vocab_size=tokenizer.vocab_size,
@@ -246,8 +250,20 @@ def make_model(
             span_drop=settings.span_drop,
             guide_prompt=settings.guide_prompt,
             transformer=transformer_shape(settings, start),
+            **own,
         )
     )
+
+
+def _delays(settings: ModelSettings, levels: int, start: LoadedLM | None) -> tuple[int, ...]:
+    """Return the delays: the settings', or those of the model to start from, with which they must agree."""
+    given = tuple(settings.delays or ())
+    if start is None or not isinstance(start.model, DelayLM):
+        return given
+    theirs = start.model.pattern.delays[:levels]
+    if given not in ((), theirs):
+        raise SoundloomError(f"model.delays: {settings.start_from} has {list(theirs)}; leave it out to take them")
+    return start.model.config.delays[:levels]
 
 
 def transformer_shape(settings: ModelSettings, start: LoadedLM | None = None) -> TransformerConfig:

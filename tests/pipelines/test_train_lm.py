@@ -103,6 +103,15 @@ def test_a_run_learns_and_leaves_a_model_that_loads(base: list[str], tmp_path: P
         assert codes.shape[:2] == (1, 2)
 
 
+@pytest.mark.parametrize("delays", [[0, 0, 0], [0, 1, 1]])
+def test_a_run_with_delays_of_its_own(base: list[str], tmp_path: Path, delays: list[int]) -> None:
+    words = [*base, "--output", str(tmp_path / "run"), "--steps", "3", "--model.delays", str(delays)]
+    assert train_lm.main(words) == 0
+    loaded = load_lm(tmp_path / "run" / "best")
+    assert isinstance(loaded.model, DelayLM) and list(loaded.model.pattern.delays) == delays
+    assert loaded.generate(loaded.tokenizer.encode("red ships."), max_frames=5).shape[:2] == (1, 3)
+
+
 def test_no_dev_store_and_a_time_limit(base: list[str], tmp_path: Path) -> None:
     output = tmp_path / "run"
     words = [*base[:4], "--output", str(output), "--time_limit_minutes", "0", "--log_every", "5"]
