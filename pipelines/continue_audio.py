@@ -1,4 +1,4 @@
-"""Continue a recording: the voice goes on where it ends.
+"""Continue a recording: the voice resumes where it ends.
 
     python pipelines/continue_audio.py prompt.wav --seconds 5 -o out.wav
     python pipelines/continue_audio.py prompt.wav --seconds 8 -o out.wav --prompt-text "what is said there" \\

@@ -124,7 +124,7 @@ def _check(options: argparse.Namespace) -> None:
     if not 0 < options.seconds <= 600:
         raise SoundloomError(f"--seconds {options.seconds:g}: wanted more than 0 and at most 600")
     if options.batch < 1:
-        raise SoundloomError(f"--batch {options.batch}: wanted 1 or more")
+        raise SoundloomError(f"--batch {options.batch}: expected at least 1")
     if options.save_model:
         if options.text or options.file:
             raise SoundloomError("--save-model writes the model and makes no music; leave the description out")

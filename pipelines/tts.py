@@ -146,7 +146,7 @@ def list_voices(voice: str | None) -> int:
 def _check(options: argparse.Namespace) -> None:
     """Check everything that can be checked before the models are opened."""
     if options.batch < 1:
-        raise SoundloomError(f"--batch {options.batch}: wanted 1 or more")
+        raise SoundloomError(f"--batch {options.batch}: expected at least 1")
     if options.lines:
         spoilt = options.stream or options.play or bool(options.plot or options.times)
         check_lines_output(options.output, "--stream, --play, --times and --plot", spoilt)

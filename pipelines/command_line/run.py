@@ -72,7 +72,7 @@ def add_threads_option(parser: argparse.ArgumentParser) -> None:
 
 
 def set_threads(threads: int | None) -> None:
-    """Let torch use so many threads; None leaves its own choice. Raises: SoundloomError outside 1 to 256."""
+    """Set the number of torch's threads; None leaves its own choice. Raises: SoundloomError outside 1 to 256."""
     if threads is None:
         return
     if not 1 <= threads <= MOST_THREADS:

@@ -1,4 +1,4 @@
-"""Music of any length: overlapping windows, each of which continues the end of the one before.
+"""Music of any length: overlapping windows. Each continues the end of the one before.
 
 As audiocraft's ``extend_stride``: a window of 30 s adds 18 s and keeps the 12 s before them as its prompt.
 """

@@ -52,7 +52,7 @@ class Planner:
         return Cutter(self.text_ids, self.seconds, config.max_sentence_seconds, config.pause_seconds)
 
     def seconds(self, units: int) -> float:
-        """Return how long so many text ids take on average."""
+        """Return how long that many text ids take on average."""
         return self.lm.model.config.expected_frames(units) / self.lm.codec_facts.frame_rate
 
     def text_ids(self, text: str) -> list[int]:
@@ -82,7 +82,7 @@ class Planner:
             )
         retries = self.config.retries if options.retries is None else options.retries
         if not 0 <= retries <= 20:
-            raise SoundloomError(f"retries is {retries}; wanted 0 to 20")
+            raise SoundloomError(f"retries is {retries}; expected 0 to 20")
         vectors = self._vectors(sampling, levels)
         player = self.codec if vectors is None else self.player
         return Style(sampling, levels, retries, player, vectors, checked_speed(options.speed))

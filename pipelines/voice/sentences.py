@@ -45,7 +45,7 @@ class Cutter:
     """Cuts texts into pieces of at most ``longest`` seconds, with ``pause`` seconds between sentences.
 
     ``encode`` turns text into ids and raises SoundloomError where nothing in it can be spoken; ``seconds`` is how
-    long so many ids take on average. Each distinct string is encoded once.
+    long that many ids take on average. Each distinct string is encoded once.
     """
 
     encode: Callable[[str], Sequence[int]]
@@ -59,7 +59,7 @@ class Cutter:
 
         The last sentence has no pause after it, unless ``more_follows``.
         Raises: SoundloomError for a text that is empty, too long or holds nothing that can be spoken; with ``strict``
-        also for one of which a part cannot be spoken.
+        also for one with a part that cannot be spoken.
         """
         _check(text)
         self._known = {}

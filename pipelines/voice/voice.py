@@ -189,7 +189,7 @@ class Voice:
         other options and the errors are those of `speak`.
         """
         if batch_size < 1:
-            raise SoundloomError(f"batch_size is {batch_size}; wanted 1 or more")
+            raise SoundloomError(f"batch_size is {batch_size}; expected at least 1")
         if isinstance(texts, str):
             raise SoundloomError("texts is a single str; expected a list of texts")
         seeds = [0] * len(texts) if seeds is None else seeds

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 WORD_END = "▁"  # the tokenizer's space
 CAPTION_WORDS = 10  # a caption has at most this many words
-# The model looks at a unit before it is heard: by so many seconds at a word's start and end, the medians over 466 words
+# The model looks at a unit before it sounds: by this many seconds at a word's start and end, the medians over 466 words
 # against the durations of the voice's teacher (tests/pipelines/voice/test_word_times.py, marker slow).
 _START_LEAD, _END_LEAD = 0.07, 0.03
 _LARGEST_STEP = 4  # text units that may pass within one frame
