@@ -203,7 +203,7 @@ def _plan(arguments: argparse.Namespace, corpus: Any, facts: Any) -> Plan:
     if rank == 0:
         _check_fresh(arguments, corpus)
     began = time.time()
-    while rank > 0 and _find_plan(arguments.store, corpus) is None:
+    while rank > 0 and not _find_plans(arguments.store, corpus):
         # Hashing takes minutes for a large corpus. A first process that dies takes the others with it, by its launcher.
         if time.time() - began > 24 * 3600:
             raise SoundloomError(f"{arguments.store}: no plan after a day; is the first process alive?")
@@ -219,10 +219,11 @@ def _plan(arguments: argparse.Namespace, corpus: Any, facts: Any) -> Plan:
     )
 
 
-def _find_plan(store: Path, corpus: Any) -> Plan | None:
+def _find_plans(store: Path, corpus: Any) -> list[Plan]:
+    """Return the plans that were made of this corpus: one, and one for each time that it was appended again."""
     from codec.store.plan import load_plans
 
-    return next((plan for plan in load_plans(store) if plan.settings == corpus.settings), None)
+    return [plan for plan in load_plans(store) if plan.settings == corpus.settings]
 
 
 def _check_fresh(arguments: argparse.Namespace, corpus: Any) -> None:
@@ -236,10 +237,12 @@ def _check_fresh(arguments: argparse.Namespace, corpus: Any) -> None:
     store = arguments.store
     if arguments.refresh and not (store / "plan.json").exists() and has_shards(store):
         remove_store(store)
-    plan = None if corpus.settings.corpus.startswith("stream:") else _find_plan(store, corpus)
-    if plan is None or arguments.append or (arguments.shard_range and not arguments.refresh):
+    plans = [] if corpus.settings.corpus.startswith("stream:") else _find_plans(store, corpus)
+    if not plans or arguments.append or (arguments.shard_range and not arguments.refresh):
         return
-    changes = corpus_changes(plan.utterances, corpus.utterances(), corpus.settings.root, not plan.missing())
+    planned = [item for plan in plans for item in plan.utterances]
+    finished = not any(plan.missing() for plan in plans)
+    changes = corpus_changes(planned, corpus.utterances(), corpus.settings.root, finished)
     if not changes:
         return
     if not arguments.refresh:
@@ -247,7 +250,7 @@ def _check_fresh(arguments: argparse.Namespace, corpus: Any) -> None:
             f"{store}: the corpus changed since: {'; '.join(changes)}; --refresh makes the whole store again"
             f"{', --append adds what is new' if 'new' in changes[0] else ''}"
         )
-    if len(load_plans(store)) > 1:
+    if len(load_plans(store)) > len(plans):
         raise SoundloomError(f"{store}: holds several corpora, which --refresh cannot make again; write a new store")
     remove_store(store)
 

@@ -77,7 +77,7 @@ def collect_leftovers(store: str | Path, seconds: float = _LEFTOVER_SECONDS) -> 
 
 
 def _key(item: Utterance) -> tuple[str, str, int, float]:
-    return item.id, item.path, item.row, item.start
+    return item.id, item.path.replace("\0", "\N{REPLACEMENT CHARACTER}"), item.row, item.start  # as plans store it
 
 
 def _facts(item: Utterance) -> tuple[str, str, float]:

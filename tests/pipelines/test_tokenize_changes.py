@@ -33,6 +33,7 @@ def test_a_corpus_that_changed_is_an_error_or_a_refresh(tmp_path: Path, capfd: A
     manifest.write_text("".join(lines).replace("text 1", "").replace("text 2", ""))
     assert tokenize(corpus, store) == 0
     before = store_bytes(store)
+    assert tokenize(corpus, store) == 0  # the same corpus
     manifest.write_text("".join(lines))
     assert tokenize(corpus, store) == 2 and tokenize(corpus, store, "--append") == 2
     told = capfd.readouterr().err
@@ -50,6 +51,22 @@ def test_a_corpus_that_changed_is_an_error_or_a_refresh(tmp_path: Path, capfd: A
     assert tokenize(corpus, store) == 2
     told = capfd.readouterr().err
     assert "'new' is new; 'u0000' is gone; 'u0001' has another size" in told and "--append adds" in told
+
+
+def test_a_corpus_that_was_appended_again_is_not_new(tmp_path: Path, capfd: Any) -> None:
+    corpus, store = write_corpus(tmp_path / "corpus", 4), tmp_path / "store"
+    manifest = corpus / "manifest.jsonl"
+    lines = manifest.read_text().splitlines(keepends=True)
+    manifest.write_text("".join(lines[:2]))
+    assert tokenize(corpus, store) == 0
+    manifest.write_text("".join(lines))
+    assert tokenize(corpus, store) == 2 and "--append adds what is new" in capfd.readouterr().err
+    assert tokenize(corpus, store, "--append") == 0 and len(StoreReader(store)) == 4
+    before = store_bytes(store)
+    assert tokenize(corpus, store) == 0 and store_bytes(store) == before
+    manifest.write_text("".join(lines).replace("text 3", "text three"))
+    assert tokenize(corpus, store) == 2 and tokenize(corpus, store, "--refresh") == 0
+    assert len(StoreReader(store)) == 4 and not (store / "plan-1.json").exists()
 
 
 def test_texts_that_changed_before_a_run_resumes_are_an_error(tmp_path: Path, capfd: Any) -> None:
@@ -97,3 +114,13 @@ def test_listing_a_folder_takes_linear_time(tmp_path: Path, monkeypatch: pytest.
     began = time.process_time()
     items = list(read.open_corpus(Settings("", str(tmp_path))).utterances())
     assert len({item.id for item in items}) == 40_000 and time.process_time() - began < 5
+
+
+def test_odd_rows_do_not_look_like_changes(tmp_path: Path) -> None:
+    corpus, store = write_corpus(tmp_path / "corpus", 3), tmp_path / "store"
+    odd = [{"audio": "a\0b.wav"}, {"audio": "gone.wav"}, {"id": "u0000", "audio": "wavs/0001.wav"}, 7, {}]
+    odd += [{"audio": "wavs/0002.wav", "segments": [{"start": 0, "end": 0.1}, {"start": 0.1, "end": 0.25}]}]
+    with open(corpus / "manifest.jsonl", "a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in odd)
+    for _ in range(2):
+        assert tokenize(corpus, store, "--max-reject-rate", "1") == 0

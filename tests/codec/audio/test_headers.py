@@ -1,5 +1,6 @@
 """Files that end before they say they do, or go on after it, are refused whatever their format."""
 
+import contextlib
 import io
 import os
 from pathlib import Path
@@ -8,8 +9,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from codec.audio import audio_info, encode_audio, read_audio, write_audio
+from codec.audio.headers import check_whole
 from codec.errors import SoundloomError
 
 RATE = 24_000
@@ -122,3 +126,21 @@ def test_odd_file_names(tmp_path: Path) -> None:
     ):
         with pytest.raises(SoundloomError, match=r"[Ff]ile name too long"):
             action(tmp_path / ("a" * 300 + ".wav"))
+
+
+SHORT = {kind: made(kind, NOISE[:600]) for kind in FORMATS}
+
+
+@settings(deadline=5000, max_examples=300)
+@given(
+    kind=st.sampled_from(sorted(FORMATS)),
+    edits=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=6),
+    cut=st.none() | st.integers(0, 600),
+)
+def test_mutated_headers_are_read_or_refused(kind: str, edits: list[tuple[int, int]], cut: int | None) -> None:
+    data = bytearray(SHORT[kind])
+    for place, value in edits:
+        data[place % len(data)] = value
+    whole = bytes(data[:cut])
+    with contextlib.suppress(SoundloomError):
+        check_whole(io.BytesIO(whole), len(whole), "x")
