@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from codec.errors import SoundloomError
 from lm.config import LMConfig
-from lm.generation.generate import generate_codes, guided, guided_text
+from lm.generation.generate import generate_codes
+from lm.generation.grid_writer import guided, guided_text
 from lm.generation.request import Request
 from lm.generation.sampling import sample
 from lm.loss import LMOutput

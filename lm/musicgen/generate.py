@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from codec.errors import SoundloomError
-from lm.generation.generate import evaluating, guided
+from lm.generation.generate import evaluating
+from lm.generation.grid_writer import guided
 from lm.generation.sampling import SamplingConfig, sample
 from lm.musicgen.network import MusicGenLM
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from codec.errors import SoundloomError
-from lm.generation.generate import UNKNOWN, Frame, GridWriter, guided
+from lm.generation.generate import Frame
+from lm.generation.grid_writer import UNKNOWN, GridWriter, guided
 from lm.generation.latents import level_vectors
 from lm.generation.request import GenerateConfig, Request
 from lm.generation.sampling import sample

@@ -13,7 +13,8 @@ from codec.common.seeds import retry_seed
 from codec.errors import SoundloomError
 from codec.model import Codec
 from lm.checkpoint import LoadedLM
-from lm.generation.generate import Frame, Generation, GenerativeLM, Stream, generate
+from lm.generation.generate import Frame, Generation, Stream, generate
+from lm.generation.grid_writer import GenerativeLM
 from lm.generation.request import Request, make_request
 from pipelines.voice.edges import Edges
 from pipelines.voice.guard import verdict, worse

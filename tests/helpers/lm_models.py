@@ -9,7 +9,8 @@ from torch import Tensor
 
 from lm.config import LMConfig, TransformerConfig
 from lm.fine_lm import CoarseFineLM, FineLM
-from lm.generation.generate import Generation, GenerativeLM, Stream, generate, stream
+from lm.generation.generate import Generation, Stream, generate, stream
+from lm.generation.grid_writer import GenerativeLM
 from lm.generation.request import GenerateConfig, make_request
 from lm.step_lm import CoarseLM, DelayLM, DelayLMConfig
 

@@ -12,7 +12,8 @@ from lm_models import CODES, LEVELS, TEXT, coarse_fine_lm, delay_lm, streamed, w
 from torch import Tensor
 
 from codec.common.seeds import retry_seed
-from lm.generation.generate import Generation, GenerativeLM, generate_guarded, guided
+from lm.generation.generate import Generation, generate_guarded
+from lm.generation.grid_writer import GenerativeLM, guided
 from lm.generation.request import GenerateConfig, Request, make_request
 from lm.prefix import PromptSpan
 from lm.step_lm import DelayLMConfig
