@@ -217,7 +217,7 @@ def _check(file: CodeFile, name: str) -> None:
     if file.codes.dim() != 2 or not 1 <= file.codes.shape[0] <= 255 or not 1 <= file.codes.shape[1] < 1 << 32:
         raise SoundloomError(f"{name}: codes of shape {list(file.codes.shape)}; wanted [levels 1 to 255, frames]")
     if not 2 <= file.codebook_size <= 1 << 16:
-        raise SoundloomError(f"{name}: codebooks of {file.codebook_size} codes; wanted 2 to 65,536")
+        raise SoundloomError(f"{name}: codebooks of {file.codebook_size} codes; expected 2 to 65,536")
     if not 1 <= file.hop_length < 1 << 32 or not 1 <= file.sample_rate < 1 << 32:
         raise SoundloomError(f"{name}: hop_length={file.hop_length}, sample_rate={file.sample_rate}; wanted at least 1")
     if not 1 <= file.num_samples <= file.codes.shape[1] * file.hop_length:
@@ -226,4 +226,4 @@ def _check(file: CodeFile, name: str) -> None:
         )
     low, high = int(file.codes.min()), int(file.codes.max())
     if low < 0 or high >= file.codebook_size:
-        raise SoundloomError(f"{name}: codes from {low} to {high}; wanted 0 to {file.codebook_size - 1}")
+        raise SoundloomError(f"{name}: codes from {low} to {high}; expected 0 to {file.codebook_size - 1}")

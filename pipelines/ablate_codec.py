@@ -14,7 +14,7 @@ the recordings that judge, and by name what each variant changes:
       full: {}
       no-restarts: {codec: {quantizer: {restart_threshold: 0.0}}}
 
-Every variant is trained by train_codec.py in a process of its own (cut off, the same command goes on where it stopped),
+Every variant is trained by train_codec.py in a process of its own (if it is cut off, the same command resumes),
 then all are judged in one run of evaluate_codec.py. Writes OUT/ablation.md, ablation.json and rate-quality.png.
 """
 
@@ -103,9 +103,7 @@ def _call(script: str, *words: str) -> None:
     command = [sys.executable, str(Path(__file__).with_name(script)), *words]
     code = subprocess.run(command, check=False).returncode
     if code:
-        raise SoundloomError(
-            f"{' '.join([script, *words])} ended with code {code}; the same command goes on from there"
-        )
+        raise SoundloomError(f"{' '.join([script, *words])} ended with code {code}; the same command resumes there")
 
 
 def training_facts(folder: Path) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def commands(folder: Path, teacher: str, steps: int | None) -> list[tuple[str, l
     def train_lm(kind: str) -> list[str]:
         words = ["train_lm.py", "--config", str(CONFIGS / "tiny" / f"lm_{kind}.yaml"), "--store", str(stores / "all")]
         words += ["--output", str(runs / kind)] + (["--steps", str(steps)] if steps else [])
-        # the fine model reads the same text as the coarse one beside it
+        # the fine model reads the same text as the coarse one
         return words + (["--text.tokenizer", str(runs / "coarse" / "text")] if kind == "fine" else [])
 
     train_codec = ["train_codec.py", "--config", str(CONFIGS / "tiny/codec.yaml"), "--output", str(runs / "codec")]

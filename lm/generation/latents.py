@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lm.data.dataset import Batch
 
 SKIPPED = 10  # frames at a recording's start, where a model does not know yet who speaks
-_TRUST = 3  # a recording of so many frames moves the statistics half the way
+_TRUST = 3  # a recording of this many frames moves the statistics half the way
 
 
 def level_vectors(codes: Tensor, scores: Tensor, vectors: Tensor, sampled: int | None) -> Tensor:

@@ -4,7 +4,7 @@
                          facts.json          everything else (settings, best loss …)
                          record.json         size and sha256 of the two, written last
 
-A checkpoint is written beside its place and renamed into it, so a killed run leaves either the whole of it or a
+A checkpoint is written next to its place and renamed into it, so a killed run leaves either the whole of it or a
 ``.tmp-*`` folder, which the next save collects. Pruning comes after the commit: a full disk costs the new
 checkpoint, never an old one.
 

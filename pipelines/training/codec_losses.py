@@ -38,7 +38,7 @@ class StepMode:
         adversarial: run the discriminators too.
         head_start: with ``adversarial``: the discriminators run and learn, but their losses do not reach the codec yet.
         bf16: autocast to bfloat16.
-        parts: compute the batch in so many equal parts, one after another, to save memory. Codebooks, balance and
+        parts: compute the batch in this many equal parts, one after another, to save memory. Codebooks, balance and
             losses are those of the whole batch.
         generator: randomness; None is torch's global generator.
     """

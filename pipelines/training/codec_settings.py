@@ -31,7 +31,7 @@ class TrainCodecSettings(RunSettings):
         discriminator_lr: the discriminators' highest learning rate.
         start_from: folder of a codec to fine-tune, or ``shipped``; empty = random weights.
         decoder_only: keep encoder and codebooks, and with them all codes; train the decoder alone.
-        batch_size: crops a step and process, of which gradient_accumulation times as many are taken.
+        batch_size: crops a step and process; gradient_accumulation multiplies it.
         gradient_accumulation: parts of a step's batch that are computed one after another, the same to the last digits.
         activation_checkpointing: compute the networks' blocks again in the backward pass, to save memory.
         segment_seconds: length of a crop.

@@ -20,7 +20,7 @@ from lm.generation.latents import fit_latents, teacher_forced_latents
 from pipelines.corpus.manifest import read_manifest
 from pipelines.voice.voice import Voice
 
-CONTEXT_SECONDS = 0.25  # of latents that the decoder hears before a crop, as it does in the midst of a sentence
+CONTEXT_SECONDS = 0.25  # of latents that the decoder receives before a crop, as in the midst of a sentence
 _STARTS = 0.1  # share of batches that begin where utterances begin, without anything before
 
 
@@ -41,10 +41,10 @@ def audio_by_id(manifests: Sequence[str]) -> dict[str, Path]:
 class VoiceCrops:
     """Latents that a voice's model makes of true codes, and the recordings' sound.
 
-    An utterance counts where its recording is known and it is long enough. Those that follow a prompt in the dataset
-    are heard after it, without it, and where the prompt is given their latents are fitted to it as the voice does.
-    ``codes_share`` of the crops are the codes' own vectors instead: so sounds a prompt, whose end the decoder hears
-    before the voice begins.
+    An utterance counts if its recording is known and long enough. An utterance that follows a prompt in the dataset is
+    used without the prompt; if the prompt is given, its latents are fitted to it, as the voice does. ``codes_share`` of
+    the crops are the codes' own vectors instead, because the decoder receives the end of a prompt before the voice
+    begins.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """One model spread over several processes (FSDP 2), as accelerate's configuration asks for it, on GPUs and on CPUs.
 
 accelerate itself shards on accelerators only and would train on CPUs with whole copies without saying so; here both are
-`torch.distributed.fsdp.fully_shard`. Parameters, gradients, optimizer state and averages are then `DTensor`s of which
-each process holds its rows. Checkpoints hold whole tensors, so a run may go on with another number of processes, or
+`torch.distributed.fsdp.fully_shard`. Parameters, gradients, optimizer state and averages are then `DTensor`s:
+each process holds its rows. Checkpoints hold whole tensors, so a run may resume with another number of processes, or
 unsharded.
 """
 
@@ -20,7 +20,7 @@ from codec.errors import SoundloomError
 
 
 def sharding_wanted() -> bool:
-    """Tell whether `accelerate launch` was given a configuration with FSDP."""
+    """Return whether `accelerate launch` was given a configuration with FSDP."""
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true", "yes")
 
 
@@ -61,7 +61,7 @@ def shard_model(accelerator: Accelerator, model: nn.Module, blocks: Iterable[nn.
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Tell whether a model's parameters are spread over processes."""
+    """Return whether a model's parameters are spread over processes."""
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
