@@ -14,11 +14,12 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codec.metrics import alive_share, attainable_perplexity, codebook_use, count_codes, expected_usage
 from codec.model import Codec
-from codec.quantize import VectorQuantizer
+from codec.pretrained import AudioCodec
 
 Status = Literal["well", "sick", "not judged"]
 Distance = Callable[[Tensor, Tensor], Tensor]  # (decoded, original), both [B, C, N], to a scalar
@@ -97,41 +98,45 @@ def effective_rank(latent: Tensor) -> float:
 
 @torch.no_grad()
 def survey(
-    codec: Any, distance: Distance, waves: Iterable[Tensor], levels: Iterable[int], decode_batches: int | None = None
+    codec: AudioCodec,
+    distance: Distance,
+    waves: Iterable[Tensor],
+    levels: Iterable[int],
+    decode_batches: int | None = None,
 ) -> Survey:
     """Measure a codec on batches of waves [B, C, N] at its rate; the codec is left as it was.
 
     ``levels``: numbers of levels to decode. ``decode_batches``: decode only this number of batches, because decoding at
     each number of levels costs most. Of a codec of other makers the codes and the sound are measured, not the latent.
     """
-    own = isinstance(codec, Codec)
-    quantized = not own or bool(codec.quantizer.active)
-    training = own and codec.training
-    if own:
-        codec.eval()
+    ours = codec if isinstance(codec, Codec) else None
+    quantized = ours is None or bool(ours.quantizer.active)
+    training = ours is not None and ours.training
+    if ours is not None:
+        ours.eval()
     counts = torch.zeros(codec.num_levels, codec.codebook_size, dtype=torch.long)
     wanted = [n for n in levels if quantized and 1 <= n <= codec.num_levels]
     latents: list[Tensor] = []
     left = torch.zeros(codec.num_levels + 1, dtype=torch.float64)
-    mel: dict[int, float] = dict.fromkeys([*wanted, *([0] if own else [])], 0.0)  # 0: unquantized
+    mel: dict[int, float] = dict.fromkeys([*wanted, *([0] if ours is not None else [])], 0.0)  # 0: unquantized
     decoded = 0
     for i, wave in enumerate(waves):
-        latent = codec.encoder(wave).float() if own else None
+        latent = None if ours is None else ours.encoder(wave).float()
         codes = None
         if quantized:
-            codes = codec.encode(wave) if latent is None else codec.quantizer.encode(latent)
+            codes = codec.encode(wave) if ours is None or latent is None else ours.quantizer.encode(latent)
             counts += count_codes(codes.cpu(), codec.codebook_size)
-        if latent is not None:
+        if ours is not None and latent is not None:
             latents.append(latent.cpu())
             if codes is not None:
-                left += _energies(codec, latent, codes)
+                left += _energies(ours, latent, codes)
         if decode_batches is None or i < decode_batches:
             decoded += len(wave)
             for n in mel:
                 sound = _decode(codec, latent, codes, n)[..., : wave.shape[-1]]
                 mel[n] += float(distance(sound, wave[..., : sound.shape[-1]])) * len(wave)
-    if own:
-        codec.train(training)
+    if ours is not None:
+        ours.train(training)
     use = codebook_use(counts) if quantized else []
     vectors = torch.cat([part.transpose(1, 2).flatten(0, 1) for part in latents]).t()[None] if latents else None
     return Survey(
@@ -140,9 +145,9 @@ def survey(
         [level.used for level in use],
         [alive_share(level) for level in counts] if quantized else [],
         [level.perplexity for level in use],
-        (left[1:] / left[0].clamp(min=1e-12)).tolist() if own and quantized else [],
+        (left[1:] / left[0].clamp(min=1e-12)).tolist() if ours is not None and quantized else [],
         {n: mel[n] / decoded for n in wanted} if decoded else {},
-        mel[0] / decoded if own and decoded else None,
+        mel[0] / decoded if ours is not None and decoded else None,
         effective_rank(vectors) if vectors is not None else None,
         vectors.shape[1] if vectors is not None else None,
     )
@@ -151,17 +156,17 @@ def survey(
 def _energies(codec: Codec, latent: Tensor, codes: Tensor) -> Tensor:
     """Return the sum of squares of latent [B, D, T] and of what is left of it after each level: [K + 1]."""
     residual, found = latent, [latent.double().square().sum()]
-    for k, level in enumerate(codec.quantizer.levels):
-        assert isinstance(level, VectorQuantizer)
-        residual = residual - level.lookup(codes[:, k]).transpose(1, 2)
+    for k, codebook in enumerate(codec.quantizer.codebooks()):
+        residual = residual - F.embedding(codes[:, k], codebook).transpose(1, 2)
         found.append(residual.double().square().sum())
     return torch.stack(found).cpu()
 
 
-def _decode(codec: Any, latent: Tensor | None, codes: Tensor | None, levels: int) -> Tensor:
-    if latent is None or codes is None:
-        return codec.decode(codes[:, :levels]) if codes is not None else codec.decoder(latent)
-    return codec.decoder(codec.quantizer.decode(codes[:, :levels]) if levels else latent)
+def _decode(codec: AudioCodec, latent: Tensor | None, codes: Tensor | None, levels: int) -> Tensor:
+    if isinstance(codec, Codec) and latent is not None:
+        return codec.decoder(latent if codes is None or not levels else codec.quantizer.decode(codes[:, :levels]))
+    assert codes is not None
+    return codec.decode(codes[:, :levels])
 
 
 def judge_survey(found: Survey) -> list[Finding]:

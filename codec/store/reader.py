@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +30,9 @@ from codec.common.checked import field, parse_json
 from codec.common.files import check_file, read_bytes, sha256_file
 from codec.errors import SoundloomError, quoted
 from codec.store.schema import FORMAT, SCHEMA, VERSION, ShardRecord, StoreFacts, seal, shard_paths
+
+if TYPE_CHECKING:
+    from codec.pretrained import AudioCodec
 
 __all__ = [
     "FORMAT",
@@ -139,7 +142,7 @@ class StoreReader:
         shard, row = self._locate(index)
         return self._string(shard, "speaker", row)
 
-    def require_codec(self, codec: Any) -> None:
+    def require_codec(self, codec: AudioCodec) -> None:
         """Raise `SoundloomError` unless ``codec`` is the one that made this store."""
         self.facts.require(StoreFacts.of(codec, min(self.stored_levels, codec.num_levels)), str(self.path))
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from codec.common.checked import dump_json, field
 from codec.common.files import sha256_bytes
 from codec.errors import SoundloomError
+
+if TYPE_CHECKING:
+    from codec.pretrained import AudioCodec
 
 FORMAT = "soundloom-store"
 VERSION = 1
@@ -41,7 +44,7 @@ class StoreFacts:
     num_levels: int
 
     @classmethod
-    def of(cls, codec: Any, num_levels: int | None = None) -> StoreFacts:
+    def of(cls, codec: AudioCodec, num_levels: int | None = None) -> StoreFacts:
         """Take the facts from a codec, for a store of its first ``num_levels`` levels (all by default)."""
         levels = codec.num_levels if num_levels is None else num_levels
         if not 1 <= levels <= codec.num_levels:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +30,9 @@ from codec.store.reader import (
 )
 from codec.store.upkeep import collect_leftovers
 
+if TYPE_CHECKING:
+    from codec.pretrained import AudioCodec
+
 #: called after each utterance with it and its reason if it was rejected, else ""
 Progress = Callable[[Utterance, str], None]
 
@@ -39,7 +42,7 @@ class _Unusable(Exception):
 
 
 def tokenize_shard(
-    plan: Plan, index: int, codec: Any, fetch: Fetch | None = None, progress: Progress | None = None
+    plan: Plan, index: int, codec: AudioCodec, fetch: Fetch | None = None, progress: Progress | None = None
 ) -> ShardRecord:
     """Encode one shard of a plan and commit it; what is written depends on nothing but the plan, files and codec.
 
@@ -181,7 +184,7 @@ def cut_on_silence(wave: torch.Tensor, sample_rate: int, shortest: int, longest:
     return shortest + int(energy.argmin()) + window // 2
 
 
-def _tokenize(plan: Plan, item: Utterance, codec: Any, fetch: Fetch) -> list[tuple[Any, ...]]:
+def _tokenize(plan: Plan, item: Utterance, codec: AudioCodec, fetch: Fetch) -> list[tuple[Any, ...]]:
     """Turn one utterance into rows of `SCHEMA`: one, or several where it is longer than the plan allows."""
     if item.problem:
         raise _Unusable(item.problem)
@@ -214,7 +217,7 @@ def _tokenize(plan: Plan, item: Utterance, codec: Any, fetch: Fetch) -> list[tup
     ]
 
 
-def _encode_file(plan: Plan, item: Utterance, path: Path, codec: Any) -> list[tuple[np.ndarray, int]]:
+def _encode_file(plan: Plan, item: Utterance, path: Path, codec: AudioCodec) -> list[tuple[np.ndarray, int]]:
     """Encode a file in pieces of at most ``max_seconds``: a list of (codes int16 ``[T, K]``, samples)."""
     rate, settings = plan.facts.sample_rate, plan.settings
     longest = max(1, round(settings.max_seconds * rate))
@@ -243,7 +246,7 @@ def _encode_file(plan: Plan, item: Utterance, path: Path, codec: Any) -> list[tu
     return grids
 
 
-def _encode(plan: Plan, codec: Any, wave: torch.Tensor) -> np.ndarray:
+def _encode(plan: Plan, codec: AudioCodec, wave: torch.Tensor) -> np.ndarray:
     facts = plan.facts
     parameters = getattr(codec, "parameters", None)
     device = next((parameter.device for parameter in parameters()), None) if parameters else None

@@ -5,25 +5,12 @@ from collections.abc import Iterator
 import pytest
 import torch
 import torch.nn.functional as F
-from published_codecs import DAC, ENCODEC_48, MIMI, write
+from published_codecs import DAC, ENCODEC_48, MIMI, our_codec, write
 
 from codec import SoundloomError
-from codec.model import Codec, CodecConfig
 from codec.pretrained import AudioCodec, load_codec
-from codec.quantize import QuantizerConfig
-from codec.seanet import SEANetConfig
-from codec.spectral import SpectralConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore:this EnCodec's chunks overlap")
-
-
-def our_codec(network: str, causal: bool = True) -> Codec:
-    torch.manual_seed(0)
-    sizes = {"latent_dim": 8, "encoder_dim": 16, "encoder_blocks": 1, "bottleneck_dim": 16, "bottleneck_blocks": 1}
-    spectral = SpectralConfig(window=96, hop=24, decoder_window=96, lookahead=72, decoder_dim=16, **sizes)
-    seanet = SEANetConfig(filters=2, ratios=(4, 3, 2, 2), latent_dim=8, causal=causal, weight_norm=False)
-    quantizer = QuantizerConfig(num_levels=3, codebook_size=16)
-    return Codec(CodecConfig(2400, network, spectral, seanet, quantizer)).eval()  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module", params=["spectral", "seanet", "Encodec", "Dac", "Mimi"])

@@ -1,7 +1,11 @@
-"""Checkpoints as transformers writes them, tiny and with random weights."""
+"""Tiny codecs with random weights: checkpoints as transformers writes them, and our own networks."""
 
 import torch
 
+from codec.model import Codec, CodecConfig
+from codec.quantize import QuantizerConfig
+from codec.seanet import SEANetConfig
+from codec.spectral import SpectralConfig
 from codec.transformers_codecs import import_transformers
 
 transformers = import_transformers()
@@ -61,3 +65,12 @@ def write(folder, kind, settings, seed=0):
 
 def noise(*shape, seed=1):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def our_codec(network: str, causal: bool = True) -> Codec:
+    torch.manual_seed(0)
+    sizes = {"latent_dim": 8, "encoder_dim": 16, "encoder_blocks": 1, "bottleneck_dim": 16, "bottleneck_blocks": 1}
+    spectral = SpectralConfig(window=96, hop=24, decoder_window=96, lookahead=72, decoder_dim=16, **sizes)
+    seanet = SEANetConfig(filters=2, ratios=(4, 3, 2, 2), latent_dim=8, causal=causal, weight_norm=False)
+    quantizer = QuantizerConfig(num_levels=3, codebook_size=16)
+    return Codec(CodecConfig(2400, network, spectral, seanet, quantizer)).eval()  # type: ignore[arg-type]
