@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from codec.common.checked import read_json
-from codec.errors import SoundloomError
+from codec.errors import SoundloomError, quoted
 from codec.store.reader import StoreReader
 from lm.checkpoint import CONFIG_FILE, FORMAT, KINDS, LoadedLM, kind_of, load_lm
 from lm.config import TransformerConfig
@@ -19,6 +19,7 @@ from lm.text.tokenizer import TextTokenizer
 from lm.transfer_codes import count_pairs, recode
 from pipelines.training.run_settings import RunSettings
 
+_MOST_WORKERS = 64  # each holds two batches ready
 SHIPPED_LM = Path(__file__).parents[1] / "voice" / "shipped" / "heart" / "lm"
 
 
@@ -135,6 +136,10 @@ class TrainLMSettings(RunSettings):
         super().__post_init__()
         self.require_at_least(1, "frames_per_batch", "gradient_accumulation")
         self.require_at_least(0, "max_frames", "levels", "validate_batches", "workers")
+        if self.workers > _MOST_WORKERS:
+            raise SoundloomError(f"workers: must be at most {_MOST_WORKERS}, not {quoted(self.workers)}")
+        if not 0 <= self.text.spell_probability <= 1:
+            raise SoundloomError(f"text.spell_probability: must be 0 to 1, not {self.text.spell_probability}")
         for name in ("join", "prompted"):
             if not 0 <= getattr(self, name) <= 10:
                 raise SoundloomError(f"{name}: must be 0 to 10 pairs an utterance, not {getattr(self, name)}")

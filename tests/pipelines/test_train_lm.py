@@ -144,6 +144,8 @@ def test_bad_input_is_one_line_and_exit_code_2(base: list[str], tmp_path: Path, 
         (["--level_weights", "[1, 2]"], "level_weights"),
         (["--steps", "0"], "steps"),
         (["--model.num_heads", "3"], "heads"),
+        (["--workers", "100000"], "workers: must be at most 64"),
+        (["--text.spell_probability", "7"], "text.spell_probability"),
     ]
     for words, told in cases:
         assert run(lambda words=words: train_lm.main([*base, "--output", str(tmp_path / "run"), *words])) == 2
