@@ -26,6 +26,8 @@ from pipelines.voice.timescale import FASTEST, SLOWEST
 from pipelines.voice.voice import Voice
 
 _NUMBERS = itertools.count(1)
+# A listener who has this many seconds in hand gets the next ones in larger chunks, which cost less to decode.
+_IN_HAND, _LARGE_CHUNK = 1.5, 0.64
 
 
 @dataclass(frozen=True)
@@ -211,6 +213,8 @@ class Speaking:
         """Decode a sentence's next frames, and its end where there is a reason."""
         decoder = self._decoder
         assert decoder is not None
+        if self._in_hand() > _IN_HAND:
+            decoder.size = decoder.largest = round(_LARGE_CHUNK * self.voice.frame_rate)
         for frame in frames:
             self._fresh.append(frame.codes.tolist())
             wave = decoder.push(frame)
@@ -241,6 +245,13 @@ class Speaking:
             return
         self.ended = isinstance(event, (Finished, Failed))
         self._emit(event)
+
+    def _in_hand(self) -> float:
+        """Seconds of sound that a client has not played yet, if it plays as it gets them."""
+        if self.first_sound is None:
+            return 0.0
+        played = time.monotonic() - self.created - self.first_sound
+        return self.samples / self.voice.sample_rate - played
 
     def _taken(self) -> list[list[int]]:
         codes, self._fresh = self._fresh, []
