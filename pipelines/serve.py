@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from codec.common.extras import install_hint
 from codec.errors import SoundloomError
-from pipelines.command_line.run import run
+from pipelines.command_line.run import make_parser, run, set_threads
 
 if TYPE_CHECKING:
     from pipelines.server.service import Service
@@ -33,9 +33,7 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
-    options = argparse.ArgumentParser(
-        prog="serve.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    options = make_parser("serve.py", __doc__)
     options.add_argument("--voice", help="a folder, a shipped voice's name, or a hub name (default: the shipped one)")
     options.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine)")
     options.add_argument("--port", type=int, default=8000, help="port of the HTTP server (default: 8000)")
@@ -49,7 +47,8 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--slots", type=int, default=8, help="sentences written at once (default: 8)")
     options.add_argument("--queue", type=int, default=32, help="requests that may wait; more get 429 (default: 32)")
     options.add_argument("--max-seconds", type=float, default=300, help="time limit of a request (default: 300)")
-    options.add_argument("--threads", type=int, help="threads for the networks (default: 1, the fastest for one voice)")
+    options.add_argument("--device", default="cpu", help="where the models run: auto, cpu, cuda or mps (default: cpu)")
+    options.add_argument("--threads", type=int, default=1, help="threads for each network (default: 1)")
     options.add_argument("--no-batching", action="store_true", help="write each sentence alone, in turns; to compare")
     return options
 
@@ -69,8 +68,6 @@ def api_key(path: str | None) -> str | None:
 
 def make_service(options: argparse.Namespace) -> Service:
     """Open the voice and return the service. Raises: SoundloomError."""
-    import torch
-
     from pipelines.server.engine import Engine, EngineSettings
     from pipelines.server.service import Service, ServiceSettings
     from pipelines.voice.voice import load_voice
@@ -79,9 +76,7 @@ def make_service(options: argparse.Namespace) -> Service:
         value = getattr(options, name)
         if value is not None and not 0 <= value <= 65535:
             raise SoundloomError(f"--{name.replace('_', '-')} {value}: expected 0 to 65535")
-    if options.threads is not None and options.threads < 1:
-        raise SoundloomError(f"--threads {options.threads}: expected 1 or more")
-    torch.set_num_threads(options.threads or 1)
+    set_threads(options.threads)
     settings = EngineSettings(options.slots, options.queue, options.max_seconds, not options.no_batching)
     local = options.host in _LOOPBACK
     rules = ServiceSettings(
@@ -92,7 +87,7 @@ def make_service(options: argparse.Namespace) -> Service:
     )
     if not local and rules.api_key is None:
         print(f"warning: {options.host} is open to others without a key; set {KEY_VARIABLE}", file=sys.stderr)
-    return Service(Engine(load_voice(options.voice), settings), rules)
+    return Service(Engine(load_voice(options.voice, device=options.device), settings), rules)
 
 
 async def serve(service: Service, options: argparse.Namespace) -> None:
