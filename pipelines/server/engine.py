@@ -82,6 +82,7 @@ class Engine:
         self.starts = Start(self.voice)
         self.batch: Batch = self._make_batch()
         self._changed = threading.Condition()
+        self._all: set[Speaking] = set()  # submitted, and neither ended nor left
         self._queue: deque[Speaking] = deque()
         self._starting: deque[_Starting] = deque()
         self._stopping = False
@@ -136,6 +137,7 @@ class Engine:
         with self._changed:
             self.check_room()
             self.metrics.requests += 1
+            self._all.add(speaking)
             if speaking.waiting:
                 self._queue.append(speaking)
                 self._changed.notify_all()
@@ -151,6 +153,7 @@ class Engine:
             if not speaking.ended and not speaking.cancelled:
                 speaking.cancelled = True
                 self.metrics.cancelled += 1
+            self._all.discard(speaking)
             if speaking in self._queue:
                 self._queue.remove(speaking)
             self._changed.notify_all()
@@ -174,21 +177,17 @@ class Engine:
                 self._fail_all("internal", "the server failed while speaking")
         self._fail_all("stopped", "the server is shutting down")
 
-    def _owners(self) -> list[Speaking]:
-        return [one.row.owner for one in self._starting] + [row.owner for row in self.batch.rows] + list(self._queue)
-
     def _drop(self) -> None:
+        """Let go of requests that took too long, ended or whose client left."""
         now = time.monotonic()
-        for speaking in self._owners():
-            if now > speaking.deadline and not speaking.ended:
-                speaking.emit(Failed("timeout", f"the request took more than {self.settings.max_seconds:g} s"))
-                self.metrics.failed += 1
-        gone = {speaking for speaking in self._owners() if speaking.cancelled or speaking.ended}
-        if gone:
-            self._queue = deque(speaking for speaking in self._queue if speaking not in gone)
-            self._starting = deque(one for one in self._starting if one.row.owner not in gone)
-            for row in [row for row in self.batch.rows if row.owner in gone]:
-                self.batch.leave(row)
+        for speaking in [one for one in self._all if now > one.deadline and not one.ended]:
+            speaking.emit(Failed("timeout", f"the request took more than {self.settings.max_seconds:g} s"))
+            self.metrics.failed += 1
+        self._all = {one for one in self._all if not one.ended}
+        self._queue = deque(one for one in self._queue if one in self._all)
+        self._starting = deque(one for one in self._starting if one.row.owner in self._all)
+        for row in [row for row in self.batch.rows if row.owner not in self._all]:
+            self.batch.leave(row)
 
     def _admit(self) -> None:
         while self._queue and self.active < self.settings.slots:
@@ -253,6 +252,7 @@ class Engine:
         elif not speaking.open and speaking.idle:
             self.metrics.finished(speaking.samples / self.voice.sample_rate, speaking.first_sound)
             speaking.finish()
+            self._all.discard(speaking)
 
     def _failed(self, speaking: Speaking, error: Exception) -> None:
         self.metrics.failed += 1
@@ -264,8 +264,9 @@ class Engine:
 
     def _fail_all(self, code: str, message: str) -> None:
         with self._changed:
-            for speaking in self._owners():
+            for speaking in self._all:
                 speaking.emit(Failed(code, message))
+            self._all.clear()
             self._queue.clear()
             self._starting.clear()
             self.batch.rows.clear()

@@ -96,7 +96,7 @@ def test_a_full_queue_refuses_and_a_client_that_leaves_frees_its_place(engine: E
     with pytest.raises(Busy, match="waiting"):
         for _ in range(3):
             ask(engine, long)
-    for speaking in engine._owners():
+    for speaking in list(engine._all):
         engine.cancel(speaking)
     assert ask(engine, "Hello.").done.wait(10)
     assert engine.metrics.cancelled >= 5 and engine.active == 0 and engine.waiting == 0
@@ -107,7 +107,7 @@ def test_sentences_take_turns_when_others_wait(engine: Engine) -> None:
     short = ask(engine, "Hello.")
     assert short.done.wait(30)
     assert not any(client.done.is_set() for client in long)
-    for speaking in engine._owners():
+    for speaking in list(engine._all):
         engine.cancel(speaking)
 
 
