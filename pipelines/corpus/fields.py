@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 #: the first name of each is ours
@@ -24,6 +25,11 @@ def is_text(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def without_suffix(path: str) -> str:
+    """Return a path without its last suffix; one without a name, such as "." or "/", as it is."""
+    return str(Path(path).with_suffix("")) if Path(path).name else path
 
 
 def pick(record: dict[str, Any], options: Iterable[str]) -> str:

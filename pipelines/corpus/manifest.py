@@ -10,6 +10,7 @@ from typing import Any
 from codec.common.checked import parse_json
 from codec.common.files import check_file
 from codec.errors import SoundloomError, quoted
+from pipelines.corpus.fields import without_suffix
 
 MANIFEST = "manifest.jsonl"
 
@@ -61,5 +62,5 @@ def _row(record: Any, name: str) -> Row:
     duration = record.get("duration", -1.0)
     if isinstance(duration, bool) or not isinstance(duration, int | float) or not -1 <= duration < 1e9:
         raise SoundloomError(f"{name}: duration is {quoted(duration)}, expected seconds")
-    strings["id"] = strings["id"] or str(Path(record["audio"]).with_suffix(""))
+    strings["id"] = strings["id"] or without_suffix(record["audio"])
     return Row(audio=record["audio"], duration=float(duration), **strings)

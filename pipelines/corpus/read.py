@@ -13,7 +13,7 @@ from codec.audio.files import AUDIO_SUFFIXES, audio_files
 from codec.common.checked import parse_json
 from codec.errors import SoundloomError
 from codec.store.plan import Fetch, Settings, Utterance, open_file
-from pipelines.corpus.fields import FIELD_NAMES, is_text, pick
+from pipelines.corpus.fields import FIELD_NAMES, is_text, pick, without_suffix
 from pipelines.corpus.hub_rows import DatasetRows, StreamRows
 
 _MAX_TEXT = 1 << 20
@@ -178,7 +178,7 @@ def _from_record(record: Any, settings: Settings, number: int) -> Iterator[tuple
         yield Utterance(values["id"] or name, path or name, problem=f"{name}: no audio file is named"), values["split"]
         return
     text, speaker, language = (" ".join(values[key].split()) for key in ("text", "speaker", "language"))
-    item = Utterance(values["id"] or str(Path(path).with_suffix("")), path, text, speaker, language)
+    item = Utterance(values["id"] or without_suffix(path), path, text, speaker, language)
     try:
         segments = _segments(record, settings.max_seconds)
     except (ValueError, TypeError, KeyError, OverflowError):

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from codec.errors import SoundloomError
+from codec.store.plan import Settings
 from pipelines.corpus.manifest import Row, read_manifest
+from pipelines.corpus.read import open_corpus
 
 
 def test_rows_with_defaults_and_a_split(tmp_path: Path) -> None:
@@ -38,6 +40,13 @@ def test_a_wrong_line_is_named(tmp_path: Path, line: str, message: str) -> None:
     (tmp_path / "m.jsonl").write_text(line + "\n")
     with pytest.raises(SoundloomError, match=rf"m\.jsonl, line 1: {message}"):
         list(read_manifest(tmp_path / "m.jsonl"))
+
+
+def test_a_path_without_a_name_is_a_row_like_others(tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_text('{"audio": "."}\n{"audio": "/"}\n')
+    assert [row.id for row in read_manifest(tmp_path / "m.jsonl")] == [".", "/"]
+    items = list(open_corpus(Settings("", str(tmp_path / "m.jsonl"))).utterances())
+    assert [item.id for item in items] == [".", "/"]
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
