@@ -18,7 +18,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from codec.common.extras import install_hint
 from codec.errors import SoundloomError
@@ -96,7 +96,11 @@ async def serve(service: Service, options: argparse.Namespace) -> None:
 
     from pipelines.server.app import create_app
 
-    limits = {"timeout_keep_alive": 30, "h11_max_incomplete_event_size": 32 * 1024, "ws_max_size": 256 * 1024}
+    limits: dict[str, Any] = {
+        "timeout_keep_alive": 30,
+        "h11_max_incomplete_event_size": 32 * 1024,
+        "ws_max_size": 256 * 1024,
+    }
     config = uvicorn.Config(
         create_app(service),
         host=options.host,

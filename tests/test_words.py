@@ -31,13 +31,6 @@ GUIDES = [page for page in PAGES if "experiments" not in page.parts and "codec-r
 OTHERS = [*sorted((ROOT / "configs").rglob("*.yaml")), *sorted((ROOT / "pipelines/voice").rglob("README.md"))]
 
 
-#: files with words that are still to be replaced; shorten this list, never lengthen it
-NOT_YET: set[str] = {
-    "pipelines/server/encoders.py",
-    "pipelines/server/figures.py",
-}
-
-
 def prose(path: Path) -> Iterator[tuple[int, str]]:
     """Yield (line, text) of what people read: docstrings, comments, help texts and errors; all of Markdown."""
     text = path.read_text(encoding="utf-8")
@@ -81,8 +74,6 @@ def found_in(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("path", [*CODE, *GUIDES, *OTHERS], ids=lambda path: str(path.relative_to(ROOT)))
 def test_words_are_plain(path: Path) -> None:
-    if str(path.relative_to(ROOT)) in NOT_YET:
-        pytest.skip("still to be rewritten")
     assert found_in(path) == []
 
 

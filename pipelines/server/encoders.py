@@ -122,7 +122,7 @@ class File:
 
 
 class _Sink(io.RawIOBase):
-    """A file in memory, of which the written front can be taken."""
+    """A file in memory whose written front can be taken."""
 
     def __init__(self) -> None:
         super().__init__()

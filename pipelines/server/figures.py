@@ -61,7 +61,7 @@ class Explorer:
         return self.codec.encode(self._checked(wave)[None])[0]
 
     def decode(self, codes: Tensor, levels: int | None = None, decoder: str = "shipped") -> Tensor:
-        """codes long [K, T], of which the first ``levels`` are used -> wave float [1, N]."""
+        """The first ``levels`` of codes long [K, T] -> wave float [1, N]."""
         return self._decoder(decoder).decode(codes[None, : levels or codes.shape[0]])[0]
 
     def levels(self, wave: Tensor) -> list[dict[str, float]]:
@@ -130,7 +130,7 @@ class Explorer:
         their probabilities, and the attention over the text. The sentence is generated first; probabilities and
         attention come from the model's training forward over the same codes, which scores each frame as it was.
         """
-        speech = self.voice.speak(text, seed=seed, **({"speaker": speaker} if speaker else {}))
+        speech = self.voice.speak(text, seed=seed, speaker=speaker or None)
         sentence = speech.sentences[0]
         ids = self.voice.text_ids(sentence.text)
         tokenizer = self.voice.lm.tokenizer
@@ -155,7 +155,8 @@ class Explorer:
         model = self.voice.lm.model
         text, lengths = torch.tensor([ids]), torch.tensor([len(ids)])
         scores = model(text, lengths, codes[None], torch.tensor([codes.shape[1]])).logits[0, :, : codes.shape[1]]
-        maps = model.attention_maps(text[0], codes).flatten(0, 1) if hasattr(model, "attention_maps") else None
+        attend: Any = getattr(model, "attention_maps", None)
+        maps = None if attend is None else attend(text[0], codes).flatten(0, 1)
         return scores.float().softmax(-1), None if maps is None else clearest_map(maps)
 
     # --- inside --------------------------------------------------------------------------------------------------
@@ -199,7 +200,8 @@ class Explorer:
         with torch.random.fork_rng(devices=[]):  # its first, random codebooks must not move the caller's generator
             small = ResidualVectorQuantizer(quantizer.dim, replace(quantizer.config, codebook_size=size))
         for level, trained in zip(small.levels, quantizer.levels, strict=True):
-            level.start(trained.codebook, generator=torch.Generator().manual_seed(0))
+            start: Any = level.start
+            start(trained.codebook, generator=torch.Generator().manual_seed(0))
         return small.eval()
 
     def _plane(self, level: int) -> tuple[Tensor, Tensor, float]:
