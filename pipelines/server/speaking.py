@@ -16,7 +16,6 @@ from torch import Tensor
 from codec.common.seeds import sentence_seed
 from codec.errors import SoundloomError
 from lm.generation.generate import Frame
-from lm.text.tokenizer import split_sentences
 from pipelines.server.rows import Row
 from pipelines.voice.request import SpeakOptions, VoicePrompt
 from pipelines.voice.sentences import Piece
@@ -159,7 +158,7 @@ class Speaking:
         """Take more text; return whether a whole sentence is now waiting."""
         with self._lock:
             self._rest += text
-            *whole, rest = split_sentences(self._rest) or [""]
+            *whole, rest = self.voice.lm.tokenizer.language.split_sentences(self._rest) or [""]
             if whole:
                 self._rest = rest + (" " if self._rest[-1:].isspace() else "")
             self._add(whole)

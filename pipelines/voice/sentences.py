@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from codec.errors import SoundloomError
-from lm.text.tokenizer import normalize, split_sentences
+from codec.errors import SoundloomError, quoted
+from lm.text.language import Language
+from lm.text.languages import DEFAULT
 
 MAX_CHARACTERS = 50_000  # about an hour of speech, which is held in memory as a whole
 MAX_PAUSE, MAX_PAUSES = 10.0, 600.0  # seconds of one [pause:…], and of all in a text
@@ -45,13 +46,14 @@ class Cutter:
     """Cuts texts into pieces of at most ``longest`` seconds, with ``pause`` seconds between sentences.
 
     ``encode`` turns text into ids and raises SoundloomError where nothing in it can be spoken; ``seconds`` is how
-    long that many ids take on average. Each distinct string is encoded once.
+    long that many ids take on average. Each distinct string is encoded once. ``language`` is that of the texts.
     """
 
     encode: Callable[[str], Sequence[int]]
     seconds: Callable[[int], float]
     longest: float
     pause: float = 0.15
+    language: Language = DEFAULT
     _known: dict[str, tuple[int, ...] | None] = field(default_factory=dict)
 
     def cut(self, text: str, strict: bool = False, more_follows: bool = False) -> Script:
@@ -81,8 +83,8 @@ class Cutter:
                 pieces[-1] = replace(pieces[-1], pause=part + (pieces[-1].pause if exact else 0.0))
                 exact = True
         if not pieces:
-            shown = text.strip()[:60]
-            raise SoundloomError(f"nothing to speak in the text {shown!r}: expected English words or numbers")
+            shown, name = quoted(text.strip()), self.language.name
+            raise SoundloomError(f"nothing to speak in the text {shown}: expected {name} words or numbers")
         if not (exact or more_follows):
             pieces[-1] = replace(pieces[-1], pause=0.0)
         if strict and skipped:
@@ -92,13 +94,13 @@ class Cutter:
     def _pieces(self, text: str, skipped: list[str]) -> list[Piece]:
         """Return the pieces of a text without pause tags; add what cannot be spoken to ``skipped``."""
         pieces: list[Piece] = []
-        for sentence in split_sentences(text):
+        for sentence in self.language.split_sentences(text):
             spoken: list[tuple[str, tuple[int, ...]]] = []
             for part in self._cut_sentence(sentence):
                 ids = self._ids(part)
                 if ids is not None:
                     spoken.append((part, ids))
-                    skipped += _lost_words(part)
+                    skipped += _lost_words(part, self.language)
                 elif any(map(_has_meaning, part)):
                     skipped.append(part.strip())
             shares = [1 / 3] * (len(spoken) - 1) + [1.0]
@@ -162,7 +164,7 @@ def describe_skipped(skipped: Sequence[str]) -> str:
     shown = ", ".join(repr(_shortened(part)) for part in skipped[:3])
     rest = f" and {len(skipped) - 3} more" if len(skipped) > 3 else ""
     noun = "part" if len(skipped) == 1 else "parts"
-    return f"{len(skipped)} {noun} of the text cannot be spoken (English words and numbers can): {shown}{rest}"
+    return f"{len(skipped)} {noun} of the text cannot be spoken (words and numbers of its language can): {shown}{rest}"
 
 
 def _shortened(text: str) -> str:
@@ -203,14 +205,15 @@ def _has_meaning(character: str) -> bool:
     return kind[0] in "LN" or (kind[0] == "S" and kind != "Sk" and not character.isascii())
 
 
-def _lost_words(text: str) -> list[str]:
+def _lost_words(text: str, language: Language) -> list[str]:
     """Return the words of a spoken text with characters that vanish: other scripts, emoji, unnamed symbols."""
-    return [] if text.isascii() else [word for word in text.split() if any(map(_vanishes, word))]
+    return [] if text.isascii() else [word for word in text.split() if any(_vanishes(c, language) for c in word)]
 
 
 @lru_cache(maxsize=4096)
-def _vanishes(character: str) -> bool:
+def _vanishes(character: str, language: Language) -> bool:
     """Return whether the spoken form ignores a character that has a meaning."""
     if character.isascii() or not _has_meaning(character):
         return False
-    return normalize(f"5{character}").strip(".") == normalize("5").strip(".")
+    alone, joined = (language.normalize(text).strip(".") for text in ("5", f"5{character}"))
+    return alone == joined

@@ -131,7 +131,8 @@ class Voice:
 
         A file has a line for each word: word, TAB, phonemes of misaki's alphabet. Raises: SoundloomError.
         """
-        lexicon = Lexicon.of(words) if isinstance(words, Mapping) else Lexicon.load(Path(words))
+        language = self.lm.tokenizer.language
+        lexicon = Lexicon.of(words, language) if isinstance(words, Mapping) else Lexicon.load(Path(words), language)
         self.lm = replace(self.lm, tokenizer=self.lm.tokenizer.with_words(lexicon))
         self.plan.lm = self.lm
         self.plan.forget()

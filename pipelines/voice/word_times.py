@@ -12,7 +12,8 @@ from torch import Tensor
 
 from codec.errors import SoundloomError
 from lm.step_lm import StepLM
-from lm.text.tokenizer import normalize
+from lm.text.language import Language
+from lm.text.languages import DEFAULT
 from pipelines.voice.alignment import clearest_map
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def _sentence_times(voice: Voice, sentence: Sentence, sample_rate: int) -> Itera
     ids = voice.text_ids(sentence.text)
     pieces = [voice.lm.tokenizer.piece(one) for one in ids]
     maps = model.attention_maps(torch.tensor(ids), sentence.codes).flatten(0, 1)
-    words = spoken_words(sentence.text, pieces)
+    words = spoken_words(sentence.text, pieces, voice.lm.tokenizer.language)
     offset = sentence.start / sample_rate
     frame_rate = sentence.codes.shape[1] * sample_rate / sentence.num_samples  # another one where the speed is not 1
     for word in frames_of_words(clearest_map(maps)[:, : len(ids)], words, frame_rate):
@@ -95,7 +96,7 @@ def monotone_path(weights: Tensor) -> Tensor:
     return path
 
 
-def spoken_words(text: str, pieces: Sequence[str]) -> list[tuple[str, tuple[int, int]]]:
+def spoken_words(text: str, pieces: Sequence[str], language: Language = DEFAULT) -> list[tuple[str, tuple[int, int]]]:
     """Return the words of a text with the first and last of their text units.
 
     Words are those of the normalised text where their number fits the units, else the units' own spelling.
@@ -107,7 +108,7 @@ def spoken_words(text: str, pieces: Sequence[str]) -> list[tuple[str, tuple[int,
         if any(character.isalpha() or "\ue000" <= character <= "\uf8ff" for character in piece):
             groups[-1].append(i)
     groups = [group for group in groups if group]
-    names = [word for word in normalize(text).split() if any(character.isalnum() for character in word)]
+    names = [word for word in language.normalize(text).split() if any(character.isalnum() for character in word)]
     if len(names) != len(groups):
         names = ["".join(pieces[i] for i in group).strip(WORD_END) for group in groups]
     return [(word.strip(',.;:!?"()'), (group[0], group[-1])) for word, group in zip(names, groups, strict=True)]

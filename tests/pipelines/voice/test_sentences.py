@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from codec.errors import SoundloomError
+from lm.text.languages import DEFAULT
 from pipelines.voice.sentences import Cutter, Script, describe_skipped
 
 LONG = "Hello there. " + "Word" + " word" * 5000 + ". Goodbye."
@@ -55,6 +58,16 @@ def test_a_sentence_too_long_to_encode_is_cut_and_spoken_whole() -> None:
     script = cutter(longest=200.0).cut(LONG)
     assert " ".join(texts(script)) == LONG and not script.skipped
     assert all(len(piece.text) <= 200 for piece in script.pieces)
+
+
+def test_sentences_and_words_are_those_of_the_language() -> None:
+    other = replace(
+        DEFAULT, name="Pepnø", split_sentences=lambda text: text.split("|"), normalize=lambda text, is_word=None: text
+    )
+    script = replace(cutter(), language=other).cut("One. Two|5€")
+    assert texts(script) == ["One. Two", "5€"] and not script.skipped
+    with pytest.raises(SoundloomError, match="expected Pepnø words"):
+        replace(cutter(), language=other).cut("Привет.")
 
 
 def test_what_cannot_be_spoken_is_listed() -> None:
