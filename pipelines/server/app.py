@@ -15,7 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from codec.errors import SoundloomError
+from codec.errors import SoundloomError, quoted
 from codec.model import Codec
 from pipelines.server import explorer
 from pipelines.server.errors import ApiError, on_api_error, on_bad_input, on_failure, on_http_error
@@ -143,4 +143,4 @@ def check_host(service: Service, host: str) -> None:
     hosts = service.settings.hosts
     name = host.rsplit(":", 1)[0] if host.rsplit(":", 1)[-1].isdigit() else host
     if hosts and name.lower().strip("[]") not in hosts:
-        raise ApiError(403, f"no server by the name {name[:60]!r}; its owner can add it with --host-name", code="host")
+        raise ApiError(403, f"no server by the name {quoted(name)}; its owner can add it with --host-name", code="host")

@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute, Route
 from torch import Tensor
 
 from codec.audio.signal import resample
-from codec.errors import SoundloomError
+from codec.errors import SoundloomError, quoted
 from pipelines.server.errors import ApiError
 from pipelines.server.orders import MODEL, MODEL_ALIASES
 from pipelines.server.service import Service
@@ -37,7 +37,7 @@ def list_routes(service: Service) -> list[BaseRoute]:
     async def one_model(request: Request) -> Response:
         name = request.path_params["name"]
         if name not in (MODEL, *MODEL_ALIASES, voice.name):
-            raise ApiError(404, f"no model {name[:60]!r}; expected {MODEL}", "model", "model_not_found")
+            raise ApiError(404, f"no model {quoted(name)}; expected {MODEL}", "model", "model_not_found")
         return JSONResponse(model(name))
 
     async def voices(request: Request) -> Response:

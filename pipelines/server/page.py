@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from codec.errors import quoted
 from pipelines.server.errors import ApiError
 from pipelines.server.service import Service
 
@@ -37,5 +38,5 @@ def static_file(name: str) -> FileResponse:
     """Return one of the server's own files, by its name below ``static/``. Raises: ApiError."""
     path = (STATIC / name).resolve()
     if "\0" in name or STATIC not in path.parents or path.suffix not in _TYPES or not path.is_file():
-        raise ApiError(404, f"no file {name[:60]!r}")
+        raise ApiError(404, f"no file {quoted(name)}")
     return FileResponse(path, media_type=_TYPES[path.suffix], headers=_HEADERS)

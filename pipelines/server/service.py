@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from codec.errors import SoundloomError
+from codec.errors import SoundloomError, quoted
 from pipelines.server.engine import Busy, Engine
 from pipelines.server.errors import ApiError
 from pipelines.server.orders import VOICE_ALIASES, SpeechFields, alias
@@ -105,7 +105,7 @@ class Service:
             speaker = alias(name.lower(), list(voice.speakers))
             return Order(order.text, order.seed, speaker, order.levels, order.speed)
         known = ", ".join(self.speakers)
-        raise ApiError(400, f"no voice {name[:60]!r}; expected one of {known}", "voice", "voice_not_found")
+        raise ApiError(400, f"no voice {quoted(name)}; expected one of {known}", "voice", "voice_not_found")
 
     def add_clone(self, name: str, wave: Tensor, text: str) -> str:
         """Keep an uploaded speaker in memory; return the id to ask for it by."""

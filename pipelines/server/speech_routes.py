@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from codec.errors import SoundloomError
+from codec.errors import SoundloomError, quoted
 from pipelines.server.encoders import MEDIA_TYPES, new_encoder
 from pipelines.server.errors import ApiError
 from pipelines.server.orders import MODEL, MODEL_ALIASES, SpeechFields, json_object, parse_speech
@@ -36,7 +36,7 @@ def speech_routes(service: Service) -> list[BaseRoute]:
         fields = parse_speech(body)
         model = json_object(body).get("model") or MODEL
         if model not in (MODEL, *MODEL_ALIASES, service.engine.voice.name):
-            message = f"no model {str(model)[:60]!r}; expected {MODEL}"
+            message = f"no model {quoted(model)}; expected {MODEL}"
             raise ApiError(404, message, "model", "model_not_found")
         return SpeechResponse(service, await service.speak(service.order(fields)), fields)
 

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from codec.common.checked import read_json
-from codec.errors import SoundloomError
+from codec.errors import SoundloomError, quoted
 from lm.config import from_dict
 from lm.generation.request import GenerateConfig
 from pipelines.voice.request import with_current_names
@@ -32,7 +32,7 @@ class SpeakerFacts:
         for name in ("gender", "accent"):
             value = getattr(self, name)
             if len(value) > 40 or (value and not value.isprintable()):
-                raise SoundloomError(f"{name} is {value[:60]!r}; expected at most 40 printable characters")
+                raise SoundloomError(f"{name} is {quoted(value)}; expected at most 40 printable characters")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class VoiceConfig:
         }
         for name, fine in good.items():
             if not fine:
-                raise SoundloomError(f"voice: {name} is {repr(getattr(self, name))[:60]}, which is out of its range")
+                raise SoundloomError(f"voice: {name} is {quoted(getattr(self, name))}, which is out of its range")
 
 
 def write_record(config: VoiceConfig) -> str:
@@ -90,9 +90,7 @@ def read_config(path: Path) -> VoiceConfig:
         raise SoundloomError(f'{path}: is not a voice of soundloom; its "format" should be "{FORMAT}"')
     version = record.pop("version", None)
     if version != VERSION:
-        raise SoundloomError(
-            f"{path}: version {str(version)[:60]!r} is unknown; this soundloom reads version {VERSION}"
-        )
+        raise SoundloomError(f"{path}: version {quoted(version)} is unknown; this soundloom reads version {VERSION}")
     speakers = _speakers(record.pop("speakers", {}), str(path))
     files = _files(record.pop("files", {}), str(path))
     if isinstance(record.get("generation"), dict):
@@ -104,7 +102,7 @@ def read_config(path: Path) -> VoiceConfig:
 def check_name(name: Any, where: str) -> str:
     """Return the name of a file or speaker. Raises: SoundloomError for control characters, "/", ".." and the like."""
     if not isinstance(name, str) or not _NAME_PART.fullmatch(name) or not name.isprintable():
-        raise SoundloomError(f"{where}: {str(name)[:60]!r} is not a name; expected letters, digits, spaces and . _ + -")
+        raise SoundloomError(f"{where}: {quoted(name)} is not a name; expected letters, digits, spaces and . _ + -")
     return name
 
 
@@ -122,5 +120,5 @@ def _files(values: Any, where: str) -> dict[str, str]:
         for part in PurePosixPath(name).parts or ("",):
             check_name(part, f"{where}: files")
         if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{64}", digest):
-            raise SoundloomError(f"{where}: files[{name[:60]!r}] should be a SHA-256 of 64 hexadecimal digits")
+            raise SoundloomError(f"{where}: files[{quoted(name)}] should be a SHA-256 of 64 hexadecimal digits")
     return dict(values)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from codec.common.files import CARD_BYTES, read_bytes, read_text, sha256_file
 from codec.common.files import check_file as check_plain_file
 from codec.errors import SoundloomError
+from pipelines.voice.config import check_name
 
 SPEAKERS_FOLDER = "speakers"
 _PROMPT_TEXT_BYTES = 1 << 13
@@ -129,8 +129,7 @@ def _visible(folder: Path) -> list[Path]:
     if len(names) > 2 * _MOST_SPEAKERS:
         raise SoundloomError(f"{folder}: holds {len(names):,} files; a voice has at most {_MOST_SPEAKERS:,} speakers")
     for name in names:
-        if not re.fullmatch(r"\w[\w .+-]{0,99}", name) or not name.isprintable():
-            raise SoundloomError(f"{folder}: {name[:60]!r} is not a name; expected letters, digits, spaces and . _ + -")
+        check_name(name, str(folder))
     return [folder / name for name in names]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from codec.errors import SoundloomError
+from codec.errors import SoundloomError, quoted
 from codec.model import Codec
 from codec.pretrained import AudioCodec
 from lm.checkpoint import LoadedLM
@@ -49,7 +49,8 @@ class Planner:
     def cutter(self) -> Cutter:
         """A fresh cutter of texts, with the voice's settings."""
         config = self.config
-        return Cutter(self.text_ids, self.seconds, config.max_sentence_seconds, config.pause_seconds)
+        longest, pause, language = config.max_sentence_seconds, config.pause_seconds, self.lm.tokenizer.language
+        return Cutter(self.text_ids, self.seconds, longest, pause, language)
 
     def seconds(self, units: int) -> float:
         """Return how long that many text ids take on average."""
@@ -68,8 +69,8 @@ class Planner:
     def check_speaker(self, name: str) -> None:
         """Raises: SoundloomError where the voice has no such speaker, with those that it has."""
         if name not in self.speakers:
-            known = ", ".join(self.speakers) or "none"
-            raise SoundloomError(f"no speaker {name[:60]!r}; next to its own the voice {self.config.name} has: {known}")
+            known, voice = ", ".join(self.speakers) or "none", self.config.name
+            raise SoundloomError(f"no speaker {quoted(name)}; next to its own the voice {voice} has: {known}")
 
     def style(self, options: SpeakOptions) -> Style:
         """Check the options and fill in the voice's own settings."""
