@@ -216,23 +216,6 @@ def load_optimizer(
         optimizer.state[parameter] = values
 
 
-def rng_tensors(prefix: str = "rng") -> dict[str, Tensor]:
-    """Return torch's global random state as tensors; only what draws outside `training.seed_step` needs it."""
-    state = {f"{prefix}.cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state[f"{prefix}.cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def load_rng(tensors: Mapping[str, Tensor], prefix: str = "rng") -> None:
-    """Put the random state saved by `rng_tensors` back."""
-    if f"{prefix}.cpu" not in tensors:
-        raise SoundloomError(f"checkpoint: no random state '{prefix}.cpu' in it")
-    torch.set_rng_state(tensors[f"{prefix}.cpu"])
-    if f"{prefix}.cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors[f"{prefix}.cuda"])
-
-
 def _collect_leftovers(folder: Path) -> None:
     for path in folder.glob(".tmp-*"):
         shutil.rmtree(path, ignore_errors=True)

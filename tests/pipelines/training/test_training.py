@@ -27,11 +27,9 @@ from pipelines.training.checkpoints import (
     load_checkpoint,
     load_module,
     load_optimizer,
-    load_rng,
     module_tensors,
     optimizer_tensors,
     read_checkpoint,
-    rng_tensors,
     save_checkpoint,
 )
 from pipelines.training.curves import Panel, _curves, plot_curves
@@ -175,18 +173,6 @@ def test_state_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         load_optimizer(make_adamw(TiedNet(), OptimizerSettings()), TiedNet(), {"optimizer.exp_avg.x": torch.ones(1)})
     with pytest.raises(SoundloomError, match="ema"):
         Ema(TiedNet(), 0.9).load({"ema.average.x": torch.ones(1), "ema.updates": torch.tensor(1)})
-
-
-def test_random_state_goes_through_a_checkpoint(tmp_path: Path) -> None:
-    torch.manual_seed(3)
-    save_checkpoint(tmp_path, 1, rng_tensors(), {})
-    expected = torch.randn(4)
-    checkpoint = load_checkpoint(tmp_path)
-    assert checkpoint is not None
-    load_rng(checkpoint.tensors)
-    assert torch.equal(torch.randn(4), expected)
-    with pytest.raises(SoundloomError, match="rng"):
-        load_rng({})
 
 
 # --- settings --------------------------------------------------------------------------------------------------------
