@@ -14,6 +14,7 @@ from voice_helpers import tiny_voice
 from codec.audio.files import read_audio
 from codec.errors import SoundloomError
 from pipelines import make_samples
+from pipelines.make_voice import seal
 
 SPEAKERS = Path(make_samples.__file__).parent / "voice" / "shipped" / "heart" / "speakers"
 
@@ -25,6 +26,7 @@ def voice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "speakers").mkdir()
     shutil.copy(SPEAKERS / "fenrir.flac", folder / "speakers" / "fenrir.flac")
     (folder / "speakers" / "fenrir.txt").write_text("Hello world")
+    seal(folder)
     monkeypatch.setattr(make_samples, "NEW_SENTENCE", "How are you?")
     monkeypatch.setattr(make_samples, "teacher_sentence", lambda rate: None)
     return folder

@@ -1,6 +1,9 @@
 """From an empty folder to speech, by the programs themselves, with the tiny configurations."""
 
+import importlib
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,7 +11,18 @@ import pipelines.whole_chain as program
 from codec.audio.files import audio_info
 
 
-def test_an_empty_folder_becomes_two_voices_that_speak(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def in_this_process(command: list[str], check: bool) -> subprocess.CompletedProcess[bytes]:
+    """Run a program's ``main`` here, which saves the seconds that each process needs to import torch."""
+    main = importlib.import_module(f"pipelines.{Path(command[1]).stem}").main
+    return subprocess.CompletedProcess(command, main(command[2:]))
+
+
+@pytest.mark.parametrize("processes", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_an_empty_folder_becomes_two_voices_that_speak(
+    processes: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not processes:
+        monkeypatch.setattr(program, "subprocess", SimpleNamespace(run=in_this_process))
     assert program.main([str(tmp_path / "chain"), "--steps", "30"]) == 0
     for name in ("delay", "pair"):
         info = audio_info(tmp_path / "chain" / f"{name}.wav")
