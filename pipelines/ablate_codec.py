@@ -35,7 +35,7 @@ import yaml
 from codec.common.files import write_bytes
 from codec.errors import SoundloomError, quoted
 from codec.metrics import Summary, summarize
-from pipelines.command_line.run import run
+from pipelines.command_line.run import check_numbers, run
 from pipelines.command_line.strict_yaml import read_yaml
 from pipelines.evaluation import plots
 from pipelines.training.log import JsonlLog
@@ -170,6 +170,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--speech", help="recordings that judge, instead of the file's")
     parser.add_argument("--limit", type=int, default=24, help="recordings, spread over the folder (default: 24)")
     options = parser.parse_args(argv)
+    check_numbers(options)
     plan = read_plan(options.plan)
     names = [name for name in options.only.split(",") if name] or list(plan.variants)
     unknown = [name for name in names if name not in plan.variants]

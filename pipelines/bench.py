@@ -23,7 +23,7 @@ from codec.errors import SoundloomError
 from pipelines.benchmarks.cases import CASES
 from pipelines.benchmarks.size import Size
 from pipelines.benchmarks.timing import describe_machine, load_average, measure_machine
-from pipelines.command_line.run import run
+from pipelines.command_line.run import A_LOT, check_numbers, run
 
 _TINY_ENCODEC = (("num_filters", 4), ("hidden_size", 16), ("codebook_size", 64), ("target_bandwidths", [1.8]))
 QUICK = Size(0.4, (0.8,), 4, (1, 2), 2, _TINY_ENCODEC, (2, 64, 6), 0.2)
@@ -126,8 +126,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--music", help="layers,width,frames of MusicGen's decoder (default: 24,1024,50)")
     parser.add_argument("-o", "--output", required=True, help="folder for bench.json, bench.md, bench.png")
     options = parser.parse_args(argv)
-    if options.threads < 1 or (options.repeats is not None and options.repeats < 1):
-        raise SoundloomError("--threads and --repeats must be at least 1")
+    check_numbers(options, repeats=(1, A_LOT))
     size = QUICK if options.quick else Size()
     changes: dict[str, Any] = {} if options.repeats is None else {"repeats": options.repeats}
     if options.music is not None:

@@ -38,7 +38,7 @@ from codec.model import Codec
 from codec.pretrained import AudioCodec, choose_device, load_codec
 from codec.store.plan import Settings, Utterance
 from pipelines.command_line.progress import track
-from pipelines.command_line.run import run
+from pipelines.command_line.run import A_LOT, check_numbers, run
 from pipelines.corpus.read import open_corpus
 from pipelines.training.log import JsonlLog
 
@@ -182,8 +182,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Examine a codec; return 1 where something is sick."""
     options = parser().parse_args(argv)
-    if options.files < 1 or options.seconds < 0.2 or options.decode < 1:
-        raise SoundloomError("--files and --decode must be at least 1, --seconds at least 0.2")
+    check_numbers(options, files=(1, A_LOT), seconds=(0.2, 3600), decode=(1, A_LOT))
     if options.threads:
         torch.set_num_threads(options.threads)
     rows = _log_of(options.codec, options.log)

@@ -17,8 +17,10 @@ from __future__ import annotations
 import sys
 import time
 
-from pipelines.command_line.run import make_parser, run
+from pipelines.command_line.run import check_numbers, make_parser, run
 from pipelines.command_line.voice_options import (
+    MOST_RETRIES,
+    SAMPLING_RANGES,
     add_voice_options,
     check_output,
     check_prompt,
@@ -42,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--retries", type=int, help="extra attempts if the sound gets stuck (default: 2 for heart)")
     add_voice_options(parser)
     options = parser.parse_args(argv)
+    check_numbers(options, seconds=(0.02, 600), retries=(0, MOST_RETRIES), **SAMPLING_RANGES)
     check_output(options.output)
     if options.plot:
         check_output(options.plot, picture=True)

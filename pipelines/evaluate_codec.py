@@ -26,7 +26,7 @@ from codec.errors import SoundloomError
 from codec.metrics import MEL_RECIPE
 from codec.pretrained import load_codec
 from pipelines.command_line.progress import track
-from pipelines.command_line.run import run
+from pipelines.command_line.run import A_LOT, check_numbers, run
 from pipelines.evaluation import codec_scores as scores
 from pipelines.evaluation.anchors import numbers, opus_targets
 from pipelines.evaluation.codec_report import Results, build_report
@@ -156,10 +156,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Judge a codec and write the report."""
     options = parser().parse_args(argv)
-    if not 0.3 <= options.seconds <= 20 or (options.limit is not None and options.limit < 1):
-        raise SoundloomError("--seconds must be 0.3 to 20 (PESQ takes no more) and --limit at least 1")
-    if not 0 < options.use_minutes < float("inf"):
-        raise SoundloomError("--use-minutes must be a number over 0")
+    # PESQ takes no more than 20 s
+    check_numbers(options, seconds=(0.3, 20), use_minutes=(0.001, A_LOT), listen=(0, A_LOT))
     torch.set_num_threads(options.threads)
     opus = opus_targets(options.opus)
     tested, variants = _load_all(options)

@@ -28,11 +28,10 @@ from typing import Any
 
 import torch
 
-from codec.errors import SoundloomError
 from codec.pretrained import choose_device
 from pipelines.command_line.progress import Bar, track
-from pipelines.command_line.run import run
-from pipelines.command_line.voice_options import SETTINGS, add_sampling_options
+from pipelines.command_line.run import A_LOT, MOST_BATCH, check_numbers, run
+from pipelines.command_line.voice_options import SAMPLING_RANGES, SETTINGS, add_sampling_options
 from pipelines.corpus.texts import read_texts
 from pipelines.evaluation import tts_outputs as outputs
 from pipelines.evaluation import tts_scores as scores
@@ -171,10 +170,8 @@ def _add_measures(group: argparse._ArgumentGroup) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    if (options.limit is not None and options.limit < 1) or options.batch < 1:
-        raise SoundloomError("--limit and --batch must be at least 1")
-    if min(options.first_sound, options.cold, options.listen, options.endings, options.prompt_sentences - 1) < 0:
-        raise SoundloomError("--listen, --first-sound, --cold and --endings must be at least 0, --prompt-sentences 1")
+    counts: dict[str, tuple[float, float]] = {name: (0, A_LOT) for name in ("listen", "first_sound", "cold", "endings")}
+    check_numbers(options, batch=(1, MOST_BATCH), prompt_sentences=(1, A_LOT), **counts, **SAMPLING_RANGES)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -25,7 +25,7 @@ from codec.common.extras import install_hint
 from codec.common.files import read_packed, read_text
 from codec.errors import SoundloomError
 from pipelines.command_line.progress import track
-from pipelines.command_line.run import run
+from pipelines.command_line.run import check_numbers, run
 from pipelines.corpus.write import Reject, Row, remove_leftovers, split_of, write_corpus
 
 # FFmpeg cannot find out the format of files that are bare samples without a header.
@@ -182,6 +182,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Import a folder of recordings."""
     args = parser().parse_args(argv)
+    check_numbers(args, sample_rate=(1000, 384_000), max_reject_rate=(0, 1))
     torch.set_num_threads(1)
     if args.out.resolve() == args.source.resolve() or args.source.resolve() in args.out.resolve().parents:
         raise SoundloomError(f"{args.out}: lies in {args.source}; choose a folder elsewhere")

@@ -29,7 +29,7 @@ from pathlib import Path
 
 from codec.errors import SoundloomError
 from pipelines.command_line.progress import track
-from pipelines.command_line.run import run
+from pipelines.command_line.run import A_LOT, MOST_WORKERS, check_numbers, run
 from pipelines.corpus.texts import pairs, read_texts, text_id
 from pipelines.corpus.write import Reject, Row, read_facts, remove_leftovers, split_of, write_corpus
 from pipelines.teachers.reading import Job, make_all
@@ -109,8 +109,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Make a corpus, or resume one."""
     args = parser().parse_args(argv)
-    if args.workers < 1:
-        raise SoundloomError(f"--workers is {args.workers}; expected 1 or more")
+    check_numbers(args, workers=(1, MOST_WORKERS), hours=(0.001, A_LOT), max_reject_rate=(0, 1))
     texts = read_texts(args.texts, args.wordnet)
     if args.pairs:
         texts = pairs(texts, lambda name: split_of(name) == "train")

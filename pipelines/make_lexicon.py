@@ -26,7 +26,7 @@ from codec.errors import SoundloomError
 from lm.text.languages import language
 from lm.text.lexicon import Lexicon
 from pipelines.command_line.progress import track
-from pipelines.command_line.run import run
+from pipelines.command_line.run import check_numbers, run
 from pipelines.corpus.texts import read_texts
 
 HEADER = """soundloom's American English lexicon: word, phonemes (misaki's alphabet), phonemes before a vowel if unlike.
@@ -146,6 +146,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Build a lexicon, write it in one step, print its size."""
     args = parser().parse_args(argv)
+    check_numbers(args)
     lexicon = build(Teacher(), read_texts(args.texts)[: args.limit])
     data = lexicon.dumps(HEADER)
     write_bytes(args.out, data)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codec.errors import SoundloomError
-from pipelines.command_line.run import run
+from pipelines.command_line.run import A_LOT, check_numbers, run
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -210,10 +210,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--originals", type=int, default=3, help="how many originals (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the speech (default: %(default)s)")
     options = parser.parse_args(argv)
-    if not 0.5 <= options.seconds <= 60:
-        raise SoundloomError(f"--seconds {options.seconds}: expected 0.5 to 60")
-    if options.originals < 1:
-        raise SoundloomError(f"--originals {options.originals}: expected at least 1")
+    check_numbers(options, seconds=(0.5, 60), originals=(1, A_LOT))
     voices = shipped_voices(options.voice)
     first = next(iter(voices.values()))
     clone = clone_source(options, first)

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codec.errors import SoundloomError, quoted
-from pipelines.command_line.run import make_parser, run
-from pipelines.command_line.voice_options import SETTINGS, add_sampling_options
+from pipelines.command_line.run import check_numbers, make_parser, run
+from pipelines.command_line.voice_options import MOST_RETRIES, SAMPLING_RANGES, SETTINGS, add_sampling_options
 
 if TYPE_CHECKING:
     from codec.pretrained import AudioCodec
@@ -221,6 +221,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     options = _parser().parse_args(argv)
+    check_numbers(options, retries=(0, MOST_RETRIES), pause=(0, 10), max_sentence=(1, 120), **SAMPLING_RANGES)
     if options.seal:
         folder = seal(Path(options.output))
     else:

@@ -26,8 +26,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codec.errors import SoundloomError
-from pipelines.command_line.run import add_threads_option, make_parser, run, set_threads
+from pipelines.command_line.run import MOST_BATCH, add_threads_option, check_numbers, make_parser, run, set_threads
 from pipelines.command_line.voice_options import (
+    SAMPLING_RANGES,
     check_folder,
     check_lines_output,
     check_output,
@@ -121,10 +122,7 @@ class Writer:
 
 def _check(options: argparse.Namespace) -> None:
     """Check everything that can be checked before the model is opened."""
-    if not 0 < options.seconds <= 600:
-        raise SoundloomError(f"--seconds {options.seconds:g}: wanted more than 0 and at most 600")
-    if options.batch < 1:
-        raise SoundloomError(f"--batch {options.batch}: expected at least 1")
+    check_numbers(options, seconds=(0.02, 600), batch=(1, MOST_BATCH), **SAMPLING_RANGES)
     if options.save_model:
         if options.text or options.file:
             raise SoundloomError("--save-model writes the model and makes no music; leave the description out")

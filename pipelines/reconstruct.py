@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codec.errors import SoundloomError
-from pipelines.command_line.run import run
+from pipelines.command_line.run import check_numbers, run
 from pipelines.command_line.voice_options import check_output
 
 if TYPE_CHECKING:
@@ -34,8 +34,7 @@ def _check(options: argparse.Namespace) -> None:
     """Report whatever can be reported before the work. Raises: `SoundloomError`."""
     if not (options.output or options.codes or options.plot):
         raise SoundloomError("nothing to do: give -o out.wav, --codes out.loom or --plot out.png")
-    if options.threads is not None and options.threads < 1:
-        raise SoundloomError(f"--threads {options.threads}: expected at least 1")
+    check_numbers(options)
     source = Path(options.input)
     if options.input != "-" and not source.exists():
         raise SoundloomError(f"{options.input}: no such file or folder")

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from codec.common.extras import install_hint
 from codec.errors import SoundloomError
-from pipelines.command_line.run import make_parser, run, set_threads
+from pipelines.command_line.run import check_numbers, make_parser, run, set_threads
 
 if TYPE_CHECKING:
     from pipelines.server.service import Service
@@ -72,10 +72,8 @@ def make_service(options: argparse.Namespace) -> Service:
     from pipelines.server.service import Service, ServiceSettings
     from pipelines.voice.voice import load_voice
 
-    for name in ("port", "wyoming_port"):
-        value = getattr(options, name)
-        if value is not None and not 0 <= value <= 65535:
-            raise SoundloomError(f"--{name.replace('_', '-')} {value}: expected 0 to 65535")
+    ports: dict[str, tuple[float, float]] = {"port": (0, 65535), "wyoming_port": (0, 65535)}
+    check_numbers(options, slots=(1, 64), queue=(0, 10_000), max_seconds=(1, 86_400), **ports)
     set_threads(options.threads)
     settings = EngineSettings(options.slots, options.queue, options.max_seconds, not options.no_batching)
     local = options.host in _LOOPBACK

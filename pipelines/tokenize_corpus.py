@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codec.errors import SoundloomError
-from pipelines.command_line.run import run
+from pipelines.command_line.run import A_LOT, MOST_WORKERS, check_numbers, run
 from pipelines.corpus.early_workers import EarlyWorkers
 
 if TYPE_CHECKING:
@@ -103,17 +103,8 @@ def main(argv: list[str] | None = None, load_codec: Callable[[str | None], Any] 
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    for name, least in (
-        ("limit", 0),
-        ("min_seconds", 0),
-        ("workers", 1),
-        ("tasks", 1),
-        ("shards", 1),
-        ("max_reject_rate", 0),
-    ):
-        value = getattr(arguments, name)
-        if value is not None and not least <= value < 1e9:
-            raise SoundloomError(f"--{name.replace('_', '-')} {value}: expected at least {least}")
+    counts: dict[str, tuple[float, float]] = {"limit": (0, A_LOT), "tasks": (1, A_LOT), "shards": (1, A_LOT)}
+    check_numbers(arguments, min_seconds=(0, 150), workers=(1, MOST_WORKERS), max_reject_rate=(0, 1), **counts)
     if not max(1.0, 4 * arguments.min_seconds) <= arguments.max_seconds <= 600:
         raise SoundloomError(
             f"--max-seconds {arguments.max_seconds}: expected 1 to 600, and four times --min-seconds or more"

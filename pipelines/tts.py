@@ -30,8 +30,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codec.errors import SoundloomError
-from pipelines.command_line.run import make_parser, run
+from pipelines.command_line.run import MOST_BATCH, check_numbers, make_parser, run
 from pipelines.command_line.voice_options import (
+    MOST_RETRIES,
+    SAMPLING_RANGES,
     add_voice_options,
     check_lines_output,
     check_output,
@@ -145,8 +147,7 @@ def list_voices(voice: str | None) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     """Check everything that can be checked before the models are opened."""
-    if options.batch < 1:
-        raise SoundloomError(f"--batch {options.batch}: expected at least 1")
+    check_numbers(options, batch=(1, MOST_BATCH), speed=(0.5, 2), retries=(0, MOST_RETRIES), **SAMPLING_RANGES)
     if options.lines:
         spoilt = options.stream or options.play or bool(options.plot or options.times)
         check_lines_output(options.output, "--stream, --play, --times and --plot", spoilt)

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from codec.errors import SoundloomError
-from pipelines.command_line.run import run
+from pipelines.command_line.run import A_LOT, check_numbers, run
 
 PROGRAMS = Path(__file__).parent
 CONFIGS = PROGRAMS.parent / "configs"
@@ -77,6 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, help="training steps of each model, instead of the tiny configurations'")
     parser.add_argument("--dry-run", action="store_true", help="print the commands and run none")
     args = parser.parse_args(argv)
+    check_numbers(args, steps=(1, A_LOT))
     steps = commands(args.folder, args.teacher, args.steps)
     if not args.dry_run:
         try:

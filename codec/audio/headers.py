@@ -107,7 +107,7 @@ def _check_w64(stream: BinaryIO, size: int, name: str) -> None:
     """Walk the chunks of a Wave64 file: a GUID, a length that counts both, and padding to 8 bytes."""
     place = 40
     for _ in range(_MOST_CHUNKS):
-        stream.seek(place)
+        stream.seek(min(place, size))  # what the header says may be past what can be sought
         chunk = stream.read(24)
         length = int.from_bytes(chunk[16:], "little")
         if len(chunk) < 24 or length < 24:
@@ -123,7 +123,7 @@ def _check_caf(stream: BinaryIO, size: int, name: str) -> None:
     """Walk the chunks of a CAF file: four letters and a signed length; data of length -1 go to the end."""
     place = 8
     for _ in range(_MOST_CHUNKS):
-        stream.seek(place)
+        stream.seek(min(place, size))
         chunk = stream.read(12)
         if len(chunk) < 12:
             raise SoundloomError(f"{name}: CAF without samples: it ends inside of its header; replace it")

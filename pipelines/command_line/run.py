@@ -12,6 +12,16 @@ from pathlib import Path
 from codec.errors import SoundloomError, quoted
 
 MOST_THREADS = 256
+MOST_WORKERS = 256  # processes
+MOST_BATCH = 1024
+MOST_SEED = 2**63 - 1
+A_LOT = 1_000_000_000  # more than anyone means, and few enough for every counter
+_RANGES: dict[str, tuple[float, float]] = {
+    "threads": (1, MOST_THREADS),
+    "seed": (0, MOST_SEED),
+    "levels": (1, 1024),
+    "limit": (1, A_LOT),
+}
 
 
 def run(main: Callable[[], int]) -> int:
@@ -69,6 +79,24 @@ def make_parser(program: str, description: str | None) -> argparse.ArgumentParse
 def add_threads_option(parser: argparse.ArgumentParser) -> None:
     """Add --threads, for `set_threads`."""
     parser.add_argument("--threads", type=int, help=f"CPU threads, 1 to {MOST_THREADS} (default: one for each core)")
+
+
+def check_numbers(options: argparse.Namespace, **ranges: tuple[float, float]) -> None:
+    """Check numbers of the command line before any work; an option that was not given (None) passes.
+
+    ``ranges``: the least and the most of an option, by its name in ``options``. Seeds, threads and levels are known.
+
+    Raises: SoundloomError, which names the option; NaN is never in a range.
+    """
+    for name, (least, most) in (_RANGES | ranges).items():
+        value = getattr(options, name, None)
+        if isinstance(value, (int, float)) and not least <= value <= most:
+            expected = f"{_shown(least)} to {_shown(most)}"
+            raise SoundloomError(f"--{name.replace('_', '-')} {quoted(value)}: expected {expected}")
+
+
+def _shown(number: float) -> str:
+    return "2^63 - 1" if number == MOST_SEED else f"{number:g}" if isinstance(number, float) else f"{number}"
 
 
 def set_threads(threads: int | None) -> None:

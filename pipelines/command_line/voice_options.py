@@ -27,6 +27,16 @@ SAMPLING: dict[str, tuple[type, str, str]] = {
     "guidance": (float, "2.0", "how strongly the text steers; 1: no guidance and half the work"),
     "sampled_levels": (int, "1", "decode the first n levels as sampled codes, finer ones from expected latents"),
 }
+MOST_RETRIES = 20
+# What `lm.generation` takes; checked here too, before models are opened.
+SAMPLING_RANGES: dict[str, tuple[float, float]] = {
+    "temperature": (0, 100),
+    "fine_temperature": (0, 100),
+    "top_k": (1, 1_000_000),
+    "top_p": (1e-6, 1),
+    "guidance": (0, 100),
+    "sampled_levels": (1, 1024),
+}
 SETTINGS = {name: kind for name, (kind, _, _) in SAMPLING.items()}
 
 

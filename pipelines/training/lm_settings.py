@@ -10,7 +10,7 @@ from codec.common.checked import read_json
 from codec.errors import SoundloomError, quoted
 from codec.store.reader import StoreReader
 from lm.checkpoint import CONFIG_FILE, FORMAT, KINDS, LoadedLM, kind_of, load_lm
-from lm.config import TransformerConfig
+from lm.config import TransformerConfig, check_number
 from lm.data.dataset import GridDataset
 from lm.fine_lm import CoarseFineLM, FineLM
 from lm.llama import find_text_model, read_shape
@@ -66,6 +66,13 @@ class ModelSettings:
     guide_prompt: bool = False
     delays: list[int] | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("dim", "num_layers", "num_heads", "num_kv_heads", "ffn_dim"):
+            check_number(f"model.{name}", getattr(self, name), int, 1, 1_000_000, optional=name == "num_kv_heads")
+        check_number("model.rope_theta", self.rope_theta, float, 1, 1e12)
+        for name in ("dropout", "cfg_drop", "audio_drop", "code_noise", "span_drop"):
+            check_number(f"model.{name}", getattr(self, name), float, 0, 0.999)
+
 
 @dataclass(frozen=True)
 class TextSettings:
@@ -84,6 +91,9 @@ class TextSettings:
     vocab_size: int | None = None
     lexicon: str | None = "en-us"
     spell_probability: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_number("text.vocab_size", self.vocab_size, int, 1, 1_000_000, optional=True)
 
 
 @dataclass(frozen=True, kw_only=True)

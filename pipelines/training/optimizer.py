@@ -45,6 +45,10 @@ class OptimizerSettings:
             raise SoundloomError(
                 "optimizer: lr and grad_clip must be over 0, warmup_steps and weight_decay not below 0"
             )
+        if max(self.lr, self.weight_decay) > 100:
+            raise SoundloomError(
+                f"optimizer: lr {self.lr:g} and weight_decay {self.weight_decay:g}: expected at most 100"
+            )
         if not (0 <= self.decay_fraction <= 1 and 0 <= self.final_lr_fraction <= 1):
             raise SoundloomError("optimizer: decay_fraction and final_lr_fraction must lie between 0 and 1")
         if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):

@@ -51,7 +51,7 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         self.require_at_least(1, "steps", "log_every")
-        self.require_at_least(0, "validate_every", "save_every", "threads")
+        self.require_at_least(0, "validate_every", "save_every", "threads", "seed")
         if self.threads > _MOST_THREADS:
             raise SoundloomError(f"threads: must be at most {_MOST_THREADS}, not {quoted(self.threads)}")
         if self.output.strip() in ("", "."):

@@ -50,6 +50,18 @@ def test_whole_files_are_read_and_cut_ones_refused(tmp_path: Path, kind: str) ->
             read_audio(path)
 
 
+@pytest.mark.parametrize("kind", ["W64", "CAF"])
+def test_lengths_past_what_can_be_sought(tmp_path: Path, kind: str) -> None:
+    data = bytearray(made(kind))
+    begin, order = (56, "little") if kind == "W64" else (12, "big")
+    data[begin : begin + 8] = (2**63 - 1).to_bytes(8, order)  # the first chunk of the header
+    path = tmp_path / "far.sound"
+    path.write_bytes(data)
+    for source in (path, io.BytesIO(bytes(data))):
+        with pytest.raises(SoundloomError, match=f"{kind} without samples"):
+            check_whole(str(path) if source is path else source, len(data), "far")
+
+
 @pytest.mark.parametrize("kind", ["WAV", "AU"])
 def test_the_other_byte_order(kind: str) -> None:
     data = made(kind, endian="BIG" if kind == "WAV" else "LITTLE")
