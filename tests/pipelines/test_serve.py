@@ -58,7 +58,7 @@ def test_the_key_comes_from_a_file_or_the_environment(tmp_path: Path, monkeypatc
         (["--threads", "0"], "--threads"),
         (["--slots", "0"], "slots"),
         (["--queue", "-1"], "queue"),
-        (["--max-seconds", "nan"], "max_seconds"),
+        (["--max-seconds", "nan"], "max-seconds"),
         (["--voice", "nobody"], "nobody"),
     ],
 )
