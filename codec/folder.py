@@ -85,7 +85,14 @@ def read_decoder(folder: Path, name: str) -> dict[str, Tensor]:
     if name not in names:
         there = f"it has {', '.join(names)}" if names else "it has none but its own"
         raise SoundloomError(f"{folder} has no decoder {quoted(name)}; {there}")
-    path = folder / DECODERS / f"{name}.safetensors"
+    return read_layers(folder / DECODERS / f"{name}.safetensors")
+
+
+def read_layers(path: Path) -> dict[str, Tensor]:
+    """Read layers of a decoder: float32 tensors by their names in it.
+
+    Raises: `SoundloomError` where a tensor is no trained weight.
+    """
     check_file(path)
     try:
         tensors = load_file(path)

@@ -97,8 +97,9 @@ def make_voice(options: argparse.Namespace) -> Path:
     """Open the parts, check that they fit, write the folder."""
     import dataclasses
 
+    from codec.folder import read_layers
     from codec.pretrained import load_codec
-    from pipelines.voice.folder import VoiceParts, open_lm, open_pair, read_decoder
+    from pipelines.voice.folder import VoiceParts, open_lm, open_pair
     from pipelines.voice.voice import Voice
 
     reference, place = codec_reference(options.codec)
@@ -106,7 +107,7 @@ def make_voice(options: argparse.Namespace) -> Path:
     if reference == "codec" and not hasattr(codec, "save_pretrained"):
         raise SoundloomError(f"{options.codec}: only codecs of soundloom can be copied; give this one by its hub name")
     lm = open_lm(options.lm, codec) if options.lm else open_pair(options.coarse, options.fine, codec)
-    decoder = read_decoder(Path(options.decoder)) if options.decoder else None
+    decoder = read_layers(Path(options.decoder)) if options.decoder else None
     speakers = _speakers(options.speakers) if options.speakers else {}
     config = _config(options, codec, reference, speakers)
     parts = VoiceParts(config, codec, lm, "", decoder, speakers)

@@ -31,6 +31,7 @@ from voice_helpers import save_lms, tiny_codec, tiny_voice
 from codec.audio.files import encode_audio, read_audio
 from codec.common.files import sha256_bytes
 from codec.errors import SoundloomError
+from codec.folder import read_layers
 from codec.loom import CodeFile, load_codes, mark_of, save_codes
 from codec.model import Codec
 from codec.store.plan import Settings, Utterance, load_plans, make_plan
@@ -44,7 +45,7 @@ from pipelines.corpus.read import open_corpus
 from pipelines.training.checkpoints import load_checkpoint, save_checkpoint
 from pipelines.training.lm_settings import TextSettings
 from pipelines.training.log import JsonlLog
-from pipelines.voice.folder import VoiceParts, read_decoder, read_voice, write_voice
+from pipelines.voice.folder import VoiceParts, read_voice, write_voice
 
 EXAMPLES = int(os.environ.get("SOUNDLOOM_EXAMPLES", "1000"))
 MANY = int(os.environ.get("SOUNDLOOM_EXAMPLES", "20000"))
@@ -172,7 +173,7 @@ def model_target(name: str) -> Target:
         "codec": lambda: Codec.from_pretrained(models() / "codec"),
         "lm": lambda: load_lm(models() / "lm"),
         "voice.json": lambda: read_voice(models()),
-        "decoder.safetensors": lambda: tiny_codec().with_decoder(read_decoder(models() / "decoder.safetensors")),
+        "decoder.safetensors": lambda: tiny_codec().with_decoder(read_layers(models() / "decoder.safetensors")),
     }
     seal = reseal_lm if name == "lm/model.safetensors" else None
     return Target(models() / name, readers[name.partition("/")[0]], seal)

@@ -23,13 +23,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from codec.common.files import check_file, write_folder, write_text
+from codec.common.files import write_folder, write_text
 from codec.common.hub import resolve
 from codec.errors import SoundloomError
+from codec.folder import read_layers
 from codec.model import Codec
 from codec.pretrained import SHIPPED as SHIPPED_CODEC
 from codec.pretrained import AudioCodec, load_codec
@@ -79,7 +79,7 @@ def open_voice_folder(name: str | os.PathLike[str] | None) -> VoiceParts:
         if config.files and DECODER_FILE not in config.files:
             raise SoundloomError(f"{own}: is not listed in {VOICE_FILE}; add it with make_voice.py --decoder")
         require_regular(own, folder)
-        decoder = read_decoder(own)
+        decoder = read_layers(own)
     speakers = find_speakers(folder / SPEAKERS_FOLDER, config.files)
     return VoiceParts(config, codec, lm, Card(folder / CARD_FILE), decoder, speakers)
 
@@ -163,15 +163,6 @@ def open_pair(coarse_folder: str | Path, fine_folder: str | Path, codec: AudioCo
     if (Path(coarse_folder) / MODEL_FILE).read_bytes() != (Path(fine_folder) / MODEL_FILE).read_bytes():
         raise SoundloomError(f"{coarse_folder} and {fine_folder} learned with different text tokenizers")
     return LoadedLM(CoarseFineLM(coarse.model, fine.model), coarse.tokenizer, coarse.codec_facts)  # type: ignore[arg-type]
-
-
-def read_decoder(path: Path) -> dict[str, Tensor]:
-    """Read a voice's own layers of its codec's decoder, float32 by name. Raises: SoundloomError."""
-    check_file(path)
-    try:
-        return {name: value.float() for name, value in load_file(path).items()}
-    except (OSError, SafetensorError) as error:
-        raise SoundloomError(f"{path}: does not hold tensors in the safetensors format ({error})") from error
 
 
 def write_voice(
