@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class EarlyWorkers:
-    """``count`` processes for `tokenize_workers.do_shards`; use as a context manager, at whose end none is left."""
+    """``count`` processes for `tokenize_shards.do_shards`; use as a context manager, at whose end none is left."""
 
     def __init__(self, count: int) -> None:
         # Spawned, not forked: a forked process inherits torch's threads and locks in whatever state they are.

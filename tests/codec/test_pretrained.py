@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from published_codecs import ENCODEC, ENCODEC_48, MIMI, noise, write
+from published_codecs import ENCODEC, noise, write
 from safetensors.torch import load_file, save_file
 
 from codec import SoundloomError, pretrained
@@ -15,24 +15,6 @@ from codec.model import Codec, CodecConfig
 from codec.pretrained import AudioCodec, load_codec
 from codec.quantize import QuantizerConfig
 from codec.seanet import SEANetConfig
-
-
-@pytest.fixture(scope="module")
-def encodec(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("encodec")
-    return folder, write(folder, "Encodec", ENCODEC)
-
-
-@pytest.fixture(scope="module")
-def encodec_48(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("encodec48")
-    return folder, write(folder, "Encodec", ENCODEC_48)
-
-
-@pytest.fixture(scope="module")
-def mimi(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("mimi")
-    return folder, write(folder, "Mimi", MIMI)
 
 
 @pytest.mark.parametrize("native", [True, False])

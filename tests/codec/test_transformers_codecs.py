@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from published_codecs import DAC, ENCODEC, ENCODEC_48, MIMI, noise, transformers, write
+from published_codecs import DAC, ENCODEC_48, noise, transformers, write
 from safetensors.torch import load_file, save_file
 
 from codec import SoundloomError
@@ -16,24 +16,6 @@ from codec.pretrained import load_codec
 from codec.transformers_codecs import ADAPTERS, EncodecAdapter, TransformersCodec
 
 pytestmark = pytest.mark.filterwarnings("ignore:this EnCodec's chunks overlap")
-
-
-@pytest.fixture(scope="module")
-def encodec(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("encodec")
-    return folder, write(folder, "Encodec", ENCODEC)
-
-
-@pytest.fixture(scope="module")
-def encodec_48(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("encodec48")
-    return folder, write(folder, "Encodec", ENCODEC_48)
-
-
-@pytest.fixture(scope="module")
-def mimi(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("mimi")
-    return folder, write(folder, "Mimi", MIMI)
 
 
 @pytest.mark.parametrize("native", [True, False])

@@ -32,6 +32,7 @@ def test_each_score_depends_on_what_the_delays_allow(delays: tuple[int, ...]) ->
     text, codes = torch.randint(0, TEXT, (1, 4)), torch.randint(0, CODES, (1, LEVELS, T))
     lengths = torch.tensor([4]), torch.tensor([T])
     base = model(text, lengths[0], codes, lengths[1]).logits
+    assert base.shape == (1, LEVELS, T + 1, CODES + 1)
     for level in range(LEVELS):
         for frame in range(T):
             other = codes.clone()
