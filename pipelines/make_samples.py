@@ -111,15 +111,9 @@ def teacher_sentence(sample_rate: int) -> Tensor | None:
     return resample(torch.from_numpy(teacher.speak(SENTENCE, 0))[None], teacher.sample_rate, sample_rate)
 
 
-def plain_decoder() -> Any:
-    """The shipped codec with the decoder from before adversarial training; None where it has none."""
-    from codec import load_codec
-
-    open_codec: Any = load_codec
-    try:
-        return open_codec(decoder="without-gan")
-    except (TypeError, SoundloomError):
-        return None
+def plain_decoder(codec: Any) -> Any:
+    """The codec with the decoder from before adversarial training; None where it has none."""
+    return codec.other_decoder("without-gan") if "without-gan" in getattr(codec, "decoders", ()) else None
 
 
 def levels_to_show(num_levels: int) -> Iterator[int]:
@@ -133,7 +127,7 @@ def levels_to_show(num_levels: int) -> Iterator[int]:
 
 def codec_section(page: Page, codec: Any, recordings: dict[str, Tensor]) -> None:
     """Each recording as it is and at each number of levels."""
-    levels, plain = list(levels_to_show(codec.num_levels)), plain_decoder()
+    levels, plain = list(levels_to_show(codec.num_levels)), plain_decoder(codec)
     rows = [["original"], *([f"{n} level{'s' * (n > 1)}, {codec.bitrate(n) / 1000:.1f} kbit/s"] for n in levels)]
     rows += [["all levels, without adversarial training"]] if plain is not None else []
     files = ["original", *(f"{n}-levels" for n in levels), "without-gan"]
@@ -146,8 +140,10 @@ def codec_section(page: Page, codec: Any, recordings: dict[str, Tensor]) -> None
         if len(rows[0]) == 2:
             page.lines += ["## The codec", ""]
             numbers = ", ".join(map(str, levels))
-            shown = dict(zip(["original", *map(str, levels), "no GAN"], waves, strict=False))
-            page.picture("levels", shown, f"One sentence: original, and through the codec at {numbers} levels")
+            names = ["original", *(f"{n} level{'s' * (n > 1)}" for n in levels), f"{levels[-1]} levels, without GAN"]
+            title = f"One sentence: original, and through the codec at {numbers} levels"
+            title += f"; last, {levels[-1]} levels without adversarial training" if plain is not None else ""
+            page.picture("levels", dict(zip(names, waves, strict=False)), title)
     page.table(["", *recordings], rows)
 
 

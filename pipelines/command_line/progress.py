@@ -57,8 +57,10 @@ class Bar:
 
     def _say(self) -> None:
         self._said = time.monotonic()
-        left = (self._said - self._began) * (self._total - self._done) / max(self._done, 1e-9)
-        figures = f"{_amount(self._done)} of {_amount(self._total)} {self._unit}s, about {_duration(left)} left"
+        figures = f"{_amount(self._done)} of {_amount(self._total)} {self._unit}s"
+        if self._done:
+            left = (self._said - self._began) * (self._total - self._done) / self._done
+            figures += f", about {_duration(left)} left"
         line = ": ".join(part for part in (self._what, figures) if part)
         print(f"{line}, {self._note}" if self._note else line, file=sys.stderr, flush=True)
 

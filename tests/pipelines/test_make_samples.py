@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
+import torch
 from markdown import links
-from voice_helpers import tiny_voice
+from voice_helpers import tiny_codec, tiny_voice
 
+from codec import load_codec
 from codec.audio.files import read_audio
 from codec.errors import SoundloomError
 from pipelines import make_samples
@@ -51,24 +52,16 @@ def test_every_file_on_the_page_is_there_and_no_other(voice: Path, tmp_path: Pat
 
 
 def test_a_plain_decoder_gets_a_row(voice: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from voice_helpers import tiny_codec
-
-    monkeypatch.setattr(make_samples, "plain_decoder", lambda: tiny_codec(1))
+    monkeypatch.setattr(make_samples, "plain_decoder", lambda codec: tiny_codec(1))
     page = make(tmp_path / "out", voice)
     assert "| all levels, without adversarial training | [play](samples/fenrir-without-gan.flac) |" in page
 
 
-def test_the_plain_decoder_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
-    def old(name: Any = None) -> Any:
-        return name
-
-    def new(name: Any = None, decoder: str | None = None) -> Any:
-        return decoder
-
-    monkeypatch.setattr("codec.pretrained.load_codec", old)
-    assert make_samples.plain_decoder() is None
-    monkeypatch.setattr("codec.pretrained.load_codec", new)
-    assert make_samples.plain_decoder() == "without-gan"
+def test_the_shipped_codec_has_a_plain_decoder_and_others_need_none() -> None:
+    codes = torch.zeros(1, 8, 3, dtype=torch.long)
+    codec = load_codec()
+    assert not torch.equal(make_samples.plain_decoder(codec).decode(codes), codec.decode(codes))
+    assert make_samples.plain_decoder(tiny_codec()) is None
 
 
 def test_clone_needs_both(voice: Path, tmp_path: Path) -> None:

@@ -23,6 +23,10 @@ def test_a_log_gets_a_line_every_30_seconds(monkeypatch: pytest.MonkeyPatch, cap
         now[0] += 1
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 33 and lines[0] == "corpus: 30 of 1,000 files, about 16 min left"
+    with Bar(10, "file") as bar:  # nothing is done yet, so nothing is known of the time left
+        now[0] += 40
+        bar.add(0)
+    assert capsys.readouterr().err == "0 of 10 files\n"
     with Bar(2.5, "hour") as bar:
         now[0] += 40
         bar.add(0.5, "3 rejects")
