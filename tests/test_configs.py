@@ -21,7 +21,12 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 LARGE = CONFIGS / "codec/encodec_24khz.yaml"
 
 
-TRAININGS = [*sorted(CONFIGS.glob("codec/*_24khz*.yaml")), CONFIGS / "tiny/codec.yaml", CONFIGS / "own_codec.yaml"]
+TRAININGS = [
+    *sorted(CONFIGS.glob("codec/*_24khz*.yaml")),
+    *sorted(CONFIGS.glob("gpu/codec*")),
+    CONFIGS / "tiny/codec.yaml",
+    CONFIGS / "own_codec.yaml",
+]
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
