@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from codec.errors import SoundloomError
+from pipelines.benchmarks.codec_work import codec_training
+from pipelines.benchmarks.lm_work import StoreShape, lm_training
 from pipelines.benchmarks.roofline import BANDWIDTH_SHARE, GPUS, LAUNCH_SECONDS, PRODUCT_SHARE, Gpu, find_gpu, time_of
-from pipelines.benchmarks.training_work import Memory, StoreShape, Training, codec_training, lm_training
+from pipelines.benchmarks.training_work import Memory, Training
 from pipelines.command_line.run import make_parser, run
 from pipelines.command_line.settings import parse_settings
 from pipelines.command_line.strict_yaml import read_yaml

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from codec.errors import SoundloomError
 from codec.model import Codec
 from pipelines import plan_run
+from pipelines.benchmarks.codec_work import codec_training, make_fake_codec
+from pipelines.benchmarks.lm_work import StoreShape, lm_training
 from pipelines.benchmarks.roofline import GPUS, Operation, Recorder, time_of, without_memory
-from pipelines.benchmarks.training_work import StoreShape, Training, codec_training, lm_training, make_fake_codec
+from pipelines.benchmarks.training_work import Training
 from pipelines.command_line.settings import parse_settings
 from pipelines.training.codec_settings import TrainCodecSettings
 from pipelines.training.lm_settings import TrainLMSettings, make_model
@@ -27,6 +30,7 @@ LM = ["--store", "none", "--output", "runs/none", "--steps", "100"]
 LM += ["--model.dim", "64", "--model.num_layers", "2", "--model.num_heads", "4", "--model.ffn_dim", "96"]
 CODEC = ["--sources", '[{"path": "none"}]', "--dev_sources", "[]", "--output", "runs/none", "--segment_seconds", "0.2"]
 CODEC += ["--codec.network", "seanet", "--codec.seanet.filters", "4", "--codec.seanet.latent_dim", "16"]
+CODEC += ["--codec.seanet.ratios", "[8, 4]"]
 CODEC += ["--discriminators.windows", "[128]", "--discriminators.periods", "[2]", "--steps", "100"]
 CODEC += ["--codec.quantizer.num_levels", "2", "--codec.quantizer.codebook_size", "32", "--discriminator_start", "60"]
 HEADS = [
@@ -40,6 +44,7 @@ def plan_lm(*words: str) -> Training:
     return lm_training(parse_settings(TrainLMSettings, [*LM, "--frames_per_batch", "240", *words]), SHAPE)
 
 
+@lru_cache
 def plan_codec(*words: str) -> Training:
     return codec_training(parse_settings(TrainCodecSettings, [*CODEC, "--batch_size", "2", *words]))
 
@@ -82,7 +87,6 @@ def test_flop_are_linear_in_the_batch_and_in_accumulation() -> None:
     assert sum(counted(plan_lm("--frames_per_batch", "480"))) == 2 * once
     assert sum(counted(plan_lm("--gradient_accumulation", "3"))) == 3 * once
     codec = plan_codec()
-    # The quantizer's codebooks and the losses' means have no products: nothing but the batch counts.
     assert [2 * flop for flop in counted(codec)] == pytest.approx(counted(plan_codec("--batch_size", "4")), rel=1e-6)
 
 
@@ -114,9 +118,9 @@ def test_a_codec_is_counted_with_its_lstm() -> None:
         lstm = next(module for name, module in fake.named_modules() if name.endswith("lstm"))
         recorder = Recorder()
         with recorder:
-            lstm(torch.zeros(15, 2, 64))
+            lstm(torch.zeros(15, 2, 16))
     assert sum(p.numel() for p in fake.parameters()) == sum(p.numel() for p in real.parameters())
-    assert recorder.flop == 2 * (2 * 64 * 4 * 64) * 15 * 2 * config.codec.seanet.lstm_layers
+    assert recorder.flop == 2 * (2 * 16 * 4 * 16) * 15 * 2 * config.codec.seanet.lstm_layers
 
 
 def test_saved_bytes_are_what_the_backward_pass_needs() -> None:
