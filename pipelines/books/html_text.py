@@ -9,34 +9,25 @@ from html.parser import HTMLParser
 from pipelines.books.chapters import Block
 
 _SKIPPED = {"head", "script", "style", "svg", "math", "template", "rt", "rp", "audio", "video", "object", "iframe"}
-_INLINE = set(
-    [
-        "a",
-        "abbr",
-        "b",
-        "bdi",
-        "bdo",
-        "big",
-        "cite",
-        "code",
-        "del",
-        "dfn",
-        "em",
-        "font",
-        "i",
-        "ins",
-        "kbd",
-        "mark",
-        "q",
-        "ruby",
-        "rb",
-        "s",
-        "samp",
-        "small",
-        "span",
-    ]
-)
-_INLINE |= set(["strike", "strong", "sub", "sup", "tt", "u", "var", "wbr", "img"])
+_INLINE = {"a", "abbr", "b", "bdi", "bdo", "big", "cite", "code", "del", "dfn", "em", "font", "i", "img", "ins", "kbd"}
+_INLINE |= {
+    "mark",
+    "q",
+    "rb",
+    "ruby",
+    "s",
+    "samp",
+    "small",
+    "span",
+    "strike",
+    "strong",
+    "sub",
+    "sup",
+    "tt",
+    "u",
+    "var",
+    "wbr",
+}
 _SPACES = {"br", "td", "th", "img"}  # they separate words, but not paragraphs
 _VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 # Only encodings of books in Latin letters; Python knows others whose decoding takes the square of the length.

@@ -37,14 +37,15 @@ def join(sounds: Sequence[Path], titles: Sequence[str], output: Path) -> list[Ma
     rate, channels = first.samplerate, first.channels
     check_size(sum(soundfile.info(sound).frames for sound in sounds), rate, channels, output)
     kind, subtype = WRITABLE[output.suffix.lower()]
-    ends = []
+    ends, written = [], 0
     with atomic_path(output) as place:
         try:
             with soundfile.SoundFile(place, "w", rate, channels, subtype, format=kind) as file:
                 for number, sound in enumerate(sounds, 1):
                     for block in _blocks(sound, 0 if number == len(sounds) else round(CHAPTER_PAUSE * rate)):
                         file.write(block)
-                    ends.append(file.tell() / rate)
+                        written += len(block)
+                    ends.append(written / rate)
         except soundfile.SoundFileError as error:
             raise SoundloomError(f"{output}: cannot write it ({error}); try .flac") from None
     return [

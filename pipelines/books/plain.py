@@ -31,11 +31,11 @@ _LONGEST_HEADING = 120
 _FENCE = re.compile(r"^ {0,3}(```|~~~).*?(?:^ {0,3}\1\s*$|\Z)", re.MULTILINE | re.DOTALL)
 _MARKDOWN_HEADING = re.compile(r" {0,3}(#{1,6})\s+(.*?)\s*#*\s*")
 _RULE = re.compile(r" {0,3}(?:[-*_] ?){3,}\s*")
-_LIST = re.compile(r"\s*(?:[-*+]|\d{1,4}[.)])\s+")
+_LIST = re.compile(r"^\s*(?:[-*+]|\d{1,4}[.)])\s+")
 _MARKUP = (
     (re.compile(r"!\[[^\]\n]{0,500}\]\([^)\n]{0,2000}\)"), ""),  # pictures
     (re.compile(r"\[([^\]\n]{1,500})\]\([^)\n]{0,2000}\)"), r"\1"),  # links
-    (re.compile(r"(\*{1,3}|_{1,3}|`)(?=\S)([^*_`\n]{1,2000}?)(?<=\S)\1"), r"\2"),
+    (re.compile(r"(?<![\w*_`])(\*{1,3}|_{1,3}|`)(?=\S)([^*_`\n]{1,2000}?)(?<=\S)\1(?![\w*_`])"), r"\2"),
 )
 
 
@@ -112,8 +112,7 @@ def markdown_blocks(text: str) -> list[Block]:
         if joined:
             blocks.append(Block(joined, level))
 
-    for line in text.splitlines():
-        line = re.sub(r"^ {0,3}(?:> ?)+", "", line)
+    for line in re.sub(r"^ {0,3}(?:> ?)+", "", text, flags=re.MULTILINE).splitlines():
         heading = _MARKDOWN_HEADING.fullmatch(line)
         if waiting and re.fullmatch(r" {0,3}(=+|--+)\s*", line):
             flush(1 if "=" in line else 2)

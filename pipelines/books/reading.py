@@ -91,15 +91,15 @@ class Reader:
 
         Raises: SoundloomError.
         """
-        key, tally = self.key(chapter), Tally()
+        key, tally, samples = self.key(chapter), Tally(), 0
         rate, channels = self.voice.sample_rate, self.voice.codec.channels
         with atomic_path(self.sound(key)) as place:
             with soundfile.SoundFile(place, "w", rate, channels, "PCM_16", format="FLAC") as file:
                 for group in groups(chapter.blocks):
                     for wave in self._speak(group, tally):
+                        samples += wave.shape[-1]
                         file.write(wave.clamp(-1, 1).t().cpu().numpy())
                     progress(sum(count_words(block.text) for _, block in group))
-                samples = file.tell()
             digest = sha256_file(place)
         part = Part(key, digest, rate, channels, samples, chapter.words, **vars(tally))
         write_bytes(self.folder / f"{key}.json", dump_json(asdict(part)))

@@ -26,9 +26,13 @@ from pipelines.command_line.run import run
 CONTAINER = '<container><rootfiles><rootfile full-path="OEBPS/book.opf"/></rootfiles></container>'
 NAV = (
     '<html><body><nav epub:type="toc"><ol><li><a href="one.xhtml">The &amp; Cave</a></li>'
-    '<li><a href="two%20b.xhtml#c2">Second</a></li><li><a href="two%20b.xhtml#c3">Third</a></li></ol></nav></body></html>'
+    '<li><a href="two%20b.xhtml#c2">Second</a></li><li><a href="two%20b.xhtml#c3">Third</a></li></ol></nav>'
+    "</body></html>"
 )
-ONE = "<html><head><title>x</title></head><body><h1>One</h1><p>Hello <b>wor</b>ld.<a epub:type='noteref'>7</a></p></body></html>"
+ONE = (
+    "<html><head><title>x</title></head><body><h1>One</h1>"
+    "<p>Hello <b>wor</b>ld.<a epub:type='noteref'>7</a></p></body></html>"
+)
 TWO = (
     '<html><body><h1 id="c2">Two</h1><p>How are you?</p><p>* * *</p>'
     '<div id="c3"><h1>Three</h1><p>Hello, Привет.</p></div></body></html>'
@@ -82,12 +86,12 @@ def test_an_epub_has_the_order_of_its_spine_and_the_titles_of_its_contents(tmp_p
 
 def test_an_old_epub_has_an_ncx_and_one_without_contents_its_files(tmp_path: Path) -> None:
     ncx = (
-        "<!DOCTYPE ncx PUBLIC 'a' 'b'><ncx><navMap><navPoint><navLabel><text>Uno</text></navLabel><content src='one.xhtml'/>"
-        "<navPoint><navLabel><text>Due</text></navLabel><content src='two%20b.xhtml'/></navPoint></navPoint></navMap></ncx>"
+        "<!DOCTYPE ncx PUBLIC 'a' 'b'><ncx><navMap><navPoint><navLabel><text>Uno</text></navLabel>"
+        "<content src='one.xhtml'/><navPoint><navLabel><text>Due</text></navLabel><content src='two%20b.xhtml'/>"
+        "</navPoint></navPoint></navMap></ncx>"
     )
-    old = opf("<itemref idref='a'/><itemref idref='b'/>").replace(
-        'properties="nav"', 'media-type="application/x-dtbncx+xml"'
-    )
+    old = opf("<itemref idref='a'/><itemref idref='b'/>")
+    old = old.replace('properties="nav"', 'media-type="application/x-dtbncx+xml"')
     assert titles(write_epub(tmp_path / "a.epub", package=old, nav=ncx)) == ["Uno", "Due"]
     bare = old.replace("application/x-dtbncx+xml", "x")
     assert titles(write_epub(tmp_path / "b.epub", package=bare)) == ["One", "Two"]
@@ -96,7 +100,7 @@ def test_an_old_epub_has_an_ncx_and_one_without_contents_its_files(tmp_path: Pat
 def test_chapters_of_texts(tmp_path: Path) -> None:
     text = tmp_path / "tale.txt"
     text.write_text(
-        "*** START OF THE PROJECT GUTENBERG EBOOK X ***\n\nA tale.\n\nCHAPTER I. In\nCHAPTER II. Out\nCHAPTER III. Up\n\n"
+        "*** START OF THE PROJECT GUTENBERG EBOOK X ***\n\nTale.\n\nCHAPTER I. In\nCHAPTER II. On\nCHAPTER III. Up\n\n"
         "BOOK ONE\n\nCHAPTER I. In\n\nHello\nworld.\n\nChapter 2\n\nPart two of it failed.\n\nEpilogue\n\nThe end.\n\n"
         "*** END OF THE PROJECT GUTENBERG EBOOK X ***\nlicence\n"
     )
@@ -122,8 +126,18 @@ def test_chapters_of_texts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("line", "level"),
-    [("CHAPTER IV", 2), ("Chapter 4: The Cave", 2), ("CHAPTER THE LAST", 2), ("Chapter Twenty-One", 2), ("PART II", 1)]
-    + [("Part II of it was signed.", 0), ("chapter 3 is long", 0), ("Preface", 2), ("Hello", 0), ("Chapter 3 is", 0)],
+    [
+        ("CHAPTER IV", 2),
+        ("Chapter 4: The Cave", 2),
+        ("CHAPTER THE LAST", 2),
+        ("Chapter Twenty-One", 2),
+        ("PART II", 1),
+        ("Part II of it was signed.", 0),
+        ("chapter 3 is long", 0),
+        ("Preface", 2),
+        ("Hello", 0),
+        ("Chapter 3 is", 0),
+    ],
 )
 def test_lines_that_are_headings(line: str, level: int) -> None:
     assert heading_level(line) == level
