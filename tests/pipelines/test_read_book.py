@@ -221,12 +221,12 @@ def test_only_what_was_changed_is_read_again(voice: str, tmp_path: Path, monkeyp
         return original(self, chapter, progress)
 
     monkeypatch.setattr(Reader, "read", counting)
-    book, out = tmp_path / "a.epub", tmp_path / "out.wav"
+    book, out, new = tmp_path / "a.epub", tmp_path / "out.wav", TWO.replace("you?", "you now?")
     for changes, more, expected in (
         ({}, (), ["The & Cave", "Second", "Third"]),
         ({}, (), []),
-        ({"two": TWO.replace("you?", "you now?")}, (), ["Second"]),
-        ({"nav": NAV.replace("Third", "Last")}, (), []),  # a title is only shown
+        ({"two": new}, (), ["Second"]),
+        ({"two": new, "nav": NAV.replace("Third", "Last")}, (), []),  # a title is only shown
         ({}, ("--seed", "1", "--chapters", "1"), ["The & Cave"]),
         ({}, ("--speed", "1.5", "--chapters", "1"), ["The & Cave"]),
     ):
