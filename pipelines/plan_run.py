@@ -6,7 +6,7 @@
 
 CONFIG is a configuration of train_codec.py or train_lm.py; any of its keys can be set after it (--steps 1000).
 No store and no audio is opened: --levels, --codebook-size and --frame-rate state what a store would (default: EnCodec's
-at 24 kHz). FLOP are those of the trainers' own networks, forward and backward, counted on tensors without memory.
+at 24 kHz). FLOP are those of the trainers' own networks, both passes, in bf16, counted on tensors without memory.
 Hours come from a roofline for each kernel, or from --mfu. They are an estimate, and assume that data arrive in time.
 """
 

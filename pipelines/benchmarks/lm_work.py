@@ -34,7 +34,7 @@ class StoreShape:
 
 def lm_training(settings: TrainLMSettings, shape: StoreShape) -> Training:
     """Count a language model's training on rows of equal length, as full as ``frames_per_batch`` allows."""
-    levels = min(settings.levels or shape.num_levels, shape.num_levels)
+    levels = settings.levels or shape.num_levels
     shape = replace(shape, num_levels=levels)
     start = open_start(settings)
     tokenizer = start.tokenizer if start is not None else shape
