@@ -176,7 +176,7 @@ def test_a_book_becomes_one_file_with_marks(voice: str, tmp_path: Path, capsys: 
     assert marks[-1]["end"] == pytest.approx(audio_info(out).duration, abs=0.001)
     assert "\nThe &amp; Cave\n" in (tmp_path / "out.chapters.vtt").read_text()
     said = capsys.readouterr().err
-    assert "warning: 1 parts of the text cannot be spoken" in said and "3 chapters" in said
+    assert "warning: 1 part of the text left out, cannot be spoken" in said and "3 chapters" in said
     assert read(voice, tmp_path / "a.epub", tmp_path / "some.wav", "--chapters", "3,1") == 0
     assert [mark["title"] for mark in json.loads((tmp_path / "some.chapters.json").read_text())] == [
         "The & Cave",
