@@ -1,7 +1,7 @@
 """Tune (some layers of) a codec's decoder to the latents that a voice's model predicts, so that they sound like speech.
 
     python pipelines/tune_decoder.py --config configs/codec/decoder_heart.yaml
-    python pipelines/make_voice.py voices/mine --lm runs/lm_delay/best --drawn-levels 1 \\
+    python pipelines/make_voice.py voices/mine --lm runs/lm_delay/best --sampled-levels 1 \\
         --decoder runs/decoder/decoder.safetensors
 
 A voice that does not sample all levels (`drawn_levels`) gives the decoder expected latents, which the codec never met
@@ -149,7 +149,7 @@ class DecoderTask:
     def result(self) -> list[str]:
         weights = self.output / "decoder.safetensors"
         best = "" if self.best is None else f", validation mel distance {self.best:.4f}"
-        made = f"next: python pipelines/make_voice.py VOICE --lm MODEL --drawn-levels {self.settings.drawn_levels}"
+        made = f"next: python pipelines/make_voice.py VOICE --lm MODEL --sampled-levels {self.settings.drawn_levels}"
         return [f"layers in {weights}{best}", f"{made} --decoder {weights}"]
 
 
