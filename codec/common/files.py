@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from codec.errors import SoundloomError
 
 #: largest files that are read whole, by what they are
@@ -127,7 +129,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary = Path(name)
         yield temporary
         _settle(temporary, path)
-    except (OSError, UnicodeError) as error:  # a name with surrogates cannot be encoded everywhere
+    # A name with surrogates cannot be encoded everywhere; safetensors has an error of its own for a full disk.
+    except (OSError, UnicodeError, SafetensorError) as error:
         raise _cannot_write(path, error) from error
     finally:
         if temporary is not None:
@@ -177,7 +180,7 @@ def write_folder(folder: str | os.PathLike[str], fill: Callable[[Path], None], r
             raise SoundloomError(f"{folder}: exists already; choose another place")
         _swap(place, folder, temporary / "old")
         sync(folder.parent)
-    except (OSError, UnicodeError) as error:
+    except (OSError, UnicodeError, SafetensorError) as error:
         raise _cannot_write(folder, error) from error
     finally:
         if temporary is not None:

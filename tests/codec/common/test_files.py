@@ -4,8 +4,18 @@ import os
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
-from codec.common.files import check_file, read_bytes, read_text, sha256_file, write_bytes, write_folder, write_text
+from codec.common.files import (
+    atomic_path,
+    check_file,
+    read_bytes,
+    read_text,
+    sha256_file,
+    write_bytes,
+    write_folder,
+    write_text,
+)
 from codec.errors import SoundloomError
 
 
@@ -76,3 +86,21 @@ def test_a_folder_is_replaced_whole_or_stays(tmp_path: Path, monkeypatch: pytest
         write_folder(folder, fill_with("four"))
     assert (folder / "inner" / "file").read_text() == "two"  # the old one came back
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_safetensors_cannot_write_is_one_error(tmp_path: Path, whole: bool) -> None:
+    def full(place: Path) -> None:
+        (place / "half" if whole else place).write_bytes(b"half")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    def write() -> None:
+        if whole:
+            write_folder(tmp_path / "new", full)
+        else:
+            with atomic_path(tmp_path / "new") as temporary:
+                full(temporary)
+
+    with pytest.raises(SoundloomError, match=r"new: cannot .*No space left"):
+        write()
+    assert not list(tmp_path.iterdir())
