@@ -2,7 +2,7 @@
 
     python tests/prove.py                                  # all of them: tens of minutes on an idle machine
     python tests/prove.py -k "kills or reads"              # some, by pytest's names
-    python tests/prove.py -o docs/reliability.md           # write the table there too
+    python tests/prove.py -o docs/promises.md              # write the table there too
 
 The counts are the tests with the marker `proof`; this runs them and makes a table of what they measured. The exit code
 is 0 where all passed.

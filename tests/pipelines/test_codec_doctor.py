@@ -104,7 +104,7 @@ def test_bad_input_is_refused(ward: Path) -> None:
     for words, message in (
         ([*start, str(ward / "none")], "no recording"),
         ([*start, str(ward / "clips"), "--log", "nowhere.jsonl"], "no such file"),
-        ([*start, str(ward / "clips"), "--files", "0"], "at least 1"),
+        ([*start, str(ward / "clips"), "--files", "0"], "--files 0: expected 1"),
         (["nowhere", str(ward / "clips")], "no codec"),
     ):
         with pytest.raises(SoundloomError, match=message):

@@ -158,7 +158,7 @@ def test_the_model_is_saved_for_transformers(folder: Path, tmp_path: Path) -> No
         (["a", "-o", "x.wav", "--seconds", "nan"], "--seconds nan"),
         (["a", "-o", "x.wav", "--seconds", "601"], "--seconds 601"),
         (["a", "--decode", "x"], "leave description"),
-        (["a", "-o", "x.wav", "--top-k", "0"], "top_k is 0"),
+        (["a", "-o", "x.wav", "--top-k", "0"], "--top-k 0: expected 1"),
         (["a", "-o", "x.wav", "--threads", "0"], "--threads 0"),
         (["a", "-o", "x.wav", "--prompt", "nothing.wav"], "no such file"),
         (["a", "-o", "x.wav", "--plot", "x.wav"], "unknown kind of file"),

@@ -256,7 +256,7 @@ def test_text_is_read_only_as_far_as_it_can_be_spoken(folder: Path, tmp_path: Pa
         (["--threads", "99999999999999999999"], "expected 1 to 256"),
         (["-o", ""], "-o is empty"),
         (["--device", "tpu"], "device 'tpu'"),
-        (["--speed", "3"], "speed is 3.0; expected 0.5"),
+        (["--speed", "3"], "--speed 3.0: expected 0.5"),
         (["--prompt", "a" * 300, "--prompt-text", "x"], "File name too long"),
     ],
 )
