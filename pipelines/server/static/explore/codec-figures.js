@@ -10,6 +10,15 @@ function parts(root, html) {
   return Object.fromEntries([...root.querySelectorAll("[data-name]")].map((e) => [e.dataset.name, e]));
 }
 
+// What each level adds, asked for once a sound.
+function levelsOf(state) {
+  if (state.levelsVersion !== state.version) {
+    state.levelsVersion = state.version;
+    state.levels = api.levels(state.wav);
+  }
+  return state.levels;
+}
+
 const decoded = async (...call) => audio.decodeFile(await api.decode(...call));
 const percent = (value) => `${(100 * value).toFixed(value < 0.1 ? 1 : 0)}%`;
 
@@ -120,12 +129,12 @@ function residual(root, state) {
     <figure><canvas data-name="bars" role="img" aria-label="Energy that is left after each level"></canvas>
       <figcaption>Energy of the latent that is left after each number of levels.</figcaption></figure>
     <p class="numbers" data-name="numbers" aria-live="polite"></p>`);
-  let rows = [], version = -1, wave = null;
+  let rows = [], wave = null;
   const show = latest(async (current) => {
     const count = Number(ui.count.value);
     ui.out.textContent = count;
     const made = await decoded(state.codes, count);
-    if (version !== state.version) { rows = await api.levels(state.wav); version = state.version; }
+    rows = await levelsOf(state);
     if (!current()) return;
     wave = made;
     const peak = state.wave.reduce((best, v, i) => (Math.abs(v) > Math.abs(state.wave[best]) ? i : best), 0);
@@ -188,7 +197,7 @@ function bitrate(root, state) {
   };
   return async () => {
     const raw = (16 * state.codec.sample_rate) / 1000;
-    const rows = await api.levels(state.wav);
+    const rows = await levelsOf(state);
     ui.rows.replaceChildren(...rows.map((row) => {
       const line = document.createElement("tr");
       const cells = [row.levels, row.kbps.toFixed(1), row.levels * state.codec.frame_rate, (raw / row.kbps).toFixed(0), row.mel_distance.toFixed(2)];
