@@ -486,7 +486,7 @@ def test_a_voice_decodes_its_own_number_of_levels(parts: dict[str, Path], tmp_pa
     assert speech.codes.shape[0] == 2 < LEVELS == voice.speak("Hello world", seed=4, levels=LEVELS).codes.shape[0]
     assert torch.equal(speech.waveform, voice.speak("Hello world", seed=4, levels=2).waveform)
     assert torch.allclose(speech.waveform, torch.cat(list(voice.stream("Hello world", seed=4)), dim=-1), atol=1e-5)
-    for levels, message in (("9", "decodes 9 levels, its model writes 3"), ("0", "levels is 0")):
+    for levels, message in (("9", "decodes 9 levels, its model writes 3"), ("0", "--levels 0: expected 1 to")):
         with pytest.raises(SoundloomError, match=message):
             make(parts, tmp_path / "w", "--lm", str(parts["delay"]), "--levels", levels)
 
