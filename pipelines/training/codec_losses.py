@@ -180,7 +180,9 @@ class CodecLosses(nn.Module):
 
 
 def _autocast(like: Tensor, enabled: bool) -> torch.autocast:
-    return torch.autocast(like.device.type, torch.bfloat16, enabled=enabled)
+    # Autocast's cache of rounded weights belongs to the process: the thread that prepares batches empties it at any
+    # moment. With it, a weight that is used twice gets its two gradients added before or after rounding, by chance.
+    return torch.autocast(like.device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
 
 
 def _mean_score(scores: list[Tensor]) -> Tensor:

@@ -164,6 +164,27 @@ def test_discriminators_learn_the_same_from_what_they_said_in_the_generator_step
     torch.testing.assert_close(gradients, expected, rtol=1e-3, atol=1e-6)
 
 
+def test_another_threads_autocast_changes_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    losses = CodecLosses(24_000, LossWeights(), SMALL)
+    wave, made = 0.1 * torch.randn(2, 2, 1, 4800)
+    decoder, run = torch.nn.Conv1d(1, 1, 3, padding=1), Discriminators.forward
+
+    def gradients() -> list[torch.Tensor]:
+        losses.zero_grad()
+        step = losses.decoder_step(decoder, made, wave, StepMode(adversarial=True, bf16=True))
+        losses.discriminator_step(wave, step)
+        return [p.grad.clone() for p in losses.parameters() if p.grad is not None]
+
+    def emptied(self: Discriminators, x: torch.Tensor) -> object:
+        torch.clear_autocast_cache()  # as another thread does that leaves its autocast
+        return run(self, x)
+
+    expected = gradients()
+    monkeypatch.setattr(Discriminators, "forward", emptied)
+    assert all(torch.equal(a, b) for a, b in zip(expected, gradients(), strict=True))
+
+
 def test_a_period_discriminator_is_a_convolution_over_columns() -> None:
     """Against convolutions over [B, C, T, period], as the literature writes them."""
     torch.manual_seed(0)
