@@ -273,14 +273,23 @@ def _same_length(reference: Tensor, estimate: Tensor) -> tuple[Tensor, Tensor]:
     return reference[..., :n], estimate[..., :n]
 
 
+_BLOCK = 4096  # frames whose spectra are in memory together
+
+
 def _mel(wave: Tensor, window: int, mels: int, sample_rate: int) -> Tensor:
     """Return mel magnitudes [B, frames, mels]."""
     wave = wave.reshape(-1, wave.shape[-1]).float()
     # Reflection needs more samples than it mirrors; shorter waveforms are continued with silence.
     wave = torch.nn.functional.pad(wave, (0, max(0, window // 2 + 1 - wave.shape[-1])))
-    hann, filters = _mel_parts(window, mels, sample_rate)
-    spectrum = torch.stft(wave, window, window // 4, window=hann.to(wave.device), return_complex=True)
-    return spectrum.abs().transpose(1, 2) @ filters.to(wave.device)  # [B, frames, bins] @ [bins, mels]
+    hann, filters = (part.to(wave.device) for part in _mel_parts(window, mels, sample_rate))
+    hop = window // 4
+    wave = torch.nn.functional.pad(wave, (window // 2, window // 2), "reflect")
+    pieces = []
+    for first in range(0, wave.shape[-1] - window + 1, hop * _BLOCK):  # spectra of an hour at once take gigabytes
+        piece = wave[:, first : first + hop * (_BLOCK - 1) + window]
+        spectrum = torch.stft(piece, window, hop, window=hann, center=False, return_complex=True)
+        pieces.append(spectrum.abs().transpose(1, 2) @ filters)  # [B, frames, bins] @ [bins, mels]
+    return torch.cat(pieces, dim=1)
 
 
 @functools.lru_cache(maxsize=16)

@@ -130,3 +130,12 @@ def test_visqol_orders_damage_and_refuses_silence() -> None:
     assert same is not None and some is not None and much is not None
     assert 5 >= same > 4 and same > some > much >= 1
     assert metrics.visqol(wave, 0 * wave, RATE) is None and metrics.visqol(wave[:1600], wave[:1600], RATE) is None
+
+
+def test_mel_spectra_by_blocks_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    wave = 0.1 * torch.randn(1, 30_000, generator=torch.Generator().manual_seed(0))
+    whole = metrics._mel(wave, 512, 80, 24_000)
+    assert whole.shape[1] == 30_000 // 128 + 1
+    for frames in (1, 7, 100):
+        monkeypatch.setattr(metrics, "_BLOCK", frames)
+        torch.testing.assert_close(metrics._mel(wave, 512, 80, 24_000), whole)
