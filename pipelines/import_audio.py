@@ -8,7 +8,9 @@
 Reads what soundfile reads (WAV, FLAC, Ogg, MP3 …) and, with PyAV (pip install -e '.[corpus]'), what FFmpeg reads:
 m4a, aac, opus in webm, wma, raw G.722 … Speaker: the first folder below SRC that a file is in, else SRC's own name.
 Texts: LJSpeech's metadata.csv in SRC, a .txt next to a file, or --transcripts with lines "name: text" (";" opens a
-comment; "[a beep]" in brackets is no speech). Files that are there already are kept: run it again to resume.
+comment; "[a beep]" in brackets is no speech). --transcribe gives the others what Whisper understands (English; pip
+install -e '.[eval]'). Its words are kept in OUT/transcripts.txt, where they can be corrected.
+Files that are there already are kept: run it again to resume.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from codec.common.files import read_packed, read_text
 from codec.errors import SoundloomError
 from pipelines.command_line.progress import track
 from pipelines.command_line.run import check_numbers, run
+from pipelines.corpus.transcribe import transcribe_rows
 from pipelines.corpus.write import Reject, Row, remove_leftovers, split_of, write_corpus
 
 # FFmpeg cannot find out the format of files that are bare samples without a header.
@@ -171,6 +174,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--language", action="append", default=[], metavar="[FOLDER=]CODE", help="such as en or fr")
     p.add_argument("--licence", default="", help="licence of the recordings, recorded in corpus.json")
     p.add_argument(
+        "--transcribe",
+        nargs="?",
+        const="tiny",
+        metavar="MODEL",
+        help="transcribe English recordings without a text: Whisper tiny, base, or a folder (default with it: tiny)",
+    )
+    p.add_argument(
         "--max-reject-rate",
         type=float,
         default=0.01,
@@ -200,6 +210,10 @@ def main(argv: list[str] | None = None) -> int:
         except SoundloomError as error:
             name = path.relative_to(args.source).as_posix()
             rejects.append(Reject(name, "", str(error)[:300]))
+    if args.transcribe:
+        from pipelines.evaluation.words import Transcriber  # the extra eval
+
+        rows = transcribe_rows(rows, args.out, Transcriber(args.transcribe))
     origin = {"source": args.source.resolve().name, "licence": args.licence, "sample_rate": args.sample_rate}
     facts = write_corpus(args.out, rows, rejects, {"recordings": origin})
     print(f"{args.out}: {facts['utterances']:,} utterances, {facts['hours']:.2f} h, {facts['rejects']} rejected")
@@ -211,7 +225,7 @@ def _report_texts(rows: list[Row]) -> None:
     """Print how many recordings have a text, and how the others get one: a voice learns from no others."""
     known = sum(bool(row.text) for row in rows)
     print(f"{known:,} of {len(rows):,} have a text", end="")
-    hint = "; put the words of a.wav into a.txt next to it, or give --transcripts, and run this again"
+    hint = "; put the words of a.wav into a.txt next to it, or give --transcripts or --transcribe, and run this again"
     print(hint if known < len(rows) else "")
 
 

@@ -379,6 +379,30 @@ def test_lists_of_texts_are_plain_files_of_some_size(tmp_path: Path, monkeypatch
             import_audio.read_transcripts(tmp_path / name)
 
 
+def test_import_transcribes_what_has_no_text_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[int] = []
+
+    class Recogniser:
+        def __init__(self, model: str) -> None:
+            assert model == "tiny"
+
+        def __call__(self, wave: torch.Tensor, sample_rate: int) -> str:
+            heard.append(sample_rate)
+            return "  Hello   there. "
+
+    monkeypatch.setattr("pipelines.evaluation.words.Transcriber", Recogniser)
+    for name in ("a", "b"):
+        write_audio(tmp_path / "src" / f"{name}.wav", torch.ones(4800) * 0.1, 24_000)
+    (tmp_path / "src" / "b.txt").write_text("My own words.")
+    argv = [str(tmp_path / "src"), str(tmp_path / "out"), "--transcribe"]
+    assert import_audio.main(argv) == 0
+    assert {row["id"]: row["text"] for row in _rows(tmp_path / "out")} == {"a": "Hello there.", "b": "My own words."}
+    (tmp_path / "out" / "transcripts.txt").write_text("a: Corrected by hand.\n")
+    assert import_audio.main(argv) == 0
+    assert {row["id"]: row["text"] for row in _rows(tmp_path / "out")}["a"] == "Corrected by hand."
+    assert heard == [24_000]  # the second run had its words already
+
+
 def test_import_ljspeech(tmp_path: Path) -> None:
     (tmp_path / "LJ" / "wavs").mkdir(parents=True)
     write_audio(tmp_path / "LJ" / "wavs" / "LJ001-0001.wav", torch.ones(2205) * 0.1, 22050)
