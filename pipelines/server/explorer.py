@@ -9,7 +9,7 @@
     GET  /api/codebook?level=&size=    a codebook in the plane of its two widest directions
     GET  /api/tone?level=&code=        the sound of one code, as WAV
     POST /api/opus?kbps=               audio file -> the same through Opus, as WAV; header X-Kbps is its true bitrate
-    POST /api/generate                 {"text", "seed"?, "speaker"?} -> server-sent events: tokens, step …, speech
+    POST /api/generate                 {"text", "seed"?} -> server-sent events: tokens, step …, speech
 
 Audio files are bodies as they are (no form); any format that soundfile reads, `figures.MAX_SECONDS` at most.
 """
@@ -128,13 +128,11 @@ class _Api:
 
     async def generate(self, request: Request) -> Response:
         body = await _json(request)
-        text, speaker = body.get("text"), body.get("speaker") or None
+        text = body.get("text")
         if not isinstance(text, str) or not text.strip() or len(text) > MAX_TEXT:
             raise SoundloomError(f"text: write 1 to {MAX_TEXT} characters")
-        if speaker is not None:
-            self.explorer.voice.check_speaker(str(speaker))
         seed = _whole(body.get("seed"), "seed", 0, (1 << 31) - 1, 0)
-        steps = self.explorer.steps(text, seed, speaker)
+        steps = self.explorer.steps(text, seed)
         first = await self._run(next, steps)  # errors of the text come before the stream begins
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         return StreamingResponse(self._events(first, steps), media_type="text/event-stream", headers=headers)

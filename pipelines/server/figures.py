@@ -123,14 +123,15 @@ class Explorer:
 
     # --- generation ----------------------------------------------------------------------------------------------
 
-    def steps(self, text: str, seed: int, speaker: str | None = None) -> Iterator[dict[str, Any]]:
+    def steps(self, text: str, seed: int) -> Iterator[dict[str, Any]]:
         """Yield what the language model did for the first sentence of ``text``, frame by frame.
 
         First ``{"tokens": […], "speech": …}``; then for each frame its codes, each level's most probable codes with
-        their probabilities, and the attention over the text. The sentence is generated first; probabilities and
-        attention come from the model's training forward over the same codes, which scores each frame as it was.
+        their probabilities, and the attention over the text. The sentence is generated first. Probabilities and
+        attention then come from the model's training forward over the same codes: they are the model's own, before
+        guidance and temperature. The voice speaks as itself, because a speaker's prompt is no part of that forward.
         """
-        speech = self.voice.speak(text, seed=seed, speaker=speaker or None)
+        speech = self.voice.speak(text, seed=seed)
         sentence = speech.sentences[0]
         ids = self.voice.text_ids(sentence.text)
         tokenizer = self.voice.lm.tokenizer

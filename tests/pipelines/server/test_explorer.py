@@ -131,7 +131,6 @@ def test_generation_is_the_voices_own(explorer: Explorer, client: TestClient) ->
         ("/api/encode", b"no audio", "audio"),
         ("/api/generate", b'{"text": ""}', "1 to 200"),
         ("/api/generate", b'{"text": "hi", "seed": 1.5}', "whole number"),
-        ("/api/generate", b'{"text": "hi", "speaker": "nobody"}', "nobody"),
         ("/api/smaller?size=5", b"", "empty|audio"),
     ],
 )

@@ -30,8 +30,8 @@ export async function opus(wav, kbps) {
 }
 
 // Yields [event, data] of the generation's event stream.
-export async function* generate(text, seed, speaker) {
-  const response = await postJson("generate", { text, seed, speaker });
+export async function* generate(text, seed) {
+  const response = await postJson("generate", { text, seed });
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let buffer = "";
   for (;;) {

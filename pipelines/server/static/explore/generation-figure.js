@@ -93,5 +93,5 @@ function build(root, state, status) {
 
 export const generationFigure = {
   title: "Generation, one step at a time", build, source: ["delay", "lm/delay.py"],
-  text: "A language model reads the text and writes tokens. At each step it gives every code of each level a probability, and one is sampled; the attention shows which text unit it is speaking.",
+  text: "A language model reads the text and writes tokens. At each step it gives every code of each level a probability (shown before guidance and temperature), and one is sampled; the attention shows which text unit it is speaking.",
 };
