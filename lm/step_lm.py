@@ -84,6 +84,7 @@ class StepLM(nn.Module):
         generator: torch.Generator | None = None,
         span: PromptSpan | None = None,
         prompt_frames: Tensor | None = None,
+        without_text: bool = False,
     ) -> LMOutput:
         """Score codes long [B, K, T] given text_ids long [B, L]: logits [B, levels, T + 1, outputs], aligned.
 
@@ -91,11 +92,14 @@ class StepLM(nn.Module):
         many of its frames are a prompt.
         Position t scores frame t; position ``length`` of level 0 scores END, other levels are not scored there.
         While training, the config's drops are sampled by ``generator``, or by the global one.
+        ``without_text`` hides the text of every row, as guidance does (and the prompt, if the config says so).
         """
         B, _, T = codes.shape
         inputs = self.step_inputs(codes[:, : self.levels], lengths)
         steps = inputs.shape[2]
         drop = self._chosen(self.config.cfg_drop, (B,), generator, codes)
+        if without_text:
+            drop = torch.ones(B, dtype=torch.bool, device=codes.device)
         text, text_lengths = self.prefix(text_ids, text_lengths, drop)
         lost = self._lost_span(B, steps, prompt_frames, generator, codes)
         if self.config.guide_prompt and drop is not None and prompt_frames is not None:

@@ -12,6 +12,9 @@ Without a GPU, `accelerate launch` needs --multi_gpu to start several processes 
 The output folder gets log.jsonl, curve.png, checkpoints/, the tokenizer in text/ and the model in best/ (averaged
 weights, at the lowest validation loss). The same command resumes from the last checkpoint, exact to the bit. SIGTERM,
 Ctrl-C and the time limit save before they end the run.
+
+With distill.share above 0 it learns what a teacher samples from under guidance (configs/lm/distill.yaml); the voice
+then needs no guidance: one pass a step instead of two.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ from pipelines.training.curves import Panel
 from pipelines.training.lm_run import export, prepare_data, prepare_state
 from pipelines.training.lm_settings import FIXED_AT_START, TrainLMSettings, open_start
 from pipelines.training.lm_step import LevelSums, check_level_weights, train_step, validate
+from pipelines.training.lm_teacher import open_teacher
 from pipelines.training.optimizer import clip_gradients, set_learning_rate
 from pipelines.training.run_settings import resume_point
 from pipelines.training.sharding import is_sharded
@@ -44,6 +48,7 @@ from pipelines.training.stopping import StopFlag
 CURVES = (
     Panel("Loss: nats a code, weighted mean over levels", ("loss",), ("dev_loss",), "lower"),
     Panel("Loss of each level: nats a code", ("per_level",), ("dev_per_level",), "lower"),
+    Panel("Divergence from the teacher: nats a code", ("kl_per_level",), ("dev_kl_per_level",), "lower"),
     Panel("Learning rate", ("lr",)),
     Panel("Norm of the gradient", ("grad_norm",)),
 )
@@ -71,10 +76,11 @@ class LMTask:
         self.data = data = prepare_data(accelerator, settings, self.output / "text", checkpoint, initial)
         self.weights = check_level_weights(settings.level_weights, settings.model.kind, data.reader.num_levels)
         self.state, self.facts = prepare_state(accelerator, settings, data, checkpoint, initial)
+        self.teacher = open_teacher(settings, data, accelerator.device)
         model = self.state.model
         self.model = model if is_sharded(model) else accelerator.prepare_model(model)
         self.per_step = settings.gradient_accumulation * accelerator.num_processes
-        self.means = RunningMeans(data.reader)
+        self.means = RunningMeans(data.reader, settings.distill.share)
         self._norm = 0.0
         self._lr = 0.0
 
@@ -119,7 +125,7 @@ class LMTask:
         numbers, batches = batch
         self._lr = set_learning_rate(state.optimizer, settings.optimizer, state.step, settings.steps)
         how: dict[str, Any] = {"weights": self.weights, "seed": settings.seed, "bf16": settings.bf16}
-        own = train_step(self.accelerator, self.model, batches, plan, numbers, **how)
+        own = train_step(self.accelerator, self.model, batches, plan, numbers, **how, teacher=self.teacher)
         sums = own.over_processes(self.accelerator.device)
         self._norm = clip_gradients(self.model.parameters(), settings.optimizer.grad_clip)
         finite = math.isfinite(self._norm) and bool(torch.isfinite(sums.sums).all())
@@ -140,13 +146,15 @@ class LMTask:
         data, state = self.data, self.state
         if data.dev is None or data.dev_plan is None:
             return None
-        limits: dict[str, Any] = {"max_batches": self.settings.validate_batches, "levels": data.reader.num_levels}
+        how: dict[str, Any] = {"levels": data.reader.num_levels, "bf16": self.settings.bf16, "teacher": self.teacher}
+        limit, share = self.settings.validate_batches, self.settings.distill.share
         with state.ema.applied(state.model):
-            sums = validate(self.accelerator, self.model, data.dev, data.dev_plan, **limits, bf16=self.settings.bf16)
-        loss = sums.loss(self.weights)
+            sums = validate(self.accelerator, self.model, data.dev, data.dev_plan, max_batches=limit, **how)
+        loss = sums.loss(self.weights, share)
         best = math.isfinite(loss) and (state.best is None or loss < state.best)
         state.best = loss if best else state.best
-        return {"dev_loss": loss, "dev_per_level": sums.per_level(), "best": best}
+        figures = {"dev_loss": loss, "dev_per_level": sums.per_level(), "best": best}
+        return figures | ({"dev_kl_per_level": sums.kl_per_level()} if share else {})
 
     def remarks(self, rows: Sequence[dict[str, Any]]) -> list[str]:
         return []
@@ -170,8 +178,9 @@ class LMTask:
 class RunningMeans:
     """Means over the steps since the last log line."""
 
-    def __init__(self, reader: StoreReader) -> None:
+    def __init__(self, reader: StoreReader, share: float) -> None:
         self._reader = reader
+        self._share = share  # of the divergence from a teacher
         self._clear()
 
     def _clear(self) -> None:
@@ -187,11 +196,12 @@ class RunningMeans:
         """Return the figures since the last call, which took ``seconds``, and begin anew."""
         speed = self._frames / max(seconds, 1e-9)
         figures = {
-            "loss": self._sums.loss(weights),
+            "loss": self._sums.loss(weights, self._share),
             "per_level": self._sums.per_level(),
             "frames_per_second": speed,
             "audio_seconds_per_second": speed / self._reader.frame_rate,
         }
+        figures |= {"kl_per_level": self._sums.kl_per_level()} if self._share else {}
         self._clear()
         return figures
 

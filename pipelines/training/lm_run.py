@@ -129,7 +129,10 @@ def prepare_state(
         fit_to_store(start, data.reader, settings)
         pace = (start.model.config.frames_per_text_unit, start.model.config.frames_around_text)
     seed_step(settings.seed, "weights")
-    model = make_model(settings.model, data.reader, data.tokenizer, pace, start).to(accelerator.device)
+    shape = settings.model
+    if settings.distill.share:  # the teacher hides texts, so that both read the same rows
+        shape = replace(shape, cfg_drop=0.0)
+    model = make_model(shape, data.reader, data.tokenizer, pace, start).to(accelerator.device)
     if checkpoint is not None:
         load_module(model, checkpoint.tensors, "model")
     elif start is not None:

@@ -96,6 +96,33 @@ class TextSettings:
         check_number("text.vocab_size", self.vocab_size, int, 1, 1_000_000, optional=True)
 
 
+@dataclass(frozen=True)
+class DistillSettings:
+    """Learn the distribution that a teacher samples from under guidance, so that guidance 1 suffices afterwards.
+
+    Args:
+        share: weight of the divergence from the teacher in the loss; the codes' cross-entropy has the rest. 0 = no
+            teacher.
+        teacher: folder or hub name of a delay or coarse model, or ``shipped``; null = model.start_from.
+        guidance: the teacher's guidance.
+        guided_levels: the first n levels learn the guided distribution, those above the plain one; 0 = all are guided.
+            Levels that a voice decodes from expected latents need plain probabilities.
+        temperature: divides both models' scores; below 1 the likeliest codes count more.
+    """
+
+    share: float = 0.0
+    teacher: str | None = None
+    guidance: float = 2.0
+    guided_levels: int = 0
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_number("distill.share", self.share, float, 0, 1)
+        check_number("distill.guidance", self.guidance, float, 0, 100)
+        check_number("distill.guided_levels", self.guided_levels, int, 0, 1024)
+        check_number("distill.temperature", self.temperature, float, 0, 100, above=True)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainLMSettings(RunSettings):
     """A training of one language model on one token store.
@@ -107,6 +134,7 @@ class TrainLMSettings(RunSettings):
             recordings by that codec, from which the meaning of each new code follows.
         model: which model.
         text: how text becomes ids.
+        distill: a teacher whose guided distribution is learned.
         frames_per_batch: most frames plus text units, padding counted, in one forward pass of one process.
         gradient_accumulation: forward passes per step.
         max_frames: longest utterance used; 0 = any.
@@ -128,6 +156,7 @@ class TrainLMSettings(RunSettings):
     start_grids: str | None = None
     model: ModelSettings = field(default_factory=ModelSettings)
     text: TextSettings = field(default_factory=TextSettings)
+    distill: DistillSettings = field(default_factory=DistillSettings)
     frames_per_batch: int = 6000
     gradient_accumulation: int = 1
     max_frames: int = 1500
@@ -165,6 +194,7 @@ FIXED_AT_START = (
     "model.delays",
     "model.start_from",
     "start_grids",
+    "distill",
     "levels",
 )
 
@@ -190,6 +220,11 @@ def make_dataset(settings: TrainLMSettings, reader: StoreReader, tokenizer: Text
     )
 
 
+def place_of(name: str | None) -> str | None:
+    """Return the folder that ``shipped`` stands for; any other name as it is."""
+    return str(SHIPPED_LM) if name == "shipped" else name
+
+
 def open_start(settings: TrainLMSettings) -> LoadedLM | None:
     """Return the language model of ours to start from, or None: there is none, or it is a text model.
 
@@ -198,8 +233,7 @@ def open_start(settings: TrainLMSettings) -> LoadedLM | None:
     Raises:
         SoundloomError: it is of another kind, or ``start_grids`` has nothing to translate.
     """
-    kind, name = settings.model.kind, settings.model.start_from
-    name = str(SHIPPED_LM) if name == "shipped" else name
+    kind, name = settings.model.kind, place_of(settings.model.start_from)
     ours = name is not None and read_json(find_text_model(name) / CONFIG_FILE).get("format") == FORMAT
     if name is None or not ours:
         if settings.start_grids is not None:

@@ -20,39 +20,54 @@ from codec.errors import SoundloomError
 from lm.data.batch_plan import BatchPlan
 from lm.data.dataset import Batch, GridDataset
 from lm.loss import lm_loss
+from pipelines.training.lm_teacher import Teacher
 
 
 @dataclass
 class LevelSums:
-    """Sums of nats and numbers of codes by level, to take means over many batches and processes."""
+    """Sums of nats and numbers of codes by level, to take means over many batches and processes.
+
+    ``sums`` are cross-entropies, ``kl`` divergences from a teacher (0 without one).
+    """
 
     sums: Tensor
     counts: Tensor
+    kl: Tensor
     ids: list[str] = field(default_factory=list)
 
     @classmethod
     def zeros(cls, levels: int) -> LevelSums:
-        return cls(torch.zeros(levels, dtype=torch.float64), torch.zeros(levels, dtype=torch.float64))
+        sums, counts, kl = torch.zeros(3, levels, dtype=torch.float64)
+        return cls(sums, counts, kl)
 
     def add(self, other: LevelSums) -> None:
         self.sums += other.sums
         self.counts += other.counts
+        self.kl += other.kl
 
     def over_processes(self, device: torch.device) -> LevelSums:
         """Return the sums over all processes; every process must call it."""
-        total = sum_over_processes([*self.sums.tolist(), *self.counts.tolist()], device)
-        half = len(total) // 2
-        return LevelSums(torch.tensor(total[:half]), torch.tensor(total[half:]), self.ids)
+        total = sum_over_processes([*self.sums.tolist(), *self.counts.tolist(), *self.kl.tolist()], device)
+        sums, counts, kl = torch.tensor(total).view(3, -1)
+        return LevelSums(sums, counts, kl, self.ids)
 
     def per_level(self) -> list[float]:
         """Return mean nats a code of each level; NaN for a level that was not scored."""
         return (self.sums / self.counts).tolist()
 
-    def loss(self, weights: Sequence[float]) -> float:
-        """Return the weighted mean of the levels that were scored; NaN where none was."""
+    def kl_per_level(self) -> list[float]:
+        """Return the mean divergence from the teacher in nats a code of each level."""
+        return (self.kl / self.counts).tolist()
+
+    def loss(self, weights: Sequence[float], share: float = 0.0) -> float:
+        """Return the weighted mean of the levels that were scored; NaN where none was.
+
+        ``share``: weight of the divergence from the teacher; the cross-entropy has the rest.
+        """
         scored = self.counts > 0
         weight = torch.tensor(weights, dtype=self.sums.dtype) * scored
-        means = torch.where(scored, self.sums / self.counts.clamp(min=1), 0)
+        mixed = (1 - share) * self.sums + share * self.kl
+        means = torch.where(scored, mixed / self.counts.clamp(min=1), 0)
         return float((means * weight).sum() / weight.sum())
 
 
@@ -81,6 +96,7 @@ def train_step(
     weights: Sequence[float],
     seed: int,
     bf16: bool,
+    teacher: Teacher | None = None,
 ) -> LevelSums:
     """Add the gradients of a step's batches to ``model``; weights are not touched.
 
@@ -89,6 +105,7 @@ def train_step(
             ``process_index + num_processes`` ... of ``numbers``.
         numbers: the step's batches over all processes, in the plan's numbering.
         weights: one a level.
+        teacher: whose distribution the model learns next to the codes, if any.
 
     Returns:
         The sums of this process, and the ids of its utterances.
@@ -104,7 +121,8 @@ def train_step(
         # Processes exchange gradients once a step, after the last backward pass.
         waits = contextlib.nullcontext() if number == mine[-1] else accelerator.no_sync(model)
         with waits:
-            loss, sums = _batch_loss(model, batch, accelerator.device, weights, frames, rows, bf16)
+            read = batch if teacher is None else teacher.hide_texts(batch)
+            loss, sums = _batch_loss(model, read, accelerator.device, weights, frames, rows, bf16, teacher)
             # The exchange takes the mean over processes where the large batch has the sum.
             accelerator.backward(loss * world)
         total.add(sums)
@@ -119,6 +137,7 @@ def _batch_loss(
     frames: int | None,
     rows: int | None,
     bf16: bool,
+    teacher: Teacher | None,
 ) -> tuple[Tensor, LevelSums]:
     """Return this batch's part of the loss over ``frames`` and ``rows`` in all (None: the batch is all there is)."""
     own_frames, own_rows = int(batch.lengths.sum()), len(batch.ids)
@@ -128,6 +147,7 @@ def _batch_loss(
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         texts = (batch.text_ids, batch.text_lengths)
         output = model(*texts, batch.codes, batch.lengths, span=batch.span, prompt_frames=batch.prompt_frames)
+        target = None if teacher is None else teacher.target(batch)
     first, scored = output.first_level, output.logits.shape[1]
     # `lm_loss` takes this batch's mean per level. Weighing a level by its share of the step's codes turns that mean
     # into this batch's part of the step's mean, exactly, though level 0 scores more (END too) than the others.
@@ -136,7 +156,7 @@ def _batch_loss(
         for k in range(len(weights))
     ]
     shared = [weight * part for weight, part in zip(weights, share, strict=True)]
-    result = lm_loss(output, batch.codes, batch.lengths, shared, batch.prompt_frames)
+    result = lm_loss(output, batch.codes, batch.lengths, shared, batch.prompt_frames, target)
     used = slice(first, first + scored)
     # Where a batch scores one sampled level (the fine model), its weight is relative to the mean weight of all such.
     against = sum(weights[used]) if scored > 1 or first == 0 else sum(weights[1:]) / len(weights[1:])
@@ -145,6 +165,7 @@ def _batch_loss(
     counts = result.counts.double().cpu()
     sums.counts[used] = counts
     sums.sums[used] = result.per_level.double().cpu() * counts
+    sums.kl[used] = result.kl.double().cpu() * counts
     return loss, sums
 
 
@@ -158,6 +179,7 @@ def validate(
     max_batches: int,
     levels: int,
     bf16: bool,
+    teacher: Teacher | None = None,
 ) -> LevelSums:
     """Score the first ``max_batches`` (0 = all) batches of the plan's first epoch, shared out over the processes.
 
@@ -173,7 +195,7 @@ def validate(
         turn = number % count
         seed_step(0, "validate", turn)
         batch = dataset.batch(plan.rows(turn), turn)
-        sums = _batch_loss(model, batch, accelerator.device, [1.0] * levels, None, None, bf16)[1]
+        sums = _batch_loss(model, batch, accelerator.device, [1.0] * levels, None, None, bf16, teacher)[1]
         if number < count:
             total.add(sums)
     model.train(was_training)

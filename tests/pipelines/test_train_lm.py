@@ -256,8 +256,9 @@ def test_level_weights_are_checked() -> None:
             check_level_weights(weights, kind, 3)
     with pytest.raises(SoundloomError, match="level_weights"):
         check_level_weights([1.0, 0.0, 1.0], "fine", 3)
-    sums = LevelSums(torch.tensor([2.0, 0.0, 9.0]), torch.tensor([2.0, 0.0, 3.0]))
+    sums = LevelSums(torch.tensor([2.0, 0.0, 9.0]), torch.tensor([2.0, 0.0, 3.0]), torch.tensor([1.0, 0.0, 3.0]))
     assert sums.loss([1.0, 5.0, 3.0]) == pytest.approx((1 + 9) / 4)
+    assert sums.loss([1.0, 5.0, 3.0], share=0.5) == pytest.approx((0.5 * (1 + 9) + 0.5 * (0.5 + 3)) / 4)
     assert sums.per_level()[::2] == [1.0, 3.0] and math.isnan(sums.per_level()[1])
 
 
