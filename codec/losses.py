@@ -19,13 +19,16 @@ MEL_SCALES = ((2048, 128), (1024, 80), (512, 64), (256, 32))
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Every loss weight of codec training. The first four act on the waveform, the last two on the latent.
+    """Every loss weight of codec training. The first five act on the waveform, commitment and whitening on the latent.
 
     Args:
         mel: weight of the mel distance.
         wave: weight of the mean absolute distance of the waveforms, which fixes the phase.
         adversarial: weight of the discriminators' scores.
         feature: weight of the distance between the discriminators' inner features.
+        recogniser: weight of the distance between a speech recogniser's inner features.
+        recogniser_from: folder of the Whisper model whose encoder that recogniser is, in transformers' or
+            faster-whisper's format; empty = none.
         commitment: weight of the distance from the latent to its quantized version.
         whitening: weight of the latent's distance from zero mean, unit variance and no correlation.
         balance: ``shares`` scales each waveform loss's gradient to its weight as a share (EnCodec); ``sum`` adds the
@@ -38,6 +41,8 @@ class LossWeights:
     wave: float = 0.1
     adversarial: float = 1.0
     feature: float = 1.0
+    recogniser: float = 0.0
+    recogniser_from: str = ""
     commitment: float = 0.1
     whitening: float = 0.1
     balance: Literal["shares", "sum"] = "shares"
@@ -49,10 +54,13 @@ class LossWeights:
             raise SoundloomError("losses: balance_every must be at least 1 and discriminator_seconds at least 0")
         if min(*self.balanced().values(), self.commitment, self.whitening) < 0:
             raise SoundloomError("losses: no weight may be negative")
+        if self.recogniser and not self.recogniser_from:
+            raise SoundloomError("losses: recogniser needs recogniser_from, the folder of a Whisper model")
 
     def balanced(self) -> dict[str, float]:
         """Return the weights of the losses that a `codec.balancer.Balancer` combines."""
-        return {"mel": self.mel, "wave": self.wave, "adversarial": self.adversarial, "feature": self.feature}
+        names = ("mel", "wave", "adversarial", "feature", "recogniser")
+        return {name: getattr(self, name) for name in names}
 
 
 class MelLoss(nn.Module):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from codec.losses import (
     whitening_loss,
 )
 from codec.model import Codec
+from pipelines.training.recogniser_loss import RecogniserLoss
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ class CodecLosses(nn.Module):
         plain = weights.balance == "sum"
         self.balancer = Balancer(weights.balanced(), every=weights.balance_every, plain=plain)
         self._samples = round(weights.discriminator_seconds * sample_rate)
+        # In a tuple, so that its frozen weights go neither into checkpoints nor to the discriminators' optimizer.
+        self._recogniser = (_open_recogniser(weights, sample_rate),)
 
     def generator_step(self, codec: Codec, wave: Tensor, mode: StepMode) -> GeneratorStep:
         """Run the codec on wave [B, C, N] and go backward through it; the networks run again where there are parts."""
@@ -147,6 +151,10 @@ class CodecLosses(nn.Module):
         for part, target in pairs:
             made = part.detach().requires_grad_()
             losses = {"mel": self.mel(made, target), "wave": (made - target).abs().mean()}
+            (recogniser,) = self._recogniser
+            if recogniser is not None:
+                with _autocast(made, mode.bf16):
+                    losses["recogniser"] = recogniser.to(made.device)(made, target)
             adversarial = self._adversarial(step, made, target, sizes) if mode.adversarial else {}
             for name, loss in (losses | adversarial).items():
                 log[name] = log.get(name, 0.0) + float(loss.detach()) / mode.parts
@@ -177,6 +185,12 @@ class CodecLosses(nn.Module):
             return slice(0, samples)
         start = int(torch.randint(samples - self._samples + 1, (), generator=generator))
         return slice(start, start + self._samples)
+
+
+def _open_recogniser(weights: LossWeights, sample_rate: int) -> RecogniserLoss | None:
+    if not weights.recogniser:
+        return None
+    return RecogniserLoss.open(Path(weights.recogniser_from), sample_rate)
 
 
 def _autocast(like: Tensor, enabled: bool) -> torch.autocast:
