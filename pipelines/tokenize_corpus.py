@@ -153,6 +153,7 @@ def _tokenize_with(
     if arguments.plan_only:
         _say(f"{plan.store / plan.file}: {len(plan.utterances)} utterances in {plan.num_shards} shards")
         return 0
+    _mend_earlier_plans(arguments, corpus, plan, load_codec)
     if shards:
         del codec  # the workers load their own
         if arguments.engine:
@@ -169,6 +170,20 @@ def _tokenize_with(
             else:
                 workers.run(job, shards, bar.add)
     return _finish(plan, arguments.max_reject_rate)
+
+
+def _mend_earlier_plans(arguments: argparse.Namespace, corpus: Any, plan: Plan, load_codec: Any) -> None:
+    """Make shards again that earlier plans of this corpus had finished and that were lost since."""
+    from pipelines.corpus.tokenize_shards import Job, do_shards, launcher_share
+
+    if arguments.shard_range or arguments.engine:
+        return
+    for earlier in _find_plans(plan.store, corpus):
+        lost = launcher_share(earlier.missing()) if earlier.number != plan.number else []
+        if lost:
+            _say(f"{plan.store}: {len(lost)} shards of {earlier.file} are lost and made again")
+            job = Job(earlier, corpus.settings, arguments.codec, arguments.device, load_codec)
+            do_shards(job, lost, lambda seconds, reason: None)
 
 
 def _finish(plan: Plan, max_reject_rate: float) -> int:

@@ -51,6 +51,7 @@ from pipelines.training.curves import Panel
 from pipelines.training.optimizer import set_learning_rate
 from pipelines.training.quality_clips import CLIP_SECONDS, QualityClips
 from pipelines.training.recompute import recompute_activations
+from pipelines.training.run_lock import lock_output
 from pipelines.training.run_settings import resume_point
 from pipelines.training.sharding import refuse_sharding
 from pipelines.training.stopping import StopFlag
@@ -76,7 +77,8 @@ def main(argv: list[str] | None = None) -> int:
     with StopFlag(settings.time_limit_minutes) as stop:
         refuse_sharding("a codec")
         accelerator = loop.start_processes(settings)
-        return loop.run(CodecTask(settings, accelerator), settings, accelerator, stop)
+        with lock_output(settings.output, accelerator.is_main_process):
+            return loop.run(CodecTask(settings, accelerator), settings, accelerator, stop)
 
 
 def expand_corpus(words: Sequence[str]) -> list[str]:

@@ -41,6 +41,7 @@ from pipelines.training.lm_settings import FIXED_AT_START, TrainLMSettings, open
 from pipelines.training.lm_step import LevelSums, check_level_weights, train_step, validate
 from pipelines.training.lm_teacher import open_teacher
 from pipelines.training.optimizer import clip_gradients, set_learning_rate
+from pipelines.training.run_lock import lock_output
 from pipelines.training.run_settings import resume_point
 from pipelines.training.sharding import is_sharded
 from pipelines.training.stopping import StopFlag
@@ -58,7 +59,8 @@ def main(argv: list[str] | None = None) -> int:
     settings = parse_settings(TrainLMSettings, argv, description=__doc__)
     with StopFlag(settings.time_limit_minutes) as stop:
         accelerator = loop.start_processes(settings)
-        return loop.run(LMTask(settings, accelerator), settings, accelerator, stop)
+        with lock_output(settings.output, accelerator.is_main_process):
+            return loop.run(LMTask(settings, accelerator), settings, accelerator, stop)
 
 
 class LMTask:

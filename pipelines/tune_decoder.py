@@ -44,6 +44,7 @@ from pipelines.training.decoder_settings import FIXED_AT_START, TuneDecoderSetti
 from pipelines.training.lm_settings import open_store
 from pipelines.training.optimizer import set_learning_rate
 from pipelines.training.quality_clips import QualityClips
+from pipelines.training.run_lock import lock_output
 from pipelines.training.run_settings import resume_point
 from pipelines.training.sharding import refuse_sharding
 from pipelines.training.stopping import StopFlag
@@ -64,7 +65,8 @@ def main(argv: list[str] | None = None) -> int:
     with StopFlag(settings.time_limit_minutes) as stop:
         refuse_sharding("a decoder")
         accelerator = loop.start_processes(settings, cpu=True)
-        return loop.run(DecoderTask(settings, accelerator), settings, accelerator, stop)
+        with lock_output(settings.output, accelerator.is_main_process):
+            return loop.run(DecoderTask(settings, accelerator), settings, accelerator, stop)
 
 
 class DecoderTask:

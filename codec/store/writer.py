@@ -97,6 +97,9 @@ def finalize(store: str | Path) -> dict[str, Any] | None:
     """Write what makes the shards one data set, if all are there: returns ``store.json``, or None if some are missing.
 
     Harmless to repeat, and for several processes at once. Leftovers of killed processes are removed.
+
+    Raises:
+        SoundloomError: a shard is not as it was written; every file is hashed. Or the system refuses to write.
     """
     store = Path(store)
     plans = load_plans(store)
@@ -134,14 +137,19 @@ def finalize(store: str | Path) -> dict[str, Any] | None:
 
 
 def _check_shard(plan: Plan, index: int, record: ShardRecord) -> None:
-    """Check that a committed shard is this plan's and holds its rows; its codes are not read (`verify_store` does)."""
-    data_path, record_path, _ = shard_paths(plan.store, index)
+    """Check that a committed shard is this plan's, holds its rows, and that its files are as they were written."""
+    data_path, record_path, rejects_path = shard_paths(plan.store, index)
     if record.plan_sha256 != plan.sha256:
         raise SoundloomError(f"{record_path}: belongs to another plan than {plan.file}; remove it and run again")
     ids = edge_ids(data_path, record, plan.facts.num_levels)
     planned = {item.id for item in plan.shard(index)}
     if not all(name in planned or name.rpartition("#")[0] in planned for name in ids):
         raise SoundloomError(f"{data_path}: holds rows of another shard; remove it and run again")
+    for path, digest in ((data_path, record.sha256), (rejects_path, record.rejects_sha256)):
+        if sha256_file(path) != digest:
+            raise SoundloomError(
+                f"{path}: changed after it was written (its sha256 does not hold); remove it and run again"
+            )
 
 
 def export_parquet(store: str | Path, path: str | Path, levels: int | None = None) -> int:

@@ -6,7 +6,8 @@ class MyTask:                       # see `Task`
 settings = parse_settings(MySettings, argv)
 with StopFlag(settings.time_limit_minutes) as stop:
     accelerator = start_processes(settings)
-    return run(MyTask(settings, accelerator), settings, accelerator, stop)
+    with lock_output(settings.output, accelerator.is_main_process):
+        return run(MyTask(settings, accelerator), settings, accelerator, stop)
 """
 
 from __future__ import annotations

@@ -96,6 +96,19 @@ def test_a_finished_store_that_lost_or_swapped_shards_is_made_whole(
         assert tokenize(reference[0], store) == 0 and store_bytes(store) == wanted
 
 
+def test_shards_that_several_plans_lost_are_made_again_at_once(tmp_path: Path) -> None:
+    corpus, store = write_corpus(tmp_path / "corpus", 3), tmp_path / "store"
+    lines = (corpus / "manifest.jsonl").read_text().splitlines(keepends=True)
+    (corpus / "manifest.jsonl").write_text("".join(lines[:2]))
+    assert tokenize(corpus, store) == 0
+    (corpus / "manifest.jsonl").write_text("".join(lines))
+    assert tokenize(corpus, store, "--append") == 0
+    wanted = store_bytes(store)
+    for index in (0, 1):
+        shard_paths(store, index)[0].unlink()
+    assert tokenize(corpus, store) == 0 and store_bytes(store) == wanted
+
+
 def test_a_store_without_its_plan_is_left_alone(reference: tuple[Path, Path], tmp_path: Path, capfd: Any) -> None:
     store = tmp_path / "store"
     shutil.copytree(reference[1], store)

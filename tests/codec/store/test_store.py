@@ -413,6 +413,27 @@ def test_a_shard_of_the_same_size_that_holds_other_rows_is_noticed(tmp_path: Pat
         finalize(plan.store)
 
 
+def test_a_shard_that_rotted_is_noticed_when_the_store_is_finished_again(
+    built: tuple[Path, Path], tmp_path: Path
+) -> None:
+    store = tmp_path / "s"
+    shutil.copytree(built[1], store)
+    data = shard_paths(store, 1)[0]
+    flip(data, data.stat().st_size // 2)
+    with pytest.raises(SoundloomError, match=r"data-000001\.arrow: changed after .*; remove it and run again"):
+        finalize(store)
+    (plan,) = load_plans(store)
+    data.unlink()
+    assert plan.missing() == [1]
+    with pytest.raises(SoundloomError, match=r"data-000001\.arrow is missing"):
+        StoreReader(store)
+    tokenize_shard(plan, 1, FakeCodec())
+    assert finalize(store) is not None and store_bytes(store) == store_bytes(built[1])
+    os.truncate(data, data.stat().st_size - 1)
+    with pytest.raises(SoundloomError, match="its commit record says"):
+        StoreReader(store)
+
+
 def test_verify_opens_nothing_but_the_stores_own_files(built: tuple[Path, Path], tmp_path: Path) -> None:
     store = tmp_path / "s"
     shutil.copytree(built[1], store)
