@@ -1,0 +1,1 @@
+"""Scores with captions: how they are composed, arranged, rendered and described."""
