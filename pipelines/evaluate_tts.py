@@ -7,13 +7,16 @@
     python pipelines/evaluate_tts.py voices/mine -o report/ --recogniser base --dnsmos --speaker --threads 2
     python pipelines/evaluate_tts.py shipped -o report/ --as fenrir --limit 100 --teacher none
     python pipelines/evaluate_tts.py voices/mine -o report/ --prompts new-speakers/manifest.jsonl
+    python pipelines/evaluate_tts.py shipped -o report/ --sets all --recogniser base
     python pipelines/evaluate_tts.py voices/mine -o report/ --endings 1000 --endings-texts prompts.txt
 
 VOICE is a folder, a hub name, or `shipped`. The sentences are 220 that were written for this
-(pipelines/evaluation/sentences/), a file, or those of a manifest. Anchors: the reference speech (hibari's where it is
-installed, another teacher's, or a manifest's recordings), the same through the voice's codec at all, a half and a
-quarter of its levels and through Opus, and, for word errors, the voice's speech against other sentences. Writes
-report.json, report.md and report.html, with players and pictures of where the model looked.
+(pipelines/evaluation/sentences/), a file, those of a manifest, or named sets of hard inputs, each with its own figures:
+one- and two-word utterances, letters, questions, lists, long sentences, and no final punctuation. Anchors: the
+reference speech (hibari's where it is installed, another teacher's, or a manifest's recordings), the same through the
+voice's codec at all, a half and a quarter of its levels and through Opus, and, for word errors, the voice's speech
+against other sentences. Writes report.json, report.md and report.html, with players and pictures of where the model
+looked.
 Needs `pip install -e '.[eval]'`.
 """
 
@@ -23,11 +26,13 @@ import argparse
 import importlib.util
 import os
 from collections.abc import Iterator, Sequence
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from codec.errors import SoundloomError
 from codec.pretrained import choose_device
 from pipelines.command_line.progress import Bar, track
 from pipelines.command_line.run import A_LOT, MOST_BATCH, check_numbers, run
@@ -41,11 +46,11 @@ from pipelines.evaluation.cloning import measure_cloning, read_speakers
 from pipelines.evaluation.judges import Panel, add_judge_options, choose_judges
 from pipelines.evaluation.packages import package_versions
 from pipelines.evaluation.report import headlines, write_report
+from pipelines.evaluation.sentence_sets import PLAIN, SETS, chosen_sets, read_set
 from pipelines.evaluation.similarity import SpeakerEncoder
 from pipelines.evaluation.tts_report import Results, build_report, listenings
 from pipelines.voice.voice import Voice, load_voice
 
-SENTENCES = Path(__file__).parent / "evaluation" / "sentences" / "english.txt"
 HEADLINES = ("DistillMOS", "WER, corpus", "excess over the reference", "DNSMOS", "speaker")
 
 
@@ -101,13 +106,21 @@ def _voice_name(options: argparse.Namespace) -> str | None:
     return None if options.voice == "shipped" else str(options.voice)
 
 
-def _reference(options: argparse.Namespace, sample_rate: int) -> tuple[list[str], outputs.Reference | None]:
+def _set_places(sets: dict[str, list[str]]) -> dict[str, range]:
+    ends = list(accumulate(map(len, sets.values())))
+    return {name: range(end - len(texts), end) for (name, texts), end in zip(sets.items(), ends, strict=True)}
+
+
+def _reference(
+    options: argparse.Namespace, sample_rate: int, sets: dict[str, list[str]]
+) -> tuple[list[str], outputs.Reference | None]:
     """Return the sentences, and who else speaks them."""
     if options.reference:
         texts, found = outputs.manifest_reference(Path(options.reference), sample_rate, options.limit, options.split)
         return texts, found
-    texts = read_texts(options.texts or SENTENCES)
-    texts = texts[: options.limit]
+    texts = list(chain.from_iterable(sets.values()))
+    if not texts:
+        texts = (read_texts(options.texts) if options.texts else read_set(PLAIN))[: options.limit]
     teacher = options.teacher
     if teacher is None:
         teacher = "hibari" if importlib.util.find_spec("hibari") else "none"
@@ -124,7 +137,7 @@ def _facts(options: argparse.Namespace, voice: Voice, results: Results) -> dict[
         "voice": f"{voice.name}, {type(voice.lm.model).__name__}, {parameters:.1f} M parameters, "
         f"{voice.num_levels} levels at {voice.frame_rate:g} frames/s, codec {voice.codec.fingerprint[:16]}",
         "speaker": options.speaker_name or "its own",
-        "sentences": options.reference or options.texts or "pipelines/evaluation/sentences/english.txt",
+        "sentences": options.reference or options.texts or f"pipelines/evaluation/sentences: {options.sets or PLAIN}",
         "reference": "none" if results.reference is None else f"{results.reference.name}: {results.reference.facts}",
         "guard": f"at most {voice.config.retries} further attempts",
         "intervals": "95%, percentile bootstrap over sentences, 1,000 draws, seed 0",
@@ -142,8 +155,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("voice", help="a folder, a hub name, or `shipped`")
     p.add_argument("-o", "--output", required=True, help="folder for the report")
     p.add_argument("--texts", help="sentences to speak: a text file (default: 220 that come with the project)")
+    p.add_argument("--sets", help=f"named sets instead, with commas between: {', '.join(SETS)}, or all")
     p.add_argument("--as", dest="speaker_name", help="speak as one of the voice's other speakers (tts.py --speaker)")
-    p.add_argument("--limit", type=int, help="the first n sentences only")
+    p.add_argument("--limit", type=int, help="the first n sentences only, of each set")
     p.add_argument("--seeds", default="0", help="with commas between, such as 0,1,2 (default: 0)")
     p.add_argument("--levels", type=int, help="decode the first n levels (default: the voice's own)")
     p.add_argument("--batch", type=int, default=8, help="sentences spoken together, except for timings (default: 8)")
@@ -171,6 +185,8 @@ def _add_measures(group: argparse._ArgumentGroup) -> None:
 
 def _check(options: argparse.Namespace) -> None:
     counts: dict[str, tuple[float, float]] = {name: (0, A_LOT) for name in ("listen", "first_sound", "cold", "endings")}
+    if options.sets and (options.texts or options.reference):
+        raise SoundloomError("--sets: stands for --texts and --reference; give one of the three")
     check_numbers(options, batch=(1, MOST_BATCH), prompt_sentences=(1, A_LOT), **counts, **SAMPLING_RANGES)
 
 
@@ -187,8 +203,9 @@ def main(argv: list[str] | None = None) -> int:
     if options.speaker_name is not None:
         voice.check_speaker(options.speaker_name)
     panel = choose_judges(options, references=False)
-    texts, reference = _reference(options, voice.sample_rate)
-    results = Results(texts, voice.sample_rate, reference)
+    sets = chosen_sets(options.sets, options.limit) if options.sets else {}
+    texts, reference = _reference(options, voice.sample_rate, sets)
+    results = Results(texts, voice.sample_rate, reference, sets=_set_places(sets))
     if options.prompts:
         results.speakers = read_speakers(Path(options.prompts), voice.sample_rate)
         panel.facts["new speakers"] = f"{options.prompts}; {SpeakerEncoder().description}"
@@ -199,6 +216,7 @@ def main(argv: list[str] | None = None) -> int:
     for path in write_report(options.output, report):
         print(path)
     systems = ["voice", *(name for name in results.systems if name.startswith("reference"))]
+    systems += [f"{name}: voice" for name in sets]
     print(*headlines(report, systems, HEADLINES), sep="\n")
     print(f"next: listen to {Path(options.output) / 'report.html'} in a browser")
     return 0

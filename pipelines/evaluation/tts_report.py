@@ -14,6 +14,7 @@ from pipelines.evaluation import plots, tts_pictures
 from pipelines.evaluation import tts_scores as scores
 from pipelines.evaluation.cloning import Cloning, Recording
 from pipelines.evaluation.report import Cell, Listening, Picture, Report, Sound, Table
+from pipelines.evaluation.sentence_sets import SPELLED
 from pipelines.evaluation.tts_outputs import Item, Reference, sentence_request
 from pipelines.voice.voice import Voice
 
@@ -22,7 +23,10 @@ GUARDS = ("voice, guard off", "voice")
 
 @dataclass
 class Results:
-    """Everything that was measured. ``many``: how further requests ended, by the guard's setting."""
+    """Everything that was measured. ``many``: how further requests ended, by the guard's setting.
+
+    ``sets``: the places of the sentences of each named set; empty where the sentences are no sets.
+    """
 
     texts: list[str]
     sample_rate: int
@@ -34,10 +38,16 @@ class Results:
     factors: list[float] = field(default_factory=list)
     warm: list[float] = field(default_factory=list)
     cold: list[float] = field(default_factory=list)
+    sets: dict[str, range] = field(default_factory=dict)
 
     def of(self, system: str, seed: int | None = None) -> list[Item]:
         """Return the outputs of a system, or those of one seed."""
         return [item for item in self.items if item.system == system and seed in (None, item.seed)]
+
+    @property
+    def spelled(self) -> range:
+        """Return the places of the sentences that spell."""
+        return self.sets.get(SPELLED, range(0))
 
     @property
     def systems(self) -> list[str]:
@@ -62,6 +72,8 @@ def build_report(voice: Voice, results: Results, seeds: list[int], facts: dict[s
         report.tables.append(Table("Sound", ["system", *columns], rows, "Mean [95% interval over sentences]."))
     if any(item.transcript is not None for item in results.items):
         report.tables.append(_word_table(results, seeds))
+    if results.sets:
+        report.tables.append(set_table(results))
     if results.cloning is not None:
         report.tables.append(results.cloning.table())
     report.tables.append(_endings_table("How requests end", {name: results.of(name) for name in GUARDS}))
@@ -74,14 +86,14 @@ def build_report(voice: Voice, results: Results, seeds: list[int], facts: dict[s
 
 def _word_table(results: Results, seeds: list[int]) -> Table:
     def row(name: str, items: list[Item], shift: int = 0) -> list[Any]:
-        errors = scores.item_errors(results.texts, items, shift)
+        errors = scores.item_errors(results.texts, items, shift, results.spelled)
         excess = errors.corpus.mean - base if base is not None else None
         return [name, errors.corpus, excess, errors.mean, errors.over_half, errors.outputs, errors.missing]
 
     base: float | None = None
     reference = results.of("reference")
     if reference:
-        base = scores.item_errors(results.texts, reference).corpus.mean
+        base = scores.item_errors(results.texts, reference, spelled=results.spelled).corpus.mean
     rows = [row(system, results.of(system)) for system in results.systems]
     if len(seeds) > 1:
         rows += [row(f"voice, seed {seed}", results.of("voice", seed)) for seed in seeds]
@@ -94,6 +106,32 @@ def _word_table(results: Results, seeds: list[int]) -> Table:
         "Share of words [95% bootstrap interval over sentences, each with all its seeds]. A missing output counts as "
         "all words deleted. The recogniser makes errors of its own: look at the excess.",
     )
+
+
+def set_table(results: Results) -> Table:
+    """Return the figures of each named set: one row for the reference, the voice and the voice without its guard."""
+    rows: list[list[Any]] = []
+    for name, places in results.sets.items():
+        for system in ("reference", *GUARDS):
+            items = [item for item in results.of(system) if item.index in places]
+            if items:
+                rows.append([f"{name}: {system}", len(places), *_set_figures(results, items)])
+    return Table(
+        "Named sets",
+        ["set: system", "sentences", "WER, corpus", "outputs with errors", "attempts, mean", "not well ended"],
+        rows,
+        "Hard inputs, each set with its own figures. In the set of letters, joined letters and words that sound like "
+        "letters count as the letters.",
+    )
+
+
+def _set_figures(results: Results, items: list[Item]) -> list[Any]:
+    errors = wrong = None
+    if any(item.transcript is not None for item in items):
+        errors = scores.item_errors(results.texts, items, spelled=results.spelled).corpus
+        wrong = sum(scores.has_errors(results.texts, item, results.spelled) for item in items)
+    attempts = sum(item.attempts for item in items) / len(items)
+    return [errors, wrong, attempts, sum(item.finish_reason != "end" for item in items)]
 
 
 def _endings_table(title: str, found: dict[str, list[Item]]) -> Table:

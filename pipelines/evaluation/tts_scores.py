@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -28,10 +28,20 @@ def score(item: Item, reference: Tensor | None, rate: int, panel: Panel) -> None
         item.scores["duration ratio"] = item.wave.shape[0] / reference.shape[0]
 
 
-def item_errors(texts: Sequence[str], items: Sequence[Item], shift: int = 0) -> WordErrors:
-    """Return the word errors of the items against their sentences, or those ``shift`` further on (a floor)."""
+def item_errors(
+    texts: Sequence[str], items: Sequence[Item], shift: int = 0, spelled: Container[int] = ()
+) -> WordErrors:
+    """Return the word errors of the items against their sentences, or those ``shift`` further on (a floor).
+
+    ``spelled``: places of the sentences that spell (`pipelines.evaluation.words.spelled_words`).
+    """
     references = [texts[(item.index + shift) % len(texts)] for item in items]
-    return word_errors(references, [item.transcript for item in items], [item.index for item in items])
+    return word_errors(references, [item.transcript for item in items], [item.index for item in items], spelled=spelled)
+
+
+def has_errors(texts: Sequence[str], item: Item, spelled: Container[int] = ()) -> bool:
+    """Return whether any word of one output is wrong."""
+    return item_errors(texts, [item], spelled=spelled).corpus.mean > 0
 
 
 def mean_score(items: Sequence[Item], name: str) -> Summary:

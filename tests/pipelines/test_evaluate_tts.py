@@ -11,12 +11,15 @@ from voice_helpers import tiny_voice
 
 from codec.audio.files import write_audio
 from codec.errors import SoundloomError
+from codec.metrics import Summary
 from pipelines import evaluate_tts
 from pipelines.corpus.texts import read_texts
 from pipelines.evaluation import tts_scores as scores
 from pipelines.evaluation import words
+from pipelines.evaluation.sentence_sets import FOLDER, PLAIN, chosen_sets, read_set
 from pipelines.evaluation.tts_outputs import Item, voice_items
 from pipelines.evaluation.tts_pictures import alignment
+from pipelines.evaluation.tts_report import Results, set_table
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +41,34 @@ class Parrot:
 
 
 def test_the_sentences_that_come_along() -> None:
-    lines = evaluate_tts.SENTENCES.read_text(encoding="utf-8").splitlines()
+    lines = read_set(PLAIN)
     assert len(lines) >= 200 and len(set(lines)) == len(lines)
     assert all(5 <= len(line.split()) <= 30 for line in lines)
-    assert read_texts(evaluate_tts.SENTENCES) == lines  # one sentence a line, none lost, none cut
+    assert read_texts(FOLDER / "english.txt") == lines  # one sentence a line, none lost, none cut
+
+
+def test_named_sets_are_what_their_names_say() -> None:
+    sets = chosen_sets("all")
+    assert {name: len(lines) for name, lines in sets.items() if name != PLAIN} == {
+        "short": 200, "letters": 74, "questions": 60, "lists": 50, "long": 30, "open": 60,
+    }  # fmt: skip
+    for name, lines in sets.items():
+        assert len(set(lines)) == len(lines) and all(line == line.strip() and line for line in lines), name
+    assert all(1 <= len(line.split()) <= 2 for line in sets["short"])
+    assert all(line.endswith("?") for line in sets["questions"])
+    assert all(line[-1].isalpha() for line in sets["open"])
+    assert all(len(line.split()) >= 35 for line in sets["long"])
+    assert chosen_sets("short, long", 2) == {"short": sets["short"][:2], "long": sets["long"][:2]}
+    with pytest.raises(SoundloomError, match="'shorts' is no set; there are english, short"):
+        chosen_sets("shorts")
+
+
+def test_letters_count_as_they_sound() -> None:
+    pytest.importorskip("jiwer")
+    for said in ("U S A.", "U-S-A", "USA", "You S A!"):
+        assert words.spelled_words(said) == ["usa"]
+    assert words.spelled_words("Plan B, or see?") == ["plan", "b", "or", "c"]
+    assert words.word_errors(["U S A.", "See me."], ["USA", "C me."], spelled=range(1)).corpus.mean == 1 / 3
 
 
 def test_the_whole_report(
@@ -76,6 +103,17 @@ def test_the_whole_report(
     assert report["tables"][0]["title"] == "Sound"
     page = (tmp_path / "report" / "report.html").read_text()
     assert "audio/flac" in page and "Spectrogram and alignment" in page
+
+
+def test_each_set_has_its_own_figures() -> None:
+    pytest.importorskip("jiwer")
+    items = [Item("voice", 0, 0, None, transcript="USA"), Item("voice", 1, 0, None, "cap", 3, transcript="yes yes")]
+    results = Results(["U S A.", "Yes."], 16_000, None, items, sets={"letters": range(1), "short": range(1, 2)})
+    table = set_table(results)
+    assert [row[0] for row in table.rows] == ["letters: voice", "short: voice"]
+    (_, _, good, *right), (_, _, bad, *wrong) = table.rows
+    assert isinstance(good, Summary) and isinstance(bad, Summary) and (good.mean, bad.mean) == (0, 1)
+    assert right == [0, 1, 0] and wrong == [1, 3, 1]
 
 
 def test_word_errors_group_seeds_and_count_what_is_missing() -> None:
@@ -125,6 +163,7 @@ def test_bad_input_is_refused(folder: Path, tmp_path: Path) -> None:
         ([str(folder), *out, "--reference", str(tmp_path / "bad.jsonl")], "line 1"),
         ([str(folder), *out, "--reference", str(tmp_path / "none.jsonl")], "none.jsonl"),
         ([str(folder), *out, "--teacher", "nobody"], "unknown teacher"),
+        ([str(folder), *out, "--sets", "short", "--texts", "a.txt"], "sets: stands for"),
     ):
         with pytest.raises(SoundloomError, match=message):
             evaluate_tts.main(arguments)
