@@ -11,6 +11,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from codec.common.devices import to_device
 from codec.common.distributed import process_place
 from codec.errors import SoundloomError
 
@@ -86,37 +87,38 @@ class VectorQuantizer(nn.Module):
     @torch.no_grad()
     def start(self, vectors: Tensor, iterations: int = 12, generator: torch.Generator | None = None) -> None:
         """Move the codes to the k-means centres of vectors [M, D]; M should be tens of times the codebook's size."""
-        size = len(self.codebook)
-        count = len(vectors)
+        size, count, device = len(self.codebook), len(vectors), vectors.device
         picked = torch.randperm(count, generator=generator)[:size]
         if count < size:  # too few to fill the codebook: repeat them, with a little noise
             picked = torch.randint(count, (size,), generator=generator)
-        centres = vectors[picked].clone()
+        centres = vectors[to_device(picked, device)].clone()
         if count < size:
-            centres += 0.01 * vectors.std() * torch.randn(centres.shape, generator=generator)
+            centres += 0.01 * vectors.std() * to_device(torch.randn(centres.shape, generator=generator), device)
         self.codebook.copy_(centres)
         for _ in range(iterations):
             counts, sums = self._gather(vectors, self.nearest(vectors))
-            filled = counts > 0
-            self.codebook[filled] = sums[filled] / counts[filled, None]
-            empty = (~filled).nonzero().flatten()
+            filled = (counts > 0)[:, None]
+            self.codebook.copy_(torch.where(filled, sums / counts.clamp(min=1)[:, None], self.codebook))
+            empty = (counts == 0).nonzero().flatten()
             if len(empty):
-                self.codebook[empty] = vectors[torch.randint(count, (len(empty),), generator=generator)]
+                others = torch.randint(count, (len(empty),), generator=generator)
+                self.codebook.index_copy_(0, empty, vectors[to_device(others, device)])
         counts, _ = self._gather(vectors, self.nearest(vectors))
         # As if each code had always been chosen this often a step: the averages start in balance.
         self.usage.copy_((counts / count * size).clamp(min=2 * self.restart_threshold))
         self.total.copy_(self.codebook * self.usage[:, None])
 
     def _gather(self, vectors: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-        counts = torch.bincount(indices, minlength=len(self.codebook)).to(vectors.dtype)
+        # `bincount` would make the host wait: it looks for the largest index.
+        counts = vectors.new_zeros(len(self.codebook)).index_add_(0, indices, vectors.new_ones(len(indices)))
         sums = torch.zeros_like(self.codebook).index_add_(0, indices, vectors)
         return counts, sums
 
     @torch.no_grad()
     def update(
         self, vectors: Tensor, indices: Tensor, generator: torch.Generator | None = None, frames: int = 1
-    ) -> int:
-        """Move the codes towards the vectors [M, D] that chose them and restart dead ones; return how many.
+    ) -> Tensor:
+        """Move the codes towards the vectors [M, D] that chose them and restart dead ones; return how many, a scalar.
 
         Under torch.distributed the sums run over all processes and restarts use the vectors of all, as if the
         processes' clips (``frames`` vectors each) were interleaved in one batch; every process ends with the same
@@ -124,7 +126,8 @@ class VectorQuantizer(nn.Module):
         """
         rank, world = process_place()
         counts, sums = self._gather(vectors, indices)
-        picked = torch.randint(len(vectors) * world, (len(self.codebook),), generator=generator).to(vectors.device)
+        picked = torch.randint(len(vectors) * world, (len(self.codebook),), generator=generator)
+        picked = to_device(picked, vectors.device)
         if world == 1:
             candidates = vectors[picked]
         else:
@@ -137,10 +140,10 @@ class VectorQuantizer(nn.Module):
         dead = self.usage < self.restart_threshold
         # The averages restart with the code; old ones would pull it back at the next step.
         fresh = max(1.0, 2 * self.restart_threshold)
-        self.usage[dead] = fresh
-        self.total[dead] = candidates[dead] * fresh
+        self.usage.masked_fill_(dead, fresh)
+        self.total.copy_(torch.where(dead[:, None], candidates * fresh, self.total))
         self.codebook.copy_(self.total / self.usage[:, None])
-        return int(dead.sum())
+        return dead.sum()
 
 
 class ResidualVectorQuantizer(nn.Module):
@@ -162,6 +165,16 @@ class ResidualVectorQuantizer(nn.Module):
         )
         self.register_buffer("active", torch.tensor(True))
         self.frozen = False  # true: training does not change the codebooks (only a decoder is trained)
+        self._last_read: tuple[Tensor, int, bool] | None = None
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the latent is quantized: ``active``, read from its device only when it changed."""
+        flag = self.active
+        version = -1 if flag.is_inference() else flag._version
+        if self._last_read is None or self._last_read[0] is not flag or self._last_read[1] != version or version < 0:
+            self._last_read = (flag, version, bool(flag))
+        return self._last_read[2]
 
     def _each(self, levels: int | None = None) -> Iterator[VectorQuantizer]:
         return iter(cast("list[VectorQuantizer]", list(self.levels)[:levels]))
@@ -206,7 +219,7 @@ class ResidualVectorQuantizer(nn.Module):
         """Quantize in training: move the codebooks (in train mode), drop levels, pass the gradient straight through."""
         B, D, T = latent.shape
         K = len(self.levels)
-        if not self.active:
+        if not self.is_active:
             zero = latent.new_zeros(())
             none = torch.zeros(B, K, T, dtype=torch.long, device=latent.device)
             return Quantized(latent, none, zero, latent.new_zeros(K))
@@ -219,7 +232,7 @@ class ResidualVectorQuantizer(nn.Module):
             dropped = torch.rand(B * world, generator=generator)[rank::world] < self.config.level_dropout
             first = torch.randint(1, K + 1, (B * world,), generator=generator)[rank::world]
             keep = torch.where(dropped, first, keep)
-        keep = keep.to(latent.device)
+        keep = to_device(keep, latent.device)
         quantized = torch.zeros_like(residual)
         so_far = torch.zeros_like(residual)
         commitment = latent.new_zeros((), dtype=torch.float32)

@@ -188,7 +188,7 @@ class CodecTask:
         return [*lines, *self.quality.notes(), *alarm_lines(self._findings, rows)]
 
     def export(self) -> None:
-        if self.accelerator.is_main_process and self.codec.quantizer.active:
+        if self.accelerator.is_main_process and self.codec.quantizer.is_active:
             with self.state.ema.applied(self.codec):
                 self.codec.save_pretrained(self.output / "best")
 
@@ -243,7 +243,7 @@ def take_step(
     codec, losses, step = state.network, state.losses, state.step
     assert isinstance(codec, Codec)
     seed_step(settings.seed, step)
-    if not codec.quantizer.active and step >= settings.quantizer_start:
+    if not codec.quantizer.is_active and step >= settings.quantizer_start:
         start_quantizer(settings, codec, crops, wave.device)
     if settings.decoder_only:
         codec.quantizer.frozen = True
@@ -273,7 +273,7 @@ def take_step(
 @torch.no_grad()
 def decode_levels(codec: Codec, waves: Tensor, levels: Sequence[int]) -> dict[str, Tensor]:
     """Return waves [M, C, N] as the codec decodes them from each number of levels; {} before it quantizes."""
-    if not codec.quantizer.active:
+    if not codec.quantizer.is_active:
         return {}
     training = codec.training
     codec.eval()

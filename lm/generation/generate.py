@@ -153,7 +153,8 @@ def generate_codes(
 
     ``seed`` is one number (row b uses seed + b) or one a row; ``options`` are the fields of `GenerateConfig`.
     """
-    ids = torch.as_tensor(text_ids, dtype=torch.long)
+    parameter = next(model.parameters(), None) if isinstance(model, torch.nn.Module) else None
+    ids = torch.as_tensor(text_ids, dtype=torch.long, device=None if parameter is None else parameter.device)
     ids = ids[None] if ids.dim() == 1 else ids
     if prompt_codes is not None and prompt_codes.dim() == 2:
         prompt_codes = prompt_codes[None]
