@@ -29,24 +29,29 @@ class KVCache:
         room = min(max_length, _FIRST_ROOM)
         self.max_length = max_length
         self.length = 0
+        # What lies past ``length`` is never read, so it need not be set.
         self.keys, self.values = (
-            [torch.zeros(batch, heads, room, size, dtype=like.dtype, device=like.device) for _ in range(layers)]
+            [torch.empty(batch, heads, room, size, dtype=like.dtype, device=like.device) for _ in range(layers)]
             for _ in range(2)
         )
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write after the filled part (``length`` moves on only after the last layer) and return all filled."""
-        end = self.length + keys.shape[2]
-        if end > self.keys[layer].shape[2]:
-            for kind in (self.keys, self.values):
-                kind[layer] = self._larger(kind[layer], end)
-        self.keys[layer][:, :, self.length : end] = keys
-        self.values[layer][:, :, self.length : end] = values
-        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+        begin, new = self.length, keys.shape[2]
+        end = begin + new
+        all_keys, all_values = self.keys[layer], self.values[layer]
+        if end > all_keys.shape[2]:
+            all_keys, all_values = (self._larger(old, end) for old in (all_keys, all_values))
+            self.keys[layer], self.values[layer] = all_keys, all_values
+        all_keys.narrow(2, begin, new).copy_(keys)
+        all_values.narrow(2, begin, new).copy_(values)
+        return all_keys.narrow(2, 0, end), all_values.narrow(2, 0, end)
 
     def _larger(self, old: Tensor, needed: int) -> Tensor:
         room = min(max(needed, 2 * old.shape[2]), max(needed, self.max_length))
-        return F.pad(old, (0, 0, 0, room - old.shape[2]))
+        larger = old.new_empty(*old.shape[:2], room, old.shape[3])
+        larger[:, :, : self.length] = old[:, :, : self.length]
+        return larger
 
 
 def rotary_tables(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:

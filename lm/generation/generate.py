@@ -65,7 +65,7 @@ def generate(model: GenerativeLM, request: Request) -> Generation:
 def _written(model: GenerativeLM, request: Request) -> Generation:
     with evaluating(model):
         run = GridWriter(model, request)
-        while not bool(run.done.all()):
+        while not run.finished:
             run.advance()
         codes = model.complete(run.grid(), run.lengths, request, run.generators)
     latents = None if request.vectors is None else run.latents[:, : codes.shape[2]].transpose(1, 2)
@@ -95,18 +95,17 @@ class Stream(Iterator[Frame]):
             run = GridWriter(model, request)
         whole = run.pattern.levels == model.config.num_levels
         frame = int(request.prompt_lengths[0])
-        while not bool(run.done.all()):
+        while not run.finished:
             with evaluating(model):
                 run.advance()
-            if whole and run.pattern.steps(frame + 1) <= run.step and frame < int(run.lengths[0]):
-                latent = None if request.vectors is None else run.latents[0, frame]
-                yield Frame(run.pattern.frame_of(run.inputs[0], frame), latent)
+            if whole and run.pattern.steps(frame + 1) <= run.step and frame < run.ends[0]:
+                yield Frame(*run.frame(0, frame))
                 frame += 1
         self.finish_reason = run.reasons[0]
         if not whole:
             with evaluating(model):
                 codes = model.complete(run.grid(), run.lengths, request, run.generators)
-            yield from (Frame(column, None) for column in codes[0, :, frame : int(run.lengths[0])].T)
+            yield from (Frame(column, None) for column in codes[0, :, frame : run.ends[0]].T)
 
 
 def stream(model: GenerativeLM, request: Request) -> Stream:

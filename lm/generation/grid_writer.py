@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -11,9 +12,9 @@ from torch import Tensor
 from codec.errors import SoundloomError
 from lm.config import LMConfig
 from lm.delay import Pattern
-from lm.generation.latents import level_vectors
-from lm.generation.request import Request, frame_limits
-from lm.generation.sampling import sample
+from lm.generation.latents import LatentParts
+from lm.generation.request import GenerateConfig, Request, frame_limits
+from lm.generation.sampling import Sampler
 from lm.prefix import PromptSpan
 
 UNKNOWN = 2**31  # a length not known yet: beyond every step
@@ -48,7 +49,7 @@ def guided(decoder_logits: Tensor, guidance: float) -> Tensor:
     if guidance == 1.0:
         return decoder_logits
     with_text, without = decoder_logits.float().chunk(2)
-    return without + guidance * (with_text - without)
+    return (with_text - without).mul_(guidance).add_(without)
 
 
 def guided_text(text_ids: Tensor, text_lengths: Tensor, guidance: float) -> tuple[Tensor, Tensor]:
@@ -59,7 +60,11 @@ def guided_text(text_ids: Tensor, text_lengths: Tensor, guidance: float) -> tupl
 
 
 class GridWriter:
-    """The grid while it is written, as the inputs of steps: ``inputs[:, k, s]`` is what level k gives step s."""
+    """The grid while it is written, as the inputs of steps: ``inputs[:, k, s]`` is what level k gives step s.
+
+    What decides a row's end is kept as Python numbers, a list for each row: one transfer a step from another device,
+    and on a CPU less time than the tensors of a few numbers would take.
+    """
 
     def __init__(self, model: GenerativeLM, request: Request) -> None:
         self.decoder, self.request, self.settings = model.decoder, request, model.config
@@ -72,27 +77,30 @@ class GridWriter:
                 f"{int(request.prompt_lengths.max())} frames; it counts the prompt too"
             )
         self.inputs = self._first_inputs()
-        self.first_frames = self.pattern.frames_at(0, device)
-        self.lengths = torch.full((B,), UNKNOWN, dtype=torch.long, device=device)
+        self.prompts: list[int] = request.prompt_lengths.tolist()
+        self.limits: list[tuple[int, int]] = list(zip(self.least.tolist(), self.most.tolist(), strict=True))
+        self.ends = [UNKNOWN] * B
         self.reasons = [""] * B
+        self.guards = [
+            LoopGuard(config, self.settings.frame_rate, self.inputs[row, 0, : prompt + 1].tolist())
+            for row, prompt in enumerate(self.prompts)
+        ]
         self.generators = [torch.Generator().manual_seed(seed) for seed in request.seeds]
-        self.temperatures = config.temperatures(self.pattern.levels).to(device)
-        self.periods = torch.arange(1, config.loop_period + 1, device=device)
-        self.runs = torch.zeros(B, config.loop_period, dtype=torch.long, device=device)
-        self.loop_limit = torch.maximum(self.periods * 3, torch.tensor(config.loop_seconds * self.settings.frame_rate))
+        self.sampler = Sampler(config, config.temperatures(self.pattern.levels)).to(device)
         # The prompt's inputs are known: the first advance takes all steps up to the shortest prompt's end at once.
-        self.step = int(request.prompt_lengths.min())
+        self.step = min(self.prompts)
         self.taken = 0
         hides = self.settings.guide_prompt and config.guidance != 1.0
         self.hidden_until = int(self.pattern.free_of(request.prompt_lengths).max()) if hides else 0
         self.state = self._start()
+        self.parts: LatentParts | None = None
         if request.vectors is not None:
             if len(request.vectors) > self.pattern.levels:
                 raise SoundloomError(
                     f"latents of {len(request.vectors)} levels: this model writes {self.pattern.levels} step by step, "
                     "others afterwards"
                 )
-            self.latents = request.vectors.new_zeros(B, self.inputs.shape[2], request.vectors.shape[2])
+            self.parts = LatentParts(self.pattern, request.vectors, config.sampled_levels, B, self.inputs.shape[2])
 
     def _first_inputs(self) -> Tensor:
         """Return the inputs of all steps that may come: START, the prompt's codes, END everywhere else."""
@@ -110,10 +118,49 @@ class GridWriter:
             span = span.repeated(2)
         return self.decoder.start(*text, max_steps=self.inputs.shape[2], span=span)
 
+    # --- what the grid knows of itself ----------------------------------------------------------------------------
+
+    @property
+    def lengths(self) -> Tensor:
+        """Frames of each row, long [B]; `UNKNOWN` until its end is written."""
+        return torch.tensor(self.ends, device=self.inputs.device)
+
     @property
     def done(self) -> Tensor:
         """Rows whose last frame has all its levels: bool [B]."""
-        return self.step >= self.pattern.steps(self.lengths)
+        return torch.tensor([self._is_done(row) for row in range(len(self.ends))], device=self.inputs.device)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all rows are `done`."""
+        return all(self._is_done(row) for row in range(len(self.ends)))
+
+    @property
+    def runs(self) -> Tensor:
+        """For how many codes each row's level 0 has repeated the code of p places before: long [B, loop_period]."""
+        return torch.tensor([guard.runs() for guard in self.guards], device=self.inputs.device)
+
+    @property
+    def latents(self) -> Tensor:
+        """Latents so far, [B, steps, D], zero in the prompt and after the end; those of the last frames are partial."""
+        assert self.parts is not None
+        return self.parts.until(self.request.prompt_lengths, self.lengths)
+
+    def frame(self, row: int, frame: int) -> tuple[Tensor, Tensor | None]:
+        """Return a whole frame's codes [K], and its latent [D] if asked for."""
+        latent = None if self.parts is None else self.parts.frame(row, frame)
+        return self.pattern.frame_of(self.inputs[row], frame), latent
+
+    def grid(self) -> Tensor:
+        """Return the codes so far, not delayed: [B, K, T], T = the longest row."""
+        codes = self.pattern.frames_of(self.inputs, max(self.ends))
+        padding = torch.arange(codes.shape[2], device=codes.device) >= self.lengths[:, None, None]
+        return codes.masked_fill(padding, self.settings.end_id)
+
+    def _is_done(self, row: int) -> bool:
+        return self.step >= self.pattern.steps(self.ends[row])
+
+    # --- a step ---------------------------------------------------------------------------------------------------
 
     def advance(self) -> None:
         """Take the next step: score, sample, write the codes as the next step's inputs."""
@@ -125,55 +172,88 @@ class GridWriter:
             lost = self.pattern.reads(self.request.prompt_lengths, self.taken, s + 1)
             hidden = torch.cat([torch.zeros_like(lost), lost])
         scores = self.decoder.advance(self.state, new, hidden)
-        logits = guided(scores, config.guidance).float()
         self.taken = s + 1
-        rows = ((s >= self.request.prompt_lengths) & ~self.done).nonzero()[:, 0]
-        if len(rows):
-            codes = self._write(rows, logits[rows].clone(), s)
-            if self.request.vectors is not None:
-                # The rows with text come first. Guidance sharpens what is sampled; a mean needs plain probabilities.
-                self._add_latents(rows, scores[rows], codes, s, self.request.vectors)
+        rows = [row for row, prompt in enumerate(self.prompts) if s >= prompt and not self._is_done(row)]
+        if rows:
+            self._write(rows, scores, s)
         self.step = s + 1
 
-    def _add_latents(self, rows: Tensor, scores: Tensor, codes: Tensor, s: int, vectors: Tensor) -> None:
-        """Add step s's part of the latents: scores [rows, K, outputs] and the codes [rows, K] that were written."""
-        frames = s + self.first_frames[: len(vectors)]
-        new = (frames >= self.request.prompt_lengths[rows, None]) & (frames < self.lengths[rows, None])
-        parts = level_vectors(codes, scores, vectors, self.request.config.sampled_levels) * new[..., None]
-        self.latents.index_put_((rows[:, None], frames.clamp(min=0)[None]), parts, accumulate=True)
+    def _write(self, rows: list[int], scores: Tensor, s: int) -> None:
+        """Sample the codes of step s of some rows, and add their part of the latents."""
+        config, end = self.request.config, self.settings.end_id
+        logits = guided(scores, config.guidance).float()
+        # With all rows and with guidance, the logits are a tensor of their own already.
+        chosen = None if len(rows) == len(self.ends) else torch.tensor(rows, device=scores.device)
+        if chosen is not None:
+            logits, scores = logits[chosen], scores[chosen]
+        elif config.guidance == 1.0:
+            logits = logits.clone()
+        ending = logits[..., end]
+        ending[:, 1:] = -math.inf
+        for place, row in enumerate(rows):
+            if s < self.limits[row][0]:
+                ending[place, 0] = -math.inf
+        codes = self.sampler(logits, [self.generators[row] for row in rows])
+        written = self._checked(rows, codes.tolist(), s)
+        if written is not None:
+            codes = torch.tensor(written, device=codes.device)
+        if chosen is None:
+            self.inputs[..., s + 1] = codes
+        else:
+            self.inputs[chosen, :, s + 1] = codes
+        if self.parts is not None:
+            # The rows with text come first. Guidance sharpens what is sampled; a mean needs plain probabilities.
+            self.parts.add(s, chosen, codes, scores[: len(rows)])
 
-    def _write(self, rows: Tensor, logits: Tensor, s: int) -> Tensor:
-        end = self.settings.end_id
-        logits[:, 1:, end] = float("-inf")
-        logits[:, 0, end].masked_fill_(s < self.least[rows], float("-inf"))
-        generators = [self.generators[row] for row in rows.tolist()]
-        codes = sample(logits, generators, self.request.config, self.temperatures)
-        open_rows = self.lengths[rows] == UNKNOWN
-        capped = open_rows & (s >= self.most[rows])
-        ended = open_rows & ~capped & (codes[:, 0] == end)
-        self.lengths[rows[capped | ended]] = s
-        frames = s + self.first_frames
-        forced = frames < self.request.prompt_lengths[rows, None]
-        codes = torch.where(frames < self.lengths[rows, None], codes, end)
-        self.inputs[rows, :, s + 1] = torch.where(forced, self.inputs[rows, :, s + 1], codes)
-        looped = open_rows & ~capped & ~ended & self._loops(rows, s)
-        self.lengths[rows[looped]] = s + 1
-        for reason, which in (("cap", capped), ("end", ended), ("loop", looped)):
-            for row in rows[which].tolist():
-                self.reasons[row] = reason
-        return codes
+    def _checked(self, rows: list[int], codes: list[list[int]], s: int) -> list[list[int]] | None:
+        """Note which rows end at step s; return what is written for sampled codes [rows, K], None if it is the same."""
+        changed = False
+        for row, own in zip(rows, codes, strict=True):
+            prompt, before = self.prompts[row], self.ends[row]
+            if before == UNKNOWN:
+                self._end(row, own[0], s)
+            if s - self.pattern.lag < prompt or s >= self.ends[row]:
+                given = self.inputs[row, :, s + 1].tolist()
+                for level, delay in enumerate(self.pattern.delays):
+                    frame = s - delay
+                    if frame < prompt:
+                        own[level] = given[level]
+                    elif frame >= self.ends[row]:
+                        own[level] = self.settings.end_id
+                changed = True
+            if before == UNKNOWN and self.guards[row].push(own[0]) and self.ends[row] == UNKNOWN:
+                self.ends[row], self.reasons[row] = s + 1, "loop"
+        return codes if changed else None
 
-    def _loops(self, rows: Tensor, s: int) -> Tensor:
-        """Return which rows' level 0 has repeated one cycle for long: bool [rows]."""
-        if self.request.config.loop_seconds == 0:
-            return torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
-        before = (s + 1 - self.periods).clamp(min=0)  # column 0 is START, which equals no code
-        same = self.inputs[rows, 0, s + 1, None] == self.inputs[rows[:, None], 0, before]
-        self.runs[rows] = torch.where(same, self.runs[rows] + 1, 0)
-        return (self.runs[rows] >= self.loop_limit).any(dim=1)
+    def _end(self, row: int, code: int, s: int) -> None:
+        """End a row that is as long as it may be, or whose level 0 is END."""
+        if s >= self.limits[row][1]:
+            self.ends[row], self.reasons[row] = s, "cap"
+        elif code == self.settings.end_id:
+            self.ends[row], self.reasons[row] = s, "end"
 
-    def grid(self) -> Tensor:
-        """Return the codes so far, not delayed: [B, K, T], T = the longest row."""
-        codes = self.pattern.frames_of(self.inputs, int(self.lengths.max()))
-        padding = torch.arange(codes.shape[2], device=codes.device) >= self.lengths[:, None, None]
-        return codes.masked_fill(padding, self.settings.end_id)
+
+class LoopGuard:
+    """Notices that a row repeats itself: a cycle of a few level-0 codes that has come again and again."""
+
+    def __init__(self, config: GenerateConfig, frame_rate: float, before: Sequence[int]) -> None:
+        """``before``: level 0's inputs so far, START first (which equals no code)."""
+        self.period = config.loop_period
+        self.least = torch.tensor(config.loop_seconds * frame_rate).item()  # in codes; 0: no guard
+        self.before = list(before)[-self.period :]
+        self.repeats: dict[int, int] = {}  # period -> codes that equal the one a period before, without a break
+
+    def push(self, code: int) -> bool:
+        """Take the next code; return whether a cycle has repeated for long."""
+        if not self.least:
+            return False
+        repeats = self.repeats
+        periods = [period for period, old in enumerate(reversed(self.before), 1) if old == code]
+        self.repeats = {period: repeats.get(period, 0) + 1 for period in periods}
+        self.before.append(code)
+        del self.before[: -self.period]
+        return any(count >= max(3 * period, self.least) for period, count in self.repeats.items())
+
+    def runs(self) -> list[int]:
+        """Return the repeats of each period, 1 first."""
+        return [self.repeats.get(period, 0) for period in range(1, self.period + 1)]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lm.data.dataset import Batch
+from lm.delay import Pattern
 
 SKIPPED = 10  # frames at a recording's start, where a model does not know yet who speaks
 _TRUST = 3  # a recording of this many frames moves the statistics half the way
@@ -26,6 +29,46 @@ def level_vectors(codes: Tensor, scores: Tensor, vectors: Tensor, sampled: int |
     chosen = vectors[levels, codes[:, :sampled].clamp(max=V - 1)]
     shares = scores[:, sampled:n, :V].float().softmax(-1).transpose(0, 1)
     return torch.cat([chosen, torch.bmm(shares, vectors[sampled:]).transpose(0, 1)], dim=1)
+
+
+class LatentParts:
+    """The latents of a grid while it is written: what each step adds, kept by step and summed when asked for.
+
+    ``vectors`` [n, V, D], as for `level_vectors`. A frame's sum runs in the order in which its levels are written.
+    """
+
+    def __init__(self, pattern: Pattern, vectors: Tensor, sampled: int | None, rows: int, steps: int) -> None:
+        self.vectors, self.sampled = vectors, sampled
+        self.places = sorted(enumerate(pattern.delays[: len(vectors)]), key=lambda place: place[1])
+        self.parts = vectors.new_zeros(rows, steps, len(vectors), vectors.shape[2])
+
+    def add(self, step: int, rows: Tensor | None, codes: Tensor, scores: Tensor) -> None:
+        """Keep the parts of some rows' step (None: of all rows): codes long [R, K], scores [R, K, outputs]."""
+        parts = level_vectors(codes, scores, self.vectors, self.sampled)
+        if rows is None:
+            self.parts[:, step] = parts
+        else:
+            self.parts[rows, step] = parts
+
+    def frame(self, row: int, frame: int) -> Tensor:
+        """Return the latent [D] of a frame that all levels have written."""
+        own = self.parts[row]
+        return _in_order([own[frame + delay, level] for level, delay in self.places])
+
+    def until(self, first: Tensor, end: Tensor) -> Tensor:
+        """Return latents [B, steps, D], also partial ones: zero before frame ``first`` [B] and from ``end`` [B] on."""
+        steps = self.parts.shape[1]
+        shifted = [F.pad(self.parts[:, delay:, level], (0, 0, 0, delay)) for level, delay in self.places]
+        index = torch.arange(steps, device=self.parts.device)
+        shown = (index >= first[:, None]) & (index < end[:, None])
+        return _in_order(shifted) * shown[..., None]
+
+
+def _in_order(parts: Sequence[Tensor]) -> Tensor:
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -28,6 +29,18 @@ def test_packed_product_equals_the_plain_one(half: bool, rows: int) -> None:
         expected = (x.double() @ weight.double().t()).float()
         torch.testing.assert_close(pack_linear(weight)(x), expected, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(pack_linear(weight)(x.view(rows, 1, 40)), expected[:, None], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 40])
+def test_both_products_in_half_precision_are_the_same_to_the_bit(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    weight, x = torch.randn(70, 33).half().float(), torch.randn(rows, 1, 33)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # that one of them is deprecated is no news for a user
+        product = pack_linear(weight)
+        here = product(x)
+    monkeypatch.delattr(torch, "fbgemm_linear_fp16_weight_fp32_activation", raising=False)
+    assert torch.equal(pack_linear(weight)(x), here)
 
 
 @pytest.mark.parametrize("half", [True, False])

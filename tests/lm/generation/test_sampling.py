@@ -34,6 +34,15 @@ def test_kept_ids_against_a_plain_loop(V: int, top_k: int, top_p: float, tempera
     assert set(kept.nonzero()[:, 0].tolist()) == expected
 
 
+@pytest.mark.parametrize("top_k", [1, 3, 39])
+def test_ids_as_likely_as_the_last_kept_one_are_kept_too(top_k: int) -> None:
+    logits = torch.randint(-3, 4, (2, 5, 40), generator=generator(0)).float()
+    logits[:, 1:, 7] = float("-inf")
+    kept = distribution(logits, SamplingConfig(1.0, None, top_k)) > 0
+    least = logits.topk(top_k).values[..., -1:]
+    assert torch.equal(kept, (logits >= least) & logits.isfinite())
+
+
 def test_draws_follow_the_probabilities() -> None:
     logits = torch.tensor([0.1, 0.2, 0.0, 0.7]).log().expand(1, 20000, 4)
     drawn = sample(logits, [generator(0)], PLAIN)
