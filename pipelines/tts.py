@@ -11,6 +11,8 @@
     python pipelines/tts.py "hello world" --prompt me.wav --prompt-text "what I say there" -o like-me.wav
     python pipelines/tts.py "Hello. [pause:0.5s] Slowly now." --speed 0.8
     python pipelines/tts.py "hello world" --times hello.srt                  # or .vtt, .json: when each word is spoken
+    python pipelines/tts.py --ssml 'Now <prosody rate="slow">slowly</prosody>.'
+    python pipelines/tts.py --script -f scene.txt -o scene.wav               # lines such as "isabella: Hello."
     python pipelines/tts.py "hello world" --seed 3 --temperature 0.7 --levels 4 --plot hello.png
 
 The text comes from the arguments, a file (-f), or standard input. Without -o the speech goes to speech.wav (with --play
@@ -50,15 +52,43 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipelines.voice.speech import Speech
+    from pipelines.voice.turns import Turn
     from pipelines.voice.voice import Voice
 
 TIMES = (".json", ".srt", ".vtt")
 
 
-def stream(voice: Voice, text: str, arguments: dict[str, Any], to_stdout: bool) -> tuple[Speech, float]:
+def read_turns(text: str, options: argparse.Namespace, voice: Voice) -> list[Turn]:
+    """Return the turns of SSML or of a script; name on standard error what is ignored. Raises: SoundloomError."""
+    if options.ssml:
+        from pipelines.voice.ssml import read_ssml
+
+        document = read_ssml(text, voice.lm.tokenizer.language)
+        turns, notes = document.turns, document.notes
+    else:
+        from pipelines.voice.script import read_script
+
+        turns, notes = read_script(text, [voice.name, *voice.speakers])
+    for note in notes:
+        print(f"warning: {note}", file=sys.stderr, flush=True)
+    return turns
+
+
+def speak(voice: Voice, text: str | list[Turn], arguments: dict[str, Any]) -> Speech:
+    """Speak a text, or turns."""
+    if isinstance(text, str):
+        return voice.speak(text, **arguments)
+    from pipelines.voice.turns import speak_turns
+
+    return speak_turns(voice, text, **arguments)
+
+
+def stream(voice: Voice, text: str | list[Turn], arguments: dict[str, Any], to_stdout: bool) -> tuple[Speech, float]:
     """Speak chunk by chunk, as PCM to stdout if asked. Returns the whole and the seconds to the first sound."""
+    from pipelines.voice.turns import stream_turns
+
     began = time.perf_counter()
-    chunks = voice.stream(text, **arguments)
+    chunks = voice.stream(text, **arguments) if isinstance(text, str) else stream_turns(voice, text, **arguments)
     first = 0.0
     for chunk in chunks:
         if to_stdout:
@@ -148,6 +178,8 @@ def list_voices(voice: str | None) -> int:
 def _check(options: argparse.Namespace) -> None:
     """Check everything that can be checked before the models are opened."""
     check_numbers(options, batch=(1, MOST_BATCH), speed=(0.5, 2), retries=(0, MOST_RETRIES), **SAMPLING_RANGES)
+    if options.ssml + options.script + options.lines > 1:
+        raise SoundloomError("--ssml, --script and --lines: give one of them")
     if options.lines:
         spoilt = options.stream or options.play or bool(options.plot or options.times)
         check_lines_output(options.output, "--stream, --play, --times and --plot", spoilt)
@@ -178,6 +210,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--lexicon", help="file of your own pronunciations, a line each: word, TAB, phonemes")
     add("--times", help="write when each word is spoken: .json, .srt or .vtt")
     add("--stream", action="store_true", help="write PCM to standard output while it is made")
+    add("--ssml", action="store_true", help="the text is SSML; docs/speak.md lists the elements that are known")
+    add(
+        "--script",
+        action="store_true",
+        help="the text is a script with lines such as '[heart] Hello.' or 'daniel: Hi.'",
+    )
     add("--lines", action="store_true", help="speak each line into a file of its own, in the folder -o")
     add("--batch", type=int, default=8, help="with --lines: sentences spoken side by side (default: 8)")
     add("--plot", help="draw waveform, spectrogram and codes: .png, .svg or .pdf")
@@ -209,12 +247,13 @@ def main(argv: list[str] | None = None) -> int:
     if options.lines:
         arguments["retries"] = options.retries
         return Lines(voice, Path(options.output), options.batch, arguments).speak(text)
+    what = read_turns(text, options, voice) if options.ssml or options.script else text
     began = time.perf_counter()
     first = None
     if options.stream:
-        speech, first = stream(voice, text, arguments, options.output == "-")
+        speech, first = stream(voice, what, arguments, options.output == "-")
     else:
-        speech = voice.speak(text, retries=options.retries, **arguments)
+        speech = speak(voice, what, arguments | {"retries": options.retries})
     seconds = time.perf_counter() - began
     _write(options, voice, speech)
     late = "" if first is None else f", first sound after {1000 * first:.0f} ms"

@@ -42,6 +42,11 @@ def sentence_seed(seed: int, index: int) -> int:
     return _hashed(f"{seed}/sentence/{index}")
 
 
+def turn_seed(seed: int, index: int) -> int:
+    """Return the seed of a script's turn; the first has the script's own, so that one turn is its own text."""
+    return checked_seed(seed) if index == 0 else _hashed(f"{checked_seed(seed)}/turn/{index}")
+
+
 def retry_seed(seed: int, attempt: int) -> int:
     """Return the seed of a request's n-th retry; retries of neighbouring seeds share nothing."""
     return _hashed(f"{seed}/{attempt}")

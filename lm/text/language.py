@@ -20,7 +20,8 @@ class Alphabet:
 
     ``letters``: lower case, of words that no lexicon knows; as symbols they are distinct from every phoneme.
     ``vowels`` and ``consonants``: one character a phoneme. Append to ``vowels`` at its end only, never reorder: a
-    stress mark and its vowel are one symbol, whose code point follows from the vowel's place.
+    stress mark and its vowel are one symbol, whose code point follows from the vowel's place. ``ipa``: IPA, longest
+    first, with the phonemes that it stands for, where these differ.
     """
 
     letters: str
@@ -28,6 +29,7 @@ class Alphabet:
     consonants: str
     stress: str = "ˈˌ"
     punctuation: str = ".,?!;:-"
+    ipa: tuple[tuple[str, str], ...] = ()
 
     @property
     def phonemes(self) -> str:
@@ -90,6 +92,12 @@ class Alphabet:
         unknown, before_vowel, lonely, _ = self._patterns
         phonemes = before_vowel.sub(lambda m: m[1] + m[0][0] + m[2], unknown.sub("", phonemes))
         return lonely.sub("", phonemes).strip()
+
+    def from_ipa(self, phonemes: str) -> str:
+        """Return IPA in the phonemes of this alphabet; those themselves stay as they are."""
+        for ipa, own in self.ipa:
+            phonemes = phonemes.replace(ipa, own)
+        return phonemes
 
     def to_symbols(self, phonemes: str) -> str:
         """Return phonemes as tokenizer symbols: each stressed vowel becomes one character."""

@@ -23,6 +23,7 @@ import sentencepiece
 from codec.common.checked import read_json
 from codec.common.files import TEXT_MODEL_BYTES, read_bytes, sha256_bytes, write_bytes, write_text
 from codec.errors import SoundloomError, quoted
+from lm.text.inline import take_out
 from lm.text.language import Language
 from lm.text.languages import DEFAULT, is_lexicon_name, language, shipped_lexicon
 from lm.text.lexicon import Lexicon, load_lexicon
@@ -49,12 +50,15 @@ class Random(Protocol):
     def random(self) -> float: ...
 
 
-def _say(word: str, lexicon: Lexicon, before_vowel: bool) -> str | None:
+def _say(word: str, lexicons: Sequence[Lexicon], before_vowel: bool) -> str | None:
     """Return the phonemes of a word; of a hyphenated one as a whole, or part by part if every part is known."""
-    whole = lexicon.lookup(word, before_vowel)
-    if whole is not None or "-" not in word:
-        return whole
-    parts = [lexicon.lookup(part) for part in word.split("-")]
+    for lexicon in lexicons:
+        whole = lexicon.lookup(word, before_vowel)
+        if whole is not None:
+            return whole
+    if "-" not in word:
+        return None
+    parts = [_say(part, lexicons, False) for part in word.split("-")]
     return None if None in parts else "-".join(part for part in parts if part)
 
 
@@ -71,12 +75,16 @@ def pronounce(
     spell_probability: float = 0.0,
     rng: Random | None = None,
     language: Language = DEFAULT,
+    given: Lexicon | None = None,
 ) -> str:
     """Return normalised text as a string of tokenizer symbols (`lm.text.language.Alphabet.symbols`).
 
     Each known word is spelled with probability ``spell_probability`` (then ``rng`` is needed); unknown ones always.
+    ``given``: words whose phonemes the text itself gives; they are never spelled.
     """
     alphabet = language.alphabet
+    known = [] if given is None else [given]
+    lexicons = known if lexicon is None else [*known, lexicon]
     vowels = set(alphabet.vowels)
     out: list[str] = []
     next_phonemes = ""
@@ -89,8 +97,9 @@ def pronounce(
             continue
         spelled = lexicon is None or (spell_probability > 0 and rng is not None and rng.random() < spell_probability)
         before_vowel = next_phonemes.lstrip(alphabet.stress)[:1] in vowels
-        phonemes = None if lexicon is None else _say(word, lexicon, before_vowel)
-        if spelled or phonemes is None:
+        phonemes = _say(word, lexicons, before_vowel)
+        own = given is not None and _say(word, known, False) is not None
+        if phonemes is None or (spelled and not own):
             out.append("-".join(alphabet.spell(part) for part in word.split("-")))
         else:
             out.append("-".join(alphabet.to_symbols(part) for part in phonemes.split("-")))
@@ -161,8 +170,10 @@ class TextTokenizer:
             )
         if spell_probability > 0 and rng is None:
             raise ValueError("spell_probability needs an rng, so that the caller decides which words are spelled")
+        text, phonemes = take_out(text, self.language.alphabet)
+        given = Lexicon(phonemes, language=self.language) if phonemes else None
         spoken = self.language.normalize(text)
-        symbols = pronounce(spoken, self._lexicon, spell_probability, rng, self.language)
+        symbols = pronounce(spoken, self._lexicon, spell_probability, rng, self.language, given)
         if not symbols.strip(self.language.alphabet.punctuation + " "):
             raise NothingToSpeak(
                 f"nothing to speak in the text {quoted(text)}: expected {self.language.name} words or numbers"

@@ -9,12 +9,11 @@ import zlib
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 from xml.etree import ElementTree
-from xml.parsers import expat
 
 from codec.common.files import check_file
+from codec.common.safe_xml import parse_xml
 from codec.errors import SoundloomError, quoted
 from pipelines.books.chapters import Block, Chapter, at_headings, at_marks, clean_title
 from pipelines.books.html_text import decode_page, linear, read_html
@@ -153,29 +152,6 @@ def read_epub(path: Path) -> list[Chapter]:
         return at_marks(blocks, titles, first) if len(titles) > 1 else at_headings(blocks, first)
     finally:
         book.close()
-
-
-def parse_xml(data: bytes, where: str) -> ElementTree.Element:
-    """Parse XML without any entity of its own, so that nothing can grow or be fetched.
-
-    Raises: SoundloomError.
-    """
-
-    def refuse(*_: Any) -> None:
-        raise SoundloomError(f"{where}: declares an entity, which no book needs; it is not read")
-
-    builder = ElementTree.TreeBuilder()
-    parser = expat.ParserCreate()
-    parser.buffer_text = True
-    parser.StartElementHandler = builder.start
-    parser.EndElementHandler = builder.end
-    parser.CharacterDataHandler = builder.data
-    parser.EntityDeclHandler = refuse
-    try:
-        parser.Parse(data, True)
-        return builder.close()
-    except (expat.ExpatError, ValueError, LookupError, AssertionError) as error:
-        raise SoundloomError(f"{where}: is not valid XML ({error})") from None
 
 
 def _check_directory(path: Path) -> None:

@@ -13,15 +13,18 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from codec.common.seeds import sentence_seed
+from codec.common.seeds import sentence_seed, turn_seed
 from codec.errors import SoundloomError
 from lm.generation.generate import Frame
+from lm.text.tokenizer import NothingToSpeak
 from pipelines.server.rows import Row
-from pipelines.voice.request import SpeakOptions, VoicePrompt
+from pipelines.voice.request import SpeakOptions, Style, VoicePrompt
 from pipelines.voice.sentences import Piece
 from pipelines.voice.speech import Sentence
+from pipelines.voice.ssml import is_ssml, read_ssml
 from pipelines.voice.synthesis import SentenceDecoder, lm_request
 from pipelines.voice.timescale import FASTEST, SLOWEST
+from pipelines.voice.turns import manners, usual_pause
 from pipelines.voice.voice import Voice
 
 _NUMBERS = itertools.count(1)
@@ -95,6 +98,15 @@ def options_of(order: Order) -> SpeakOptions:
     )
 
 
+@dataclass(frozen=True)
+class _Turn:
+    """How the pieces of a turn are spoken, and what the first continues."""
+
+    style: Style
+    start: VoicePrompt | None
+    seed: int
+
+
 class Start:
     """What a speaker's first sentence continues; made once a speaker and kept, since it takes a codec's run."""
 
@@ -134,6 +146,8 @@ class Speaking:
         sentence_seed(order.seed, 0)  # a bad seed fails here
         self.start = starts.of(order)
         self.pieces: list[Piece] = []
+        self._turns: dict[int, _Turn] = {}  # by the piece that each begins with
+        self._turn_seed, self._turn_begin = order.seed, 0
         self.open = open_text
         self.cancelled = self.ended = False
         self.created = time.monotonic()
@@ -148,9 +162,40 @@ class Speaking:
         self._lead = self._trail = 0.0  # seconds of silence before and after all, which a text may ask for
         if open_text:
             self.add_text(order.text)
+        elif is_ssml(order.text):
+            self._add_turns(starts)
         else:
             script = voice.plan.cutter.cut(order.text)
             self.pieces, self._lead, self._trail = list(script.pieces), script.lead, script.pieces[-1].pause
+
+    def _add_turns(self, starts: Start) -> None:
+        """Take a document of SSML: what `stream_turns` would speak. Raises: SoundloomError."""
+        voice, order = self.voice, self.order
+        document = read_ssml(order.text, voice.lm.tokenizer.language)
+        for place, (turn, own) in enumerate(zip(document.turns, manners(voice, document.turns, {}), strict=True)):
+            try:
+                script = voice.plan.cutter.cut(turn.text)
+            except NothingToSpeak:
+                continue
+            speed = order.speed * turn.speed
+            one = replace(order, speed=speed)
+            if turn.speaker is not None:
+                one = replace(one, speaker=own["speaker"], prompt=None, prompt_text=None)
+            style = voice.plan.style(options_of(one))
+            self._turns[len(self.pieces)] = _Turn(style, starts.of(one), turn_seed(order.seed, place))
+            self._pause(script.lead)
+            last = script.pieces[-1]
+            self.pieces += [*script.pieces[:-1], replace(last, pause=last.pause or usual_pause(voice, turn))]
+            self._trail = last.pause
+        if not self.pieces:
+            raise SoundloomError("input holds nothing to speak: expected words or numbers")
+
+    def _pause(self, seconds: float) -> None:
+        """Add silence before the next piece."""
+        if self.pieces:
+            self.pieces[-1] = replace(self.pieces[-1], pause=self.pieces[-1].pause + seconds)
+        else:
+            self._lead += seconds
 
     # --- text -----------------------------------------------------------------------------------------------------
 
@@ -201,7 +246,10 @@ class Speaking:
         piece = self.pieces[self._index]
         pause = self.pieces[self._index - 1].pause if self._index else self._lead
         self._sound(self.voice.silence(pause), [])
-        seed = sentence_seed(self.order.seed, self._index)
+        turn = self._turns.get(self._index)
+        if turn is not None:
+            self.style, self.start, self._turn_seed, self._turn_begin = turn.style, turn.start, turn.seed, self._index
+        seed = sentence_seed(self._turn_seed, self._index - self._turn_begin)
         request = self.voice.plan.request(piece, self.start, seed, self.style)
         self._decoder, self._fresh = SentenceDecoder(request), []
         self.units += len(piece.ids)

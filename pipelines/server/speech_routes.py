@@ -6,7 +6,6 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 import torch
 from starlette.requests import Request
@@ -108,7 +107,7 @@ class SpeechResponse(Response):
             if self.fields.codes and isinstance(event, (SentenceStarted, SentenceEnded)):
                 yield sse(sentence_event(event, voice.sample_rate))
             if self.fields.codes and isinstance(event, SentenceEnded):
-                words = await asyncio.to_thread(times_of_words, voice, event.sentence, self.events.speaking.style.speed)
+                words = await asyncio.to_thread(times_of_words, voice, event.sentence)
                 yield sse({"type": "speech.words", "index": event.index, "words": words})
             if isinstance(event, Sound):
                 if self.fields.codes and event.codes:
@@ -133,19 +132,17 @@ def sentence_event(event: SentenceStarted | SentenceEnded, sample_rate: int) -> 
     return {"type": "speech.sentence.ended", "index": event.index, "seconds": seconds, "finish_reason": reason}
 
 
-def times_of_words(voice: Voice, sentence: Sentence, speed: float) -> list[dict[str, object]]:
+def times_of_words(voice: Voice, sentence: Sentence) -> list[dict[str, object]]:
     """Return a sentence's words with begin and end in seconds of the whole sound; none for a model without attention.
 
     The words are those that were spoken: "$5" is "five", "dollars".
     """
-    start = sentence.start / voice.sample_rate
-    one = Speech.of(torch.zeros(1, 0), voice.sample_rate, [replace(sentence, start=0)])
+    one = Speech.of(torch.zeros(1, 0), voice.sample_rate, [sentence])
     try:
         words = word_times(voice, one)
     except SoundloomError:
         return []
-    times = [(word.word, start + word.start / speed, start + word.end / speed) for word in words]
-    return [{"word": word, "start": round(begin, 3), "end": round(end, 3)} for word, begin, end in times]
+    return [vars(word) for word in words]
 
 
 def sse(data: dict[str, object]) -> bytes:

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from codec.errors import SoundloomError, quoted
+from lm.text.inline import found, unknown_phonemes, without_phonemes
 from lm.text.language import Language
 from lm.text.languages import DEFAULT
+from lm.text.tokenizer import NothingToSpeak
 
 MAX_CHARACTERS = 50_000  # about an hour of speech, which is held in memory as a whole
 MAX_PAUSE, MAX_PAUSES = 10.0, 600.0  # seconds of one [pause:…], and of all in a text
@@ -64,6 +66,7 @@ class Cutter:
         also for one with a part that cannot be spoken.
         """
         _check(text)
+        _check_phonemes(text, self.language)
         self._known = {}
         pieces: list[Piece] = []
         skipped: list[str] = []
@@ -84,7 +87,7 @@ class Cutter:
                 exact = True
         if not pieces:
             shown, name = quoted(text.strip()), self.language.name
-            raise SoundloomError(f"nothing to speak in the text {shown}: expected {name} words or numbers")
+            raise NothingToSpeak(f"nothing to speak in the text {shown}: expected {name} words or numbers")
         if not (exact or more_follows):
             pieces[-1] = replace(pieces[-1], pause=0.0)
         if strict and skipped:
@@ -183,6 +186,15 @@ def _check(text: str) -> None:
         )
 
 
+def _check_phonemes(text: str, language: Language) -> None:
+    """Raises: SoundloomError for phonemes in the text that its language does not have."""
+    for word, phonemes in found(text):
+        unknown = unknown_phonemes(phonemes, language.alphabet)
+        if unknown:
+            shown = f"{quoted(f'[{word}](/{phonemes}/)')}: {quoted(unknown)}"
+            raise SoundloomError(f"{shown} is no phoneme of {language.name}; docs/speak.md lists them")
+
+
 def _split_pauses(text: str) -> Iterator[str | float]:
     """Return the text between pause tags, and the tags as seconds, in order. Raises: SoundloomError for a bad tag."""
     end = 0
@@ -199,6 +211,11 @@ def _split_pauses(text: str) -> Iterator[str | float]:
     yield text[end:]
 
 
+def without_tags(text: str) -> str:
+    """Return the text without its pause tags."""
+    return _TAG.sub(" ", text)
+
+
 def _has_meaning(character: str) -> bool:
     """Return whether a character is a letter, a number or a symbol that should be spoken, not only punctuation."""
     kind = unicodedata.category(character)
@@ -207,6 +224,7 @@ def _has_meaning(character: str) -> bool:
 
 def _lost_words(text: str, language: Language) -> list[str]:
     """Return the words of a spoken text with characters that vanish: other scripts, emoji, unnamed symbols."""
+    text = without_phonemes(text)
     return [] if text.isascii() else [word for word in text.split() if any(_vanishes(c, language) for c in word)]
 
 

@@ -56,20 +56,24 @@ def _sentence_times(voice: Voice, sentence: Sentence, sample_rate: int) -> Itera
     words = spoken_words(sentence.text, pieces, voice.lm.tokenizer.language)
     offset = sentence.start / sample_rate
     frame_rate = sentence.codes.shape[1] * sample_rate / sentence.num_samples  # another one where the speed is not 1
-    for word in frames_of_words(clearest_map(maps)[:, : len(ids)], words, frame_rate):
+    speed = frame_rate / voice.frame_rate
+    for word in frames_of_words(clearest_map(maps)[:, : len(ids)], words, frame_rate, speed):
         yield WordTime(word.word, round(offset + word.start, 3), round(offset + word.end, 3))
 
 
 def frames_of_words(
-    weights: Tensor, words: Sequence[tuple[str, tuple[int, int]]], frame_rate: float
+    weights: Tensor, words: Sequence[tuple[str, tuple[int, int]]], frame_rate: float, speed: float = 1.0
 ) -> Iterator[WordTime]:
-    """Yield the times of words, given with their text units, from attention [T, L]; times in seconds from frame 0."""
+    """Yield the times of words, given with their text units, from attention [T, L]; times in seconds from frame 0.
+
+    ``frame_rate``: frames in a second of the sound, which ``speed`` has already changed.
+    """
     places = monotone_path(weights)
     for word, (first, last) in words:
         frames = ((places >= first) & (places <= last)).nonzero().flatten()
         if len(frames):
-            start = int(frames[0]) / frame_rate + _START_LEAD
-            yield WordTime(word, start, max(start, (int(frames[-1]) + 1) / frame_rate + _END_LEAD))
+            start = int(frames[0]) / frame_rate + _START_LEAD / speed
+            yield WordTime(word, start, max(start, (int(frames[-1]) + 1) / frame_rate + _END_LEAD / speed))
 
 
 def monotone_path(weights: Tensor) -> Tensor:

@@ -7,6 +7,13 @@ from lm.text.english.inflections import derive
 from lm.text.english.normalize import normalize, split_sentences
 from lm.text.language import Alphabet, Language
 
+_IPA = (
+    *(("\u0361", ""), ("\u035c", ""), ("ː", ""), (".", ""), ("l̩", "ᵊl"), ("n̩", "ᵊn"), ("m̩", "ᵊm")),
+    *(("eɪ", "A"), ("aɪ", "I"), ("aʊ", "W"), ("ɔɪ", "Y"), ("oʊ", "O"), ("əʊ", "O"), ("dʒ", "ʤ"), ("tʃ", "ʧ")),
+    *(("ɝ", "ɜɹ"), ("ɚ", "əɹ"), ("r", "ɹ"), ("g", "ɡ"), ("ɫ", "l"), ("ɾ", "T"), ("ɒ", "ɑ"), ("e", "ɛ"), ("a", "æ")),
+    *(("o", "O"), ("x", "k"), ("ɨ", "ᵻ")),
+)
+
 # The phonemes are misaki's, of Kokoro's family.
 ENGLISH = Language(
     code="en",
@@ -15,6 +22,7 @@ ENGLISH = Language(
         letters="abcdefghijklmnopqrstuvwxyz",
         vowels="AIOWYaeiouæɐɑɒɔəɚɛɜɪʊʌᵊᵻ",
         consonants="bdfhjklmnprstvwxzðŋɡɹɾʃʒʔʤʧθT",
+        ipa=_IPA,
     ),
     normalize=normalize,
     split_sentences=split_sentences,

@@ -6,12 +6,16 @@ import html
 import re
 import unicodedata
 
+from lm.text.inline import without_phonemes
+
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # colours of a terminal
 _COMMENT = re.compile(r"<!--.*?-->", re.S)
 _TAG = re.compile(r"</?[A-Za-z][^<>\n]{0,300}>")
 _ENTITY = re.compile(r"&(?:[A-Za-z]{2,31}|#\d{1,7}|#x[0-9A-Fa-f]{1,6});")
 _FENCE = re.compile(r"^\s*(?:```|~~~)\w*\s*$", re.M)
-_LINK = re.compile(r"!?\[([^\[\]\n]{1,300})\]\([^()\s]{1,2000}(?:\s+\"[^\"\n]*\")?\)")
+_LINK = re.compile(
+    r"!?\[([^\[\]\n]{1,300})\]\((?!/[^/\s()]{0,200}[^\x00-\x7f/\s()][^/\s()]{0,200}/\))[^()\s]{1,2000}(?:\s+\"[^\"\n]*\")?\)"
+)
 _AUTOLINK = re.compile(r"<((?:https?://|mailto:)[^<>\s]{1,2000})>")
 _HEADING = re.compile(r"^[ \t]{0,3}#{1,6}[ \t]+(.*?)[ \t]*#*[ \t]*$", re.M)
 _QUOTE = re.compile(r"^[ \t]{0,3}(?:>[ \t]?)+(?=\S)", re.M)
@@ -24,12 +28,14 @@ _CODE = re.compile(r"`{1,2}([^`\n]{1,300})`{1,2}")
 _EMOJI = re.compile("[\U0001f000-\U0001faff\u2600-\u27bf\u2b00-\u2bff\u23e9-\u23ff\ufe0f\u20e3]")
 
 
-def plain(text: str) -> str:
+def plain(text: str, keep_phonemes: bool = False) -> str:
     """Remove markup (HTML, Markdown, terminal colours) and invisible characters; what people read stays.
+
+    Phonemes that the text gives for a word (`lm.text.inline`) are markup, too, unless they are to be kept.
 
     Category Cf (soft hyphens, zero-width joiners, byte order marks) vanishes, so that no word is torn.
     """
-    text = _ESCAPES.sub("", text)
+    text = _ESCAPES.sub("", text if keep_phonemes else without_phonemes(text))
     text = "".join(c for c in text if unicodedata.category(c) != "Cf")
     text = _AUTOLINK.sub(lambda m: m[1].removeprefix("mailto:"), _COMMENT.sub(" ", text))
     text = _ENTITY.sub(lambda m: html.unescape(m[0]), _TAG.sub(" ", text))

@@ -150,7 +150,7 @@ _SENTENCE_END = re.compile(r"[.?!…]+[\"'”’)\]]*(?=\s+\S)|\n\s*\n")
 
 def split_sentences(text: str) -> list[str]:
     """Return the sentences in order, as written; a stop after a title, or before lower case, ends none."""
-    text = plain(text)
+    text = plain(text, keep_phonemes=True)
     sentences, start = [], 0
     for match in _SENTENCE_END.finditer(text):
         before, after = text[start : match.end()], text[match.end() :].lstrip()[:1]

@@ -15,6 +15,8 @@ from codec.errors import SoundloomError
 from pipelines.server.engine import Busy, Engine, EngineSettings
 from pipelines.server.service import Service
 from pipelines.server.speaking import Event, Failed, Finished, Order, SentenceStarted, Sound
+from pipelines.voice.ssml import read_ssml
+from pipelines.voice.turns import stream_turns
 from pipelines.voice.voice import Voice, load_voice
 
 TEXT = "Hello world. How are you?"
@@ -76,6 +78,19 @@ def test_the_shipped_voice_and_its_speakers_sound_the_same_in_a_batch() -> None:
         alone = shipped.speak(text, speaker=speaker, seed=1, retries=0)
         assert torch.allclose(client.wave(), alone.waveform, atol=1e-4)
     engine.stop()
+
+
+def test_ssml_sounds_like_its_turns(engine: Engine, voice: Voice) -> None:
+    ssml = (
+        '<speak>Hello. How <break time="200ms"/> are you<prosody rate="fast">world</prosody>'
+        '<voice name="tiny">end</voice></speak>'
+    )
+    alone = stream_turns(voice, read_ssml(ssml).turns, seed=3, speed=0.9)
+    wave = torch.cat(list(alone), dim=-1)
+    assert torch.allclose(ask(engine, ssml, seed=3, speed=0.9).wave(), wave, atol=1e-5)
+    for bad in ("<speak>a <b</speak>", '<speak><voice name="bob">hi</voice></speak>', "<speak> ! </speak>"):
+        with pytest.raises(SoundloomError):
+            engine.open(Order(bad), Client())
 
 
 def test_text_in_pieces_sounds_like_the_text_as_a_whole(engine: Engine, voice: Voice) -> None:
