@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from codec.common.devices import to_device
 from codec.errors import SoundloomError
 from lm.config import LMConfig
 from lm.generation.generate import generate_codes
@@ -63,9 +64,10 @@ class FineLM(nn.Module):
         known = torch.where(frames[:, None], codes[:, :level].long(), 0)
         drop = None
         if self.training:
-            noisy = torch.rand(known.shape, generator=generator).to(codes.device) < self.config.code_noise
-            known = torch.where(noisy, torch.randint(V, known.shape, generator=generator).to(codes.device), known)
-            drop = (torch.rand(B, generator=generator) < self.config.cfg_drop).to(codes.device)
+            noisy = to_device(torch.rand(known.shape, generator=generator), codes.device) < self.config.code_noise
+            random = to_device(torch.randint(V, known.shape, generator=generator), codes.device)
+            known = torch.where(noisy, random, known)
+            drop = to_device(torch.rand(B, generator=generator) < self.config.cfg_drop, codes.device)
         text, text_lengths = self.prefix(text_ids, text_lengths, drop)
         L = text.shape[1]
         rows = (known.transpose(1, 2) + torch.arange(level, device=codes.device) * V).reshape(B * T, level)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from codec.common.devices import to_device
 from codec.errors import SoundloomError
 
 _IGNORED = -100
@@ -93,7 +94,7 @@ def lm_loss(
     if target is not None:
         kl = torch.stack(divergences) / counts.clamp(min=1)
         mixed = (1 - target.share) * means + target.share * kl
-    weight = torch.tensor(weights[first : first + n], device=means.device)
+    weight = to_device(torch.tensor(weights[first : first + n]), means.device)
     loss = (mixed * weight).sum() / weight.sum()
     return LossOutput(loss, means.detach(), counts, kl.detach())
 

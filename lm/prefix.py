@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from codec.common.devices import to_device
 from lm.config import LMConfig
 
 
@@ -29,7 +30,7 @@ class PromptSpan:
 
     def to(self, device: torch.device | str) -> PromptSpan:
         """Return the same on ``device``."""
-        return PromptSpan(self.units.to(device), self.frames.to(device))
+        return PromptSpan(to_device(self.units, device), to_device(self.frames, device))
 
     def repeated(self, copies: int) -> PromptSpan:
         """Return the rows ``copies`` times over, for guidance."""

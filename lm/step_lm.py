@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from codec.common.devices import to_device
 from codec.errors import SoundloomError
 from lm.config import LMConfig
 from lm.cpu_linear import PackedTransformer, pack_linear, weights_version
@@ -143,7 +144,8 @@ class StepLM(nn.Module):
         B, K, S = inputs.shape
         noisy = self._chosen(self.config.code_noise, (B, K, S), generator, inputs)
         if noisy is not None:
-            random = torch.randint(self.config.codebook_size, (B, K, S), generator=generator).to(inputs.device)
+            random = torch.randint(self.config.codebook_size, (B, K, S), generator=generator)
+            random = to_device(random, inputs.device)
             inputs = torch.where(noisy & (inputs < self.config.codebook_size), random, inputs)
         x = self.embed(inputs)
         return self._hide(self._hide(x, self._chosen(self.config.audio_drop, (B, S), generator, inputs)), lost)
@@ -155,7 +157,7 @@ class StepLM(nn.Module):
         chosen = self._chosen(self.config.span_drop, (B,), generator, like)
         if chosen is None:
             return None
-        place, length = torch.rand(2, B, generator=generator).to(like.device)
+        place, length = to_device(torch.rand(2, B, generator=generator), like.device)
         first = (place * steps).long()
         if prompt_frames is not None:
             first = torch.where(prompt_frames > 0, self.pattern.free_of(prompt_frames), first)
@@ -169,7 +171,7 @@ class StepLM(nn.Module):
         """Return a bool mask, True with this probability; None if nothing is dropped (evaluation, or probability 0)."""
         if not self.training or probability == 0.0:
             return None
-        return (torch.rand(shape, generator=generator) < probability).to(like.device)
+        return to_device(torch.rand(shape, generator=generator) < probability, like.device)
 
     # --- generation -----------------------------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from codec.common.devices import to_device
 from codec.common.distributed import copy_from_first, gather_clips, mean_figures
 from codec.common.seeds import seed_step
 from codec.conv import apply_weight_norm
@@ -162,12 +163,15 @@ class CodecTask:
     def step(self, batch: tuple[Tensor, list[str]]) -> None:
         begin = time.monotonic()
         wave, names = batch
-        self._figures = take_step(self.settings, self.state, self.crops, wave.to(self.accelerator.device), names)
+        wave = to_device(wave, self.accelerator.device)
+        self._figures = take_step(self.settings, self.state, self.crops, wave, names)
         self.state.step += 1
         self.seconds += time.monotonic() - begin
 
     def figures(self, seconds: float) -> dict[str, Any]:
         figures = mean_figures(self._figures, self.accelerator.device)
+        if "residual" in figures:
+            figures["residual"] = [round(energy, 4) for energy in figures["residual"]]
         crops = (self.finished - self._logged) * self.crops.batch_size * self.accelerator.num_processes
         self._logged = self.finished
         return figures | {"audio_seconds_per_second": crops * self.settings.segment_seconds / max(seconds, 1e-9)}
@@ -289,7 +293,7 @@ def start_quantizer(settings: TrainCodecSettings, codec: Codec, crops: Crops, de
     vectors = []
     for i in range(settings.kmeans_batches):
         wave, _ = crops.batch(-1 - i)  # crops that no step uses
-        latent = torch.cat([codec.encoder(part) for part in wave.to(device).split(settings.batch_size)])
+        latent = torch.cat([codec.encoder(part) for part in to_device(wave, device).split(settings.batch_size)])
         latent = gather_clips(latent)
         vectors.append(latent.transpose(1, 2).reshape(-1, latent.shape[1]))
     codec.quantizer.start(torch.cat(vectors))

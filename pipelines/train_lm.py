@@ -82,8 +82,8 @@ class LMTask:
         model = self.state.model
         self.model = model if is_sharded(model) else accelerator.prepare_model(model)
         self.per_step = settings.gradient_accumulation * accelerator.num_processes
-        self.means = RunningMeans(data.reader, settings.distill.share)
-        self._norm = 0.0
+        self.means = RunningMeans(data.reader, settings.distill.share, accelerator.device)
+        self._norm = torch.tensor(0.0)
         self._lr = 0.0
 
     @property
@@ -128,9 +128,10 @@ class LMTask:
         self._lr = set_learning_rate(state.optimizer, settings.optimizer, state.step, settings.steps)
         how: dict[str, Any] = {"weights": self.weights, "seed": settings.seed, "bf16": settings.bf16}
         own = train_step(self.accelerator, self.model, batches, plan, numbers, **how, teacher=self.teacher)
-        sums = own.over_processes(self.accelerator.device)
+        sums = own.over_processes()
         self._norm = clip_gradients(self.model.parameters(), settings.optimizer.grad_clip)
-        finite = math.isfinite(self._norm) and bool(torch.isfinite(sums.sums).all())
+        # The only time in a step that the host waits for the device.
+        finite = bool(self._norm.isfinite() & sums.sums.isfinite().all())
         ids = [] if finite else gather_object(own.ids)
         if state.bad_steps.ok(finite, state.step, ids):
             state.optimizer.step()
@@ -142,7 +143,7 @@ class LMTask:
     def figures(self, seconds: float) -> dict[str, Any]:
         epoch = self.finished * self.per_step / self.data.train_plan.batches_per_epoch
         figures = self.means.take(self.weights, seconds)
-        return figures | {"lr": self._lr, "grad_norm": self._norm, "epoch": epoch}
+        return figures | {"lr": self._lr, "grad_norm": float(self._norm), "epoch": epoch}
 
     def evaluate(self) -> dict[str, Any] | None:
         data, state = self.data, self.state
@@ -180,30 +181,31 @@ class LMTask:
 class RunningMeans:
     """Means over the steps since the last log line."""
 
-    def __init__(self, reader: StoreReader, share: float) -> None:
+    def __init__(self, reader: StoreReader, share: float, device: torch.device) -> None:
         self._reader = reader
+        self._device = device
         self._share = share  # of the divergence from a teacher
         self._clear()
 
     def _clear(self) -> None:
-        self._sums = LevelSums.zeros(self._reader.num_levels)
+        self._sums = LevelSums.zeros(self._reader.num_levels, self._device)
         self._frames = 0
 
     def add(self, sums: LevelSums, frames: int) -> None:
-        if bool(torch.isfinite(sums.sums).all()):
-            self._sums.add(sums)
+        self._sums.add(sums.where_finite())
         self._frames += frames
 
     def take(self, weights: list[float], seconds: float) -> dict[str, Any]:
         """Return the figures since the last call, which took ``seconds``, and begin anew."""
         speed = self._frames / max(seconds, 1e-9)
+        sums = self._sums.on_cpu()
         figures = {
-            "loss": self._sums.loss(weights, self._share),
-            "per_level": self._sums.per_level(),
+            "loss": sums.loss(weights, self._share),
+            "per_level": sums.per_level(),
             "frames_per_second": speed,
             "audio_seconds_per_second": speed / self._reader.frame_rate,
         }
-        figures |= {"kl_per_level": self._sums.kl_per_level()} if self._share else {}
+        figures |= {"kl_per_level": sums.kl_per_level()} if self._share else {}
         self._clear()
         return figures
 

@@ -102,7 +102,7 @@ def test_a_language_model_generates_the_same_codes(make: object, guidance: float
 @pytest.mark.parametrize("sampled", [None, 1])
 def test_a_voice_speaks_streams_and_continues(tmp_path: Path, sampled: int | None) -> None:
     voice = tiny_voice(tmp_path)
-    text, options = "Hello world. How are you?", {"seed": 1, "sampled_levels": sampled, "max_frames": 14, "retries": 1}
+    text, options = "Hello world. How are you?", {"seed": 1, "sampled_levels": sampled, "max_frames": 34, "retries": 1}
     prompt = wave(voice.codec)[0]
     expected = voice.speak(text, prompt=prompt, prompt_text="hello", **options)
     continued = voice.continue_audio(prompt, 0.2, seed=2)

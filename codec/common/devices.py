@@ -1,6 +1,9 @@
-"""What depends on the kind of device: copies to it that nobody waits for, and the widest numbers that it has."""
+"""What depends on the kind of device: copies that nobody waits for, figures read at once, the widest numbers."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,3 +23,15 @@ def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
 def widest_float(device: torch.device) -> torch.dtype:
     """Return the type for sums and figures: float64, or float32 on Apple's GPUs, which have no other."""
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+def on_host(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return figures with each tensor as a number or a list of them, all read from the device in one copy."""
+    tensors = {name: value.detach() for name, value in figures.items() if isinstance(value, Tensor)}
+    if not tensors:
+        return dict(figures)
+    device = next(iter(tensors.values())).device
+    flat = torch.cat([value.reshape(-1).to(device, widest_float(device)) for value in tensors.values()])
+    numbers = iter(flat.tolist())
+    read = {name: [next(numbers) for _ in range(value.numel())] for name, value in tensors.items()}
+    return {**figures, **{name: row if tensors[name].dim() else row[0] for name, row in read.items()}}

@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from codec.common.devices import on_host
+
 
 def process_place() -> tuple[int, int]:
     """Return (rank, number of processes); (0, 1) where torch.distributed is not in use."""
@@ -52,8 +54,21 @@ def sum_over_processes(values: Iterable[float], device: torch.device | str = "cp
     return [float(value) for value in total.tolist()]
 
 
+def total_over_processes(x: Tensor) -> Tensor:
+    """Return the sum of a tensor over all processes, on its device; every process must call it."""
+    if process_place()[1] == 1:
+        return x
+    total = x.clone()
+    dist.all_reduce(total)
+    return total
+
+
 def mean_figures(figures: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """Return figures for the log as means over all processes; every process must call it."""
+    """Return figures for the log as means over all processes; every process must call it.
+
+    Figures are numbers, lists of numbers, or tensors of one or more, which are read from their device here.
+    """
+    figures = on_host(figures)
     flat = [number for value in figures.values() for number in (value if isinstance(value, list) else [value])]
     world = process_place()[1]
     means = iter([total / world for total in sum_over_processes(flat, device)])

@@ -245,7 +245,9 @@ def _judge_rank(found: Survey) -> Finding:
 def judge_weights(module: nn.Module) -> Finding:
     """Look for NaN and infinity in weights and buffers, by name."""
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    bad = [name for name, value in tensors.items() if value.is_floating_point() and not bool(value.isfinite().all())]
+    floats = {name: value for name, value in tensors.items() if value.is_floating_point()}
+    sound = torch.stack([value.isfinite().all() for value in floats.values()]).tolist()  # read at once, not one by one
+    bad = [name for name, fine in zip(floats, sound, strict=True) if not fine]
     return _finding(
         "finite weights",
         f"not finite: {', '.join(bad[:5])}{' …' if len(bad) > 5 else ''}" if bad else f"all {len(tensors)} tensors",

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from codec.common.devices import to_device
 from codec.common.read_ahead import read_ahead
 from codec.errors import SoundloomError
 from codec.store.reader import StoreReader
@@ -71,12 +72,12 @@ class Batch:
         """Return the batch with its tensors on ``device``."""
         return replace(
             self,
-            text_ids=self.text_ids.to(device),
-            text_lengths=self.text_lengths.to(device),
-            codes=self.codes.to(device),
-            lengths=self.lengths.to(device),
+            text_ids=to_device(self.text_ids, device),
+            text_lengths=to_device(self.text_lengths, device),
+            codes=to_device(self.codes, device),
+            lengths=to_device(self.lengths, device),
             span=None if self.span is None else self.span.to(device),
-            prompt_frames=None if self.prompt_frames is None else self.prompt_frames.to(device),
+            prompt_frames=None if self.prompt_frames is None else to_device(self.prompt_frames, device),
         )
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from codec.common.distributed import alike_over_processes, average_gradients, sum_over_processes
+from codec.common.devices import on_host
+from codec.common.distributed import alike_over_processes, average_gradients, total_over_processes
 from codec.errors import SoundloomError
 from pipelines.training.bad_steps import BadSteps
 from pipelines.training.checkpoints import (
@@ -70,7 +71,7 @@ class AdversarialState:
                 "checkpoint with the same versions and hardware in every process"
             )
         if is_main:
-            own = {"balancer": self.losses.balancer.state(), "bad_steps": self.bad_steps.in_a_row}
+            own = {"balancer": on_host(self.losses.balancer.state()), "bad_steps": self.bad_steps.in_a_row}
             save_checkpoint(folder, self.step, self.tensors(), own | facts)
 
     def load(self, checkpoint: Checkpoint) -> None:
@@ -94,10 +95,9 @@ class AdversarialState:
         """
         average_gradients(self.network.parameters())
         norm = clip_gradients(self.network.parameters(), grad_clip)
-        total = sum(value for value in figures.values() if isinstance(value, float)) + norm
-        device = next(self.network.parameters()).device
-        bad = 0.0 if torch.isfinite(torch.tensor(total)) else 1.0
-        finite = sum_over_processes([bad], device)[0] == 0
+        losses = [value for value in figures.values() if isinstance(value, Tensor) and value.dim() == 0]
+        bad = torch.stack([value.float() for value in [*losses, norm]]).isfinite().logical_not().any().float()
+        finite = not bool(total_over_processes(bad))  # the only time that the host waits for the device
         if self.bad_steps.ok(finite, self.step, names):
             self.optimizer.step()
             self.ema.update(self.network)
@@ -107,11 +107,11 @@ class AdversarialState:
         figures["grad_norm"] = norm
         return finite
 
-    def move_discriminators(self, wave: Tensor, step: GeneratorStep) -> dict[str, float]:
+    def move_discriminators(self, wave: Tensor, step: GeneratorStep) -> dict[str, Any]:
         """Take the discriminators' own step on what the generator step made; return what to log."""
         figures = self.losses.discriminator_step(wave, step)
         average_gradients(self.losses.parameters())
-        if clip_gradients(self.losses.parameters(), _DISCRIMINATOR_CLIP) < float("inf"):
+        if bool(clip_gradients(self.losses.parameters(), _DISCRIMINATOR_CLIP) < float("inf")):
             self.discriminator_optimizer.step()
         self.discriminator_optimizer.zero_grad()
         return figures

@@ -203,14 +203,17 @@ def load_optimizer(
         SoundloomError: the state names a parameter that ``module`` lacks.
     """
     parameters = dict(module.named_parameters())
+    fused = any(group.get("fused") for group in optimizer.param_groups)
     state: dict[nn.Parameter, dict[str, Tensor]] = {}
     for full_name, value in with_prefix(tensors, prefix).items():
         key, _, name = full_name.partition(".")
         if name not in parameters:
             raise SoundloomError(f"checkpoint: optimizer state for '{name}', which this model does not have")
         parameter = parameters[name]
-        # A scalar (Adam's step count) stays on the CPU, as the optimizers themselves keep it.
-        state.setdefault(parameter, {})[key] = value.clone() if value.dim() == 0 else shard_like(parameter, value)
+        # A scalar (Adam's step count) stays on the CPU, as the optimizers themselves keep it, unless they are fused.
+        scalar = value.dim() == 0
+        moved = value.to(parameter.device, copy=True) if scalar and fused else value.clone()
+        state.setdefault(parameter, {})[key] = moved if scalar else shard_like(parameter, value)
     optimizer.state.clear()
     for parameter, values in state.items():
         optimizer.state[parameter] = values

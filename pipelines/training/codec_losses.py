@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from codec.balancer import Balancer
+from codec.common.devices import widest_float
 from codec.discriminators import DiscriminatorConfig, Discriminators
 from codec.losses import (
     LossWeights,
@@ -58,7 +59,8 @@ class GeneratorStep:
 
     ``out``: the reconstruction, detached. ``log``: what to log. ``part``: the samples of each crop that the
     discriminators had as input. ``real``, ``fake``: their scores with the graph, so that their own step costs half;
-    empty where the batch was computed in parts, since all of them would have to be kept.
+    empty where the batch was computed in parts, since all of them would have to be kept. Figures in ``log`` are tensors
+    on the device.
     """
 
     out: Tensor
@@ -99,8 +101,8 @@ class CodecLosses(nn.Module):
         whitening = whitening_loss(latent)
         extra = self.weights.commitment * quantized.commitment + self.weights.whitening * whitening
         torch.autograd.backward([out, extra], [gradient, torch.ones_like(extra)])
-        step.log |= {"commitment": float(quantized.commitment.detach()), "whitening": float(whitening.detach())}
-        step.log["residual"] = [round(value, 4) for value in quantized.residual_energy.tolist()]
+        step.log |= {"commitment": quantized.commitment.detach(), "whitening": whitening.detach()}
+        step.log["residual"] = quantized.residual_energy.detach()
         return step
 
     def decoder_step(self, decoder: nn.Module, latent: Tensor, wave: Tensor, mode: StepMode) -> GeneratorStep:
@@ -112,10 +114,10 @@ class CodecLosses(nn.Module):
         out.backward(gradient)
         return step
 
-    def discriminator_step(self, wave: Tensor, step: GeneratorStep) -> dict[str, float]:
+    def discriminator_step(self, wave: Tensor, step: GeneratorStep) -> dict[str, Any]:
         """Go backward through the discriminators for real and reconstructed waves [B, C, N]; return what to log."""
         parts = step.mode.parts
-        log = dict.fromkeys(("discriminator", "discriminator_wins", "score_real", "score_fake"), 0.0)
+        log: dict[str, Any] = {}
         for true, made in zip(wave.chunk(parts), step.out.chunk(parts), strict=True):
             real, fake = (step.real, step.fake) if step.real else self._scores(true, made, step)
             loss = discriminator_loss(real, fake)
@@ -125,7 +127,7 @@ class CodecLosses(nn.Module):
             found = {"discriminator": loss, "discriminator_wins": wins}
             found |= {"score_real": _mean_score(real), "score_fake": _mean_score(fake)}
             for name, value in found.items():
-                log[name] += float(value.detach()) / parts
+                log[name] = log.get(name, 0.0) + _figure(value) / parts
         return log
 
     def _scores(self, true: Tensor, made: Tensor, step: GeneratorStep) -> tuple[list[Tensor], list[Tensor]]:
@@ -157,7 +159,7 @@ class CodecLosses(nn.Module):
                     losses["recogniser"] = recogniser.to(made.device)(made, target)
             adversarial = self._adversarial(step, made, target, sizes) if mode.adversarial else {}
             for name, loss in (losses | adversarial).items():
-                log[name] = log.get(name, 0.0) + float(loss.detach()) / mode.parts
+                log[name] = log.get(name, 0.0) + _figure(loss) / mode.parts
             yield losses if mode.head_start else losses | adversarial, made
 
     def _adversarial(
@@ -197,6 +199,11 @@ def _autocast(like: Tensor, enabled: bool) -> torch.autocast:
     # Autocast's cache of rounded weights belongs to the process: the thread that prepares batches empties it at any
     # moment. With it, a weight that is used twice gets its two gradients added before or after rounding, by chance.
     return torch.autocast(like.device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
+
+
+def _figure(loss: Tensor) -> Tensor:
+    """Return a loss for the log. It stays on its device: to read it there would make the host wait at every step."""
+    return loss.detach().to(widest_float(loss.device))
 
 
 def _mean_score(scores: list[Tensor]) -> Tensor:

@@ -34,8 +34,8 @@ class Ema:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         parameters = dict(module.named_parameters())
-        for name, average in self.average.items():
-            local(average).lerp_(local(parameters[name].detach()).float(), 1 - decay)
+        present = [local(parameters[name].detach()).float() for name in self.average]
+        torch._foreach_lerp_([local(average) for average in self.average.values()], present, 1 - decay)
 
     @contextmanager
     def applied(self, module: nn.Module) -> Iterator[None]:

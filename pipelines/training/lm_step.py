@@ -14,7 +14,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from codec.common.distributed import sum_over_processes
+from codec.common.devices import widest_float
+from codec.common.distributed import total_over_processes
 from codec.common.seeds import seed_step
 from codec.errors import SoundloomError
 from lm.data.batch_plan import BatchPlan
@@ -27,7 +28,8 @@ from pipelines.training.lm_teacher import Teacher
 class LevelSums:
     """Sums of nats and numbers of codes by level, to take means over many batches and processes.
 
-    ``sums`` are cross-entropies, ``kl`` divergences from a teacher (0 without one).
+    ``sums`` are cross-entropies, ``kl`` divergences from a teacher (0 without one). They stay on the model's device,
+    so that adding makes nobody wait; `on_cpu` reads them.
     """
 
     sums: Tensor
@@ -36,8 +38,8 @@ class LevelSums:
     ids: list[str] = field(default_factory=list)
 
     @classmethod
-    def zeros(cls, levels: int) -> LevelSums:
-        sums, counts, kl = torch.zeros(3, levels, dtype=torch.float64)
+    def zeros(cls, levels: int, device: torch.device | str = "cpu") -> LevelSums:
+        sums, counts, kl = torch.zeros(3, levels, dtype=widest_float(torch.device(device)), device=device)
         return cls(sums, counts, kl)
 
     def add(self, other: LevelSums) -> None:
@@ -45,10 +47,20 @@ class LevelSums:
         self.counts += other.counts
         self.kl += other.kl
 
-    def over_processes(self, device: torch.device) -> LevelSums:
-        """Return the sums over all processes; every process must call it."""
-        total = sum_over_processes([*self.sums.tolist(), *self.counts.tolist(), *self.kl.tolist()], device)
-        sums, counts, kl = torch.tensor(total).view(3, -1)
+    def over_processes(self) -> LevelSums:
+        """Return the sums over all processes in float32; every process must call it."""
+        sums, counts, kl = total_over_processes(torch.stack([self.sums, self.counts, self.kl])).float()
+        return LevelSums(sums, counts, kl, self.ids)
+
+    def where_finite(self) -> LevelSums:
+        """Return the sums themselves if all are finite, else zeros."""
+        finite = self.sums.isfinite().all()
+        sums, counts, kl = torch.where(finite, torch.stack([self.sums, self.counts, self.kl]), 0.0)
+        return LevelSums(sums, counts, kl, self.ids)
+
+    def on_cpu(self) -> LevelSums:
+        """Return the sums on the CPU, read in one copy."""
+        sums, counts, kl = torch.stack([self.sums, self.counts, self.kl]).cpu()
         return LevelSums(sums, counts, kl, self.ids)
 
     def per_level(self) -> list[float]:
@@ -113,7 +125,7 @@ def train_step(
     world = accelerator.num_processes
     frames = sum(plan.frames(number) for number in numbers)
     rows = sum(len(plan.rows(number)) for number in numbers)
-    total = LevelSums.zeros(len(weights))
+    total = LevelSums.zeros(len(weights), accelerator.device)
     mine = numbers[accelerator.process_index :: world]
     for number, batch in zip(mine, batches, strict=True):
         total.ids += batch.ids
@@ -161,11 +173,11 @@ def _batch_loss(
     # Where a batch scores one sampled level (the fine model), its weight is relative to the mean weight of all such.
     against = sum(weights[used]) if scored > 1 or first == 0 else sum(weights[1:]) / len(weights[1:])
     loss = result.loss * (sum(shared[used]) / against)
-    sums = LevelSums.zeros(len(weights))
-    counts = result.counts.double().cpu()
+    sums = LevelSums.zeros(len(weights), device)
+    counts = result.counts.to(sums.counts.dtype)
     sums.counts[used] = counts
-    sums.sums[used] = result.per_level.double().cpu() * counts
-    sums.kl[used] = result.kl.double().cpu() * counts
+    sums.sums[used] = result.per_level.to(counts.dtype) * counts
+    sums.kl[used] = result.kl.to(counts.dtype) * counts
     return loss, sums
 
 
@@ -187,7 +199,7 @@ def validate(
     """
     count = min(max_batches or plan.batches_per_epoch, plan.batches_per_epoch)
     world = accelerator.num_processes
-    total = LevelSums.zeros(levels)
+    total = LevelSums.zeros(levels, accelerator.device)
     was_training = model.training
     model.eval()
     for number in range(accelerator.process_index, -(-count // world) * world, world):
@@ -199,4 +211,4 @@ def validate(
         if number < count:
             total.add(sums)
     model.train(was_training)
-    return total.over_processes(accelerator.device)
+    return total.over_processes().on_cpu()

@@ -108,8 +108,15 @@ def compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     out = LSTM[name](*inside[0]) if name in LSTM else func(*inside[0], **inside[1])
     if to_host(name, args, kwargs):
         return out
-    out = tree_map(lambda x: EmulatedTensor(x) if type(x) is Tensor else x, out)
+    # What is conjugate or negative on paper only is made so in fact: a wrapper does not carry that mark.
+    out = tree_map(lambda x: EmulatedTensor(_in_fact(x)) if type(x) is Tensor else x, out)
     return out if name in LSTM else return_and_correct_aliasing(func, args, kwargs, out)
+
+
+def _in_fact(x: Tensor) -> Tensor:
+    if x.is_conj():
+        return torch.conj_physical(x.conj())
+    return x.resolve_neg()
 
 
 def _check(name: str, given: list[Tensor], kwargs: dict[str, Any]) -> None:
@@ -253,7 +260,8 @@ def _register() -> list[torch.library.Library]:
     return [factories, autocast]
 
 
-_libraries: list[torch.library.Library] = []
+# At import, before any test runs: PyTorch counts its devices at the first backward pass, and cannot forget one.
+_LIBRARIES = _register()
 
 
 def _pinned(tensor: Tensor, *_: Any) -> Tensor:
@@ -298,8 +306,6 @@ PATCHES: tuple[tuple[Any, str, Any], ...] = (
 @contextmanager
 def emulated() -> Iterator[Counts]:
     """Make the device usable and count from zero."""
-    if not _libraries:
-        _libraries.extend(_register())  # for good: PyTorch cannot forget a device
     before = [getattr(owner, name) for owner, name, _ in PATCHES]
     for owner, name, value in PATCHES:
         setattr(owner, name, value)
