@@ -11,15 +11,19 @@ from pathlib import Path
 import pytest
 import torch
 from emulated_device import Counts, EmulatedTensor, WrongDevice, emulated
-from lm_models import coarse_fine_lm, delay_lm
+from lm_models import CODES, LEVELS, coarse_fine_lm, delay_lm
 from musicgen_checkpoint import write_musicgen
 from torch import Tensor
 from voice_helpers import tiny_codec, tiny_voice
 
 from codec.config import CodecConfig
+from codec.errors import SoundloomError
 from codec.model import Codec
 from codec.quantize import QuantizerConfig
 from codec.seanet import SEANetConfig
+from lm.config import TransformerConfig
+from lm.generation.grid_writer import GridWriter
+from lm.generation.request import GenerateConfig, make_request
 from pipelines.musicgen.model import load_musicgen
 
 
@@ -114,6 +118,45 @@ def test_a_voice_speaks_streams_and_continues(tmp_path: Path, sampled: int | Non
     assert all(chunk.device.type == "emu" for chunk in chunks)
     assert torch.equal(voice.continue_audio(prompt, 0.2, seed=2).sentences[0].codes.cpu(), continued.sentences[0].codes)
     speech.save(tmp_path / "speech.wav")
+
+
+@pytest.mark.parametrize("with_latents", [False, True])
+def test_a_step_of_generation_waits_once(with_latents: bool, device: Counts) -> None:
+    model = delay_lm().to("emu")
+    vectors = torch.randn(LEVELS, CODES, 4).to("emu") if with_latents else None
+    prompt = torch.ones(2, LEVELS, 4, dtype=torch.long)
+    config = GenerateConfig(guidance=2.0, max_frames=14, top_k=5, sampled_levels=1)
+    ids = torch.tensor([[1, 2, 3], [4, 5, 0]]).to("emu")
+    request = make_request(model.config, ids, torch.tensor([3, 2]), prompt, None, [0, 1], config, None, vectors)
+    with torch.inference_mode():
+        run = GridWriter(model, request)
+        while not run.finished:
+            device.clear()
+            run.advance()
+            assert sum(device.syncs.values()) <= 1 and not device.copies, (device.syncs, device.copies)
+
+
+def test_a_step_of_eight_layers_is_under_170_launches(device: Counts) -> None:
+    shape = TransformerConfig(dim=16, num_layers=8, num_heads=2, ffn_dim=24)
+    model = delay_lm(transformer=shape).to("emu")
+    config = GenerateConfig(guidance=2.0, max_frames=30, min_frames=20, top_k=5, sampled_levels=1)
+    vectors = torch.randn(LEVELS, CODES, 4).to("emu")
+    ids = torch.tensor([[1, 2, 3]]).to("emu")
+    run = GridWriter(model, make_request(model.config, ids, seeds=[0], config=config, vectors=vectors))
+    with torch.inference_mode():
+        for _ in range(6):
+            device.clear()
+            run.advance()
+    assert 0 < sum(device.launches.values()) < 170, device.launches.most_common(9)
+
+
+def test_broken_scores_are_refused_there_too() -> None:
+    model = delay_lm().to("emu")
+    with torch.no_grad():
+        model.heads.fill_(float("nan"))
+    for temperature in (0.0, 1.0):
+        with pytest.raises(SoundloomError, match="not finite numbers"):
+            model.generate([1, 2, 3], seed=0, max_frames=5, temperature=temperature)
 
 
 def test_music_is_written_and_continued(tmp_path: Path) -> None:

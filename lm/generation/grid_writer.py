@@ -9,12 +9,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from codec.common.devices import to_device
 from codec.errors import SoundloomError
 from lm.config import LMConfig
 from lm.delay import Pattern
 from lm.generation.latents import LatentParts
 from lm.generation.request import GenerateConfig, Request, frame_limits
-from lm.generation.sampling import Sampler
+from lm.generation.sampling import Sampler, refuse_broken
 from lm.prefix import PromptSpan
 
 UNKNOWN = 2**31  # a length not known yet: beyond every step
@@ -79,14 +80,16 @@ class GridWriter:
         self.inputs = self._first_inputs()
         self.prompts: list[int] = request.prompt_lengths.tolist()
         self.limits: list[tuple[int, int]] = list(zip(self.least.tolist(), self.most.tolist(), strict=True))
+        # What prompts give to the steps in which not all levels are new yet.
+        self.given: list[list[list[int]]] = self.inputs[:, :, : max(self.prompts) + self.pattern.lag + 2].tolist()
         self.ends = [UNKNOWN] * B
         self.reasons = [""] * B
         self.guards = [
-            LoopGuard(config, self.settings.frame_rate, self.inputs[row, 0, : prompt + 1].tolist())
+            LoopGuard(config, self.settings.frame_rate, self.given[row][0][: prompt + 1])
             for row, prompt in enumerate(self.prompts)
         ]
         self.generators = [torch.Generator().manual_seed(seed) for seed in request.seeds]
-        self.sampler = Sampler(config, config.temperatures(self.pattern.levels)).to(device)
+        self.sampler = Sampler(config, config.temperatures(self.pattern.levels), marks=True).to(device)
         # The prompt's inputs are known: the first advance takes all steps up to the shortest prompt's end at once.
         self.step = min(self.prompts)
         self.taken = 0
@@ -183,7 +186,7 @@ class GridWriter:
         config, end = self.request.config, self.settings.end_id
         logits = guided(scores, config.guidance).float()
         # With all rows and with guidance, the logits are a tensor of their own already.
-        chosen = None if len(rows) == len(self.ends) else torch.tensor(rows, device=scores.device)
+        chosen = None if len(rows) == len(self.ends) else to_device(torch.tensor(rows), scores.device)
         if chosen is not None:
             logits, scores = logits[chosen], scores[chosen]
         elif config.guidance == 1.0:
@@ -194,9 +197,11 @@ class GridWriter:
             if s < self.limits[row][0]:
                 ending[place, 0] = -math.inf
         codes = self.sampler(logits, [self.generators[row] for row in rows])
-        written = self._checked(rows, codes.tolist(), s)
+        sampled = codes.tolist()  # the only time in a step that the host waits for the device
+        refuse_broken(sampled)
+        written = self._checked(rows, sampled, s)
         if written is not None:
-            codes = torch.tensor(written, device=codes.device)
+            codes = to_device(torch.tensor(written), codes.device)
         if chosen is None:
             self.inputs[..., s + 1] = codes
         else:
@@ -213,11 +218,10 @@ class GridWriter:
             if before == UNKNOWN:
                 self._end(row, own[0], s)
             if s - self.pattern.lag < prompt or s >= self.ends[row]:
-                given = self.inputs[row, :, s + 1].tolist()
                 for level, delay in enumerate(self.pattern.delays):
                     frame = s - delay
                     if frame < prompt:
-                        own[level] = given[level]
+                        own[level] = self.given[row][level][s + 1]
                     elif frame >= self.ends[row]:
                         own[level] = self.settings.end_id
                 changed = True

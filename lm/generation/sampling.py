@@ -10,8 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from codec.common.devices import to_device
 from codec.errors import SoundloomError
 from lm.config import check_number
+
+BROKEN = -1  # in the place of an id: its scores are not finite
+_NOT_FINITE = "the language model's scores are not finite numbers: its weights are broken"
 
 
 @dataclass(frozen=True)
@@ -47,10 +51,12 @@ class Sampler:
 
     ``temperatures`` float [n]: one for each place (default: the config's ``temperature``). Each id takes one uniform
     number of its row's generator (inverse of the cumulative distribution), so a row does not depend on its neighbours.
+    ``marks``: off the CPU, ids sampled from scores that are not finite come as `BROKEN` instead of an error, so that
+    nobody waits for a check; whoever reads the ids then calls `refuse_broken`.
     """
 
-    def __init__(self, config: SamplingConfig, temperatures: Tensor | None = None) -> None:
-        self.config = config
+    def __init__(self, config: SamplingConfig, temperatures: Tensor | None = None, marks: bool = False) -> None:
+        self.config, self.marks = config, marks
         if temperatures is None:
             temperatures = torch.tensor([config.temperature])
         values = temperatures.tolist()
@@ -70,15 +76,24 @@ class Sampler:
         """
         n = logits.shape[1]
         numbers = [torch.rand(n, generator=g, dtype=torch.float64) for g in generators]
-        uniform = (torch.stack(numbers) if len(numbers) > 1 else numbers[0][None]).to(logits.device)
+        uniform = torch.stack(numbers) if len(numbers) > 1 else numbers[0][None]
         if self.greedy:
-            _require_finite(logits.amax(dim=-1))
-            return logits.argmax(dim=-1)
+            return self._checked(logits.argmax(dim=-1), logits.amax(dim=-1))
+        uniform = to_device(uniform, logits.device)
         cumulative = distribution(logits, self.config, self.temperatures).cumsum(dim=-1, dtype=torch.float64)
         total = cumulative[..., -1:]
-        _require_finite(total)
         sampled = torch.searchsorted(cumulative, uniform[..., None] * total, right=True)[..., 0]
-        return torch.where(self.zero, logits.argmax(dim=-1), sampled) if self.mixed else sampled
+        sampled = torch.where(self.zero, logits.argmax(dim=-1), sampled) if self.mixed else sampled
+        return self._checked(sampled, total[..., 0])
+
+    def _checked(self, ids: Tensor, values: Tensor) -> Tensor:
+        """Return ids [B, n] sampled from scores that are finite where ``values`` [B, n] are."""
+        if self.marks and ids.device.type != "cpu":
+            return torch.where(values.isfinite(), ids, BROKEN)
+        # A sum is finite only where all values are; the values are at most the number of ids, or scores.
+        if not math.isfinite(float(values.sum(dtype=torch.float64))):
+            raise SoundloomError(_NOT_FINITE)
+        return ids
 
 
 def sample(
@@ -119,7 +134,7 @@ def _kth_largest(values: Tensor, k: int) -> Tensor:
     return values.topk(k, dim=-1).values[..., -1:]
 
 
-def _require_finite(values: Tensor) -> None:
-    # A sum is finite only where all values are; the values are at most the number of ids, or scores.
-    if not math.isfinite(float(values.sum(dtype=torch.float64))):
-        raise SoundloomError("the language model's scores are not finite numbers: its weights are broken")
+def refuse_broken(ids: Sequence[Sequence[int]]) -> None:
+    """Raise `SoundloomError` where a `Sampler` that marks found scores that are not finite."""
+    if any(BROKEN in row for row in ids):
+        raise SoundloomError(_NOT_FINITE)

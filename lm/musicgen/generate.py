@@ -11,7 +11,7 @@ from torch import Tensor
 from codec.errors import SoundloomError
 from lm.generation.generate import evaluating
 from lm.generation.grid_writer import guided
-from lm.generation.sampling import SamplingConfig, sample
+from lm.generation.sampling import Sampler, SamplingConfig
 from lm.musicgen.network import MusicGenLM
 
 _OPEN = -1  # a place of the grid that is still to be written
@@ -70,13 +70,13 @@ def _written(
     grid = model.step_inputs(known)  # [B, K, 1 + steps]
     steps = grid.shape[2] - 1
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    temperatures = settings.temperatures(K).to(device)
+    sampler = Sampler(settings, settings.temperatures(K)).to(device)
     state = model.start(*text, 2 * B if both else B, steps)
     taken = 0
     for s in range(P, steps):  # the prompt's steps are taken at once
         new = grid[:, :, taken : s + 1]
         scores = model.advance(state, torch.cat([new, new]) if both else new)
-        sampled = sample(guided(scores, settings.guidance if both else 1.0), generators, settings, temperatures)
+        sampled = sampler(guided(scores, settings.guidance if both else 1.0), generators)
         following = grid[:, :, s + 1]
         grid[:, :, s + 1] = torch.where(following == _OPEN, sampled, following)
         taken = s + 1

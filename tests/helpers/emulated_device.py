@@ -33,6 +33,10 @@ OURS = tuple(str(ROOT / room) for room in ("codec", "lm", "pipelines"))
 READS = {"_local_scalar_dense", "nonzero", "masked_select", "bincount", "equal", "unique", "_unique2", "unique_dim"}
 READS |= {"is_nonzero", "repeat_interleave", "histc", "unique_consecutive"}
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"}
+#: operations that only allocate, or look at the same memory in another way
+NO_KERNELS = {"detach", "_unsafe_view", "empty", "empty_strided", "empty_like", "new_empty", "alias"}
+#: what GPUs compute in one kernel and other devices in several (forward; backward passes are counted in parts)
+ONE_KERNEL = {torch.rms_norm, torch.nn.functional.scaled_dot_product_attention}
 #: operations that take tensors of both kinds
 COPIES = {"copy_", "_to_copy", "_foreach_copy_", "set_"}
 #: what autocast computes in the lower precision: the products
@@ -54,6 +58,7 @@ class Counts:
         self.syncs: Counter[str] = Counter()
         self.copies: Counter[str] = Counter()
         self.launches: Counter[str] = Counter()
+        self.inside = False  # an operation that is one launch already
 
 
 COUNTS = Counts()
@@ -90,6 +95,18 @@ class EmulatedTensor(Tensor):
     def tolist(self) -> Any:  # PyTorch's own does not take subclasses
         COUNTS.syncs[f"tolist {caller()}"] += 1
         return self.inner.tolist()
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with torch._C.DisableTorchFunctionSubclass():
+            if func not in ONE_KERNEL or COUNTS.inside:
+                return func(*args, **(kwargs or {}))
+            COUNTS.launches[f"{func.__name__} {caller()}"] += 1
+            COUNTS.inside = True
+            try:
+                return func(*args, **(kwargs or {}))
+            finally:
+                COUNTS.inside = False
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -132,10 +149,11 @@ def _check(name: str, given: list[Tensor], kwargs: dict[str, Any]) -> None:
 
 
 def _count(func: Any, name: str, args: Any, kwargs: dict[str, Any], given: list[Tensor]) -> None:
-    if func.is_view or name == "detach":
+    if func.is_view or name in NO_KERNELS:
         return
     place = caller()
-    COUNTS.launches[f"{name} {place}"] += 1
+    if not COUNTS.inside:
+        COUNTS.launches[f"{name} {place}"] += 1
     if name in READS or (name in INDEXING and _by_mask(args[1])):
         COUNTS.syncs[f"{name} {place}"] += 1
     host = [x for x in given if not isinstance(x, EmulatedTensor) and x.dim()]
