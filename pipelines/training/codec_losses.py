@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,7 +29,7 @@ from codec.losses import (
     whitening_loss,
 )
 from codec.model import Codec
-from pipelines.training.recogniser_loss import RecogniserLoss
+from pipelines.training.recogniser_loss import RecogniserLoss, recogniser_folder
 
 
 @dataclass(frozen=True)
@@ -192,7 +191,7 @@ class CodecLosses(nn.Module):
 def _open_recogniser(weights: LossWeights, sample_rate: int) -> RecogniserLoss | None:
     if not weights.recogniser:
         return None
-    return RecogniserLoss.open(Path(weights.recogniser_from), sample_rate)
+    return RecogniserLoss.open(recogniser_folder(weights.recogniser_from), sample_rate)
 
 
 def _autocast(like: Tensor, enabled: bool) -> torch.autocast:

