@@ -20,6 +20,9 @@ then all are judged in one run of evaluate_codec.py. Writes OUT/ablation.md, abl
 
 from __future__ import annotations
 
+import pipelines.command_line.interrupts  # noqa: F401 - Ctrl-C while torch is imported ends in one line
+
+# isort: split
 import argparse
 import json
 import re

@@ -10,6 +10,9 @@ roofline: the bytes and operations that a call needs, over what this machine was
 
 from __future__ import annotations
 
+import pipelines.command_line.interrupts  # noqa: F401 - Ctrl-C while torch is imported ends in one line
+
+# isort: split
 import argparse
 import json
 import sys

@@ -16,6 +16,9 @@ Exit code: 0; 1 where something is sick; 2 for bad input.
 
 from __future__ import annotations
 
+import pipelines.command_line.interrupts  # noqa: F401 - Ctrl-C while torch is imported ends in one line
+
+# isort: split
 import argparse
 import copy
 import dataclasses

@@ -15,6 +15,9 @@ Needs `pip install -e '.[eval]'`; ViSQOL is reported where it is installed.
 
 from __future__ import annotations
 
+import pipelines.command_line.interrupts  # noqa: F401 - Ctrl-C while torch is imported ends in one line
+
+# isort: split
 import argparse
 import sys
 from collections.abc import Sequence

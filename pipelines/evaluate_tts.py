@@ -22,6 +22,9 @@ Needs `pip install -e '.[eval]'`.
 
 from __future__ import annotations
 
+import pipelines.command_line.interrupts  # noqa: F401 - Ctrl-C while torch is imported ends in one line
+
+# isort: split
 import argparse
 import importlib.util
 import os

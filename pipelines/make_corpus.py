@@ -21,6 +21,9 @@ count as speakers of their own (heart@0.85), so that a model learns from more vo
 
 from __future__ import annotations
 
+import pipelines.command_line.interrupts  # noqa: F401 - Ctrl-C while torch is imported ends in one line
+
+# isort: split
 import argparse
 import os
 from collections.abc import Iterable

@@ -12,6 +12,9 @@ Hours come from a roofline for each kernel, or from --mfu. They are an estimate,
 
 from __future__ import annotations
 
+import pipelines.command_line.interrupts  # noqa: F401 - Ctrl-C while torch is imported ends in one line
+
+# isort: split
 import argparse
 import json
 import sys

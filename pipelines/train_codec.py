@@ -19,6 +19,9 @@ resumes from the last checkpoint, exact to the bit. SIGTERM, Ctrl-C and the time
 
 from __future__ import annotations
 
+import pipelines.command_line.interrupts  # noqa: F401 - Ctrl-C while torch is imported ends in one line
+
+# isort: split
 import json
 import sys
 import time

@@ -19,6 +19,9 @@ then needs no guidance: one pass a step instead of two.
 
 from __future__ import annotations
 
+import pipelines.command_line.interrupts  # noqa: F401 - Ctrl-C while torch is imported ends in one line
+
+# isort: split
 import math
 from collections.abc import Generator, Sequence
 from contextlib import closing

@@ -16,6 +16,9 @@ they end the run.
 
 from __future__ import annotations
 
+import pipelines.command_line.interrupts  # noqa: F401 - Ctrl-C while torch is imported ends in one line
+
+# isort: split
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any

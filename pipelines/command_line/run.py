@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from codec.errors import SoundloomError, quoted
+from pipelines.command_line.interrupts import allow_cleanup
 
 MOST_THREADS = 256
 MOST_WORKERS = 256  # processes
@@ -33,6 +34,7 @@ def run(main: Callable[[], int]) -> int:
     if sys.stderr is None:  # closed: without this, messages would go to standard output
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for as long as the program runs
     try:
+        allow_cleanup()
         if sys.argv[1:] == ["--version"]:
             print(version())
             return 0
