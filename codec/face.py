@@ -55,6 +55,15 @@ class CodecFace(nn.Module):
     num_levels: int
 
     @property
+    def lookahead(self) -> int:
+        """Samples by which decoding waits for later codes."""
+        return 0
+
+    def piece_frames(self, batch: int = 1) -> int:
+        """Return in pieces of how many frames the codec works; 0 where it takes the whole at once."""
+        return 0
+
+    @property
     def frame_rate(self) -> float:
         """Frames a second."""
         return self.sample_rate / self.hop_length

@@ -64,13 +64,26 @@ def mel_distance(reference: Tensor, estimate: Tensor, sample_rate: int) -> float
     0 is equal; good speech codecs reach 0.5 to 1. ``reference``, ``estimate``: [..., N]; the longer one is cut. Values
     depend on the sample rate: compare at one rate only. Raises: `SoundloomError` where nothing is left to compare.
     """
-    reference, estimate = _same_length(reference, estimate)
-    total = 0.0
-    for window, mels in MEL_SCALES:
-        x, y = (_mel(wave, window, mels, sample_rate) for wave in (reference, estimate))
-        logs = [torch.log10(mel.clamp(min=MEL_FLOOR) ** 2) for mel in (x, y)]
-        total += float((logs[0] - logs[1]).abs().mean() + (x - y).abs().mean())
-    return total
+    distance = MelDistance(sample_rate)
+    distance.add(*_same_length(reference, estimate))
+    return distance.value()
+
+
+class MelDistance:
+    """`mel_distance` of waveforms that come piece by piece; an hour needs no more memory than its pieces."""
+
+    def __init__(self, sample_rate: int) -> None:
+        self._scales = [_MelScale(window, mels, sample_rate) for window, mels in MEL_SCALES]
+
+    def add(self, reference: Tensor, estimate: Tensor) -> None:
+        """Take the next samples of both, [..., n]."""
+        pair = torch.stack([wave.reshape(-1, wave.shape[-1]).float() for wave in (reference, estimate)])
+        for scale in self._scales:
+            scale.add(pair)
+
+    def value(self) -> float:
+        """End both waveforms and return their distance."""
+        return sum(scale.value() for scale in self._scales)
 
 
 def si_sdr(reference: Tensor, estimate: Tensor, max_lag: int = 2400) -> SiSdr:
@@ -276,20 +289,44 @@ def _same_length(reference: Tensor, estimate: Tensor) -> tuple[Tensor, Tensor]:
 _BLOCK = 4096  # frames whose spectra are in memory together
 
 
-def _mel(wave: Tensor, window: int, mels: int, sample_rate: int) -> Tensor:
-    """Return mel magnitudes [B, frames, mels]."""
-    wave = wave.reshape(-1, wave.shape[-1]).float()
-    # Reflection needs more samples than it mirrors; shorter waveforms are continued with silence.
-    wave = torch.nn.functional.pad(wave, (0, max(0, window // 2 + 1 - wave.shape[-1])))
-    hann, filters = (part.to(wave.device) for part in _mel_parts(window, mels, sample_rate))
-    hop = window // 4
-    wave = torch.nn.functional.pad(wave, (window // 2, window // 2), "reflect")
-    pieces = []
-    for first in range(0, wave.shape[-1] - window + 1, hop * _BLOCK):  # spectra of an hour at once take gigabytes
-        piece = wave[:, first : first + hop * (_BLOCK - 1) + window]
-        spectrum = torch.stft(piece, window, hop, window=hann, center=False, return_complex=True)
-        pieces.append(spectrum.abs().transpose(1, 2) @ filters)  # [B, frames, bins] @ [bins, mels]
-    return torch.cat(pieces, dim=1)
+class _MelScale:
+    """One scale of `MelDistance`: centred frames of both waveforms, whose ends are reflected."""
+
+    def __init__(self, window: int, mels: int, sample_rate: int) -> None:
+        self.window, self.hop = window, window // 4
+        self.parts = _mel_parts(window, mels, sample_rate)
+        self.waiting: Tensor | None = None  # [2, B, n]: samples that a later frame needs
+        self.begun = False
+        self.sum, self.count = 0.0, 0
+
+    def add(self, pair: Tensor) -> None:
+        """Take the next samples [2, B, n]."""
+        self.waiting = pair if self.waiting is None else torch.cat([self.waiting, pair], -1)
+        if not self.begun and self.waiting.shape[-1] > self.window // 2:
+            self.begun = True
+            self.waiting = torch.nn.functional.pad(self.waiting, (self.window // 2, 0), "reflect")
+        while self.begun and self.waiting.shape[-1] >= self.window:
+            count = min(_BLOCK, (self.waiting.shape[-1] - self.window) // self.hop + 1)
+            self._compare(self.waiting[..., : (count - 1) * self.hop + self.window])
+            self.waiting = self.waiting[..., count * self.hop :]
+
+    def value(self) -> float:
+        """Return the distance of everything that was added."""
+        assert self.waiting is not None
+        if not self.begun:  # reflection needs more samples than it mirrors; shorter waveforms end in silence
+            self.add(self.waiting.new_zeros(*self.waiting.shape[:2], self.window // 2 + 1 - self.waiting.shape[-1]))
+        # At least three quarters of a window wait, so that the end can be mirrored.
+        self.waiting = torch.nn.functional.pad(self.waiting, (0, self.window // 2), "reflect")
+        self.add(self.waiting[..., :0])
+        return self.sum / self.count
+
+    def _compare(self, pair: Tensor) -> None:
+        hann, filters = (part.to(pair.device) for part in self.parts)
+        spectrum = torch.stft(pair.flatten(0, 1), self.window, self.hop, window=hann, center=False, return_complex=True)
+        x, y = (spectrum.abs().transpose(1, 2) @ filters).chunk(2)  # [B, frames, bins] @ [bins, mels]
+        logs = [torch.log10(mel.clamp(min=MEL_FLOOR) ** 2) for mel in (x, y)]
+        self.sum += float((logs[0] - logs[1]).abs().double().sum() + (x - y).abs().double().sum())
+        self.count += x.numel()
 
 
 @functools.lru_cache(maxsize=16)

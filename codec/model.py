@@ -176,13 +176,21 @@ class Codec(CodecFace):
         The memory then does not grow with the length, and each layer finds its input in the cache. ``unit``: a frame's
         steps. A network that is not causal needs the whole.
         """
-        frames = max(1, round(_PIECE_SECONDS[self.config.network] * self.frame_rate / max(1, len(signal))))
-        in_pieces = self.streams and signal.device.type == "cpu"
-        pieces = signal.split(frames * unit, -1) if in_pieces else (signal,)
+        frames = self.piece_frames(len(signal))
+        pieces = signal.split(frames * unit, -1) if frames else (signal,)
         if len(pieces) == 1:
             return step(signal)
         state, last = network.init_state(len(signal)), len(pieces) - 1
         return torch.cat([step(piece, state, i == last) for i, piece in enumerate(pieces)], -1)
+
+    def piece_frames(self, batch: int = 1) -> int:
+        """Return in pieces of how many frames `encode` and `decode` work; 0 where they take the whole at once.
+
+        A stream in chunks of this size computes what they do, to the bit.
+        """
+        if not self.streams or self.device.type != "cpu":
+            return 0
+        return max(1, round(_PIECE_SECONDS[self.config.network] * self.frame_rate / max(1, batch)))
 
     def init_state(self, batch: int = 1) -> CodecState:
         """Start a stream for `encode_chunk` and `decode_chunk`. Raises: `SoundloomError` unless it `streams`."""

@@ -46,6 +46,13 @@ class AudioCodec(Protocol):
         """Whether `init_state` starts a stream; other codecs run on the whole only."""
 
     @property
+    def lookahead(self) -> int:
+        """Samples by which decoding waits for later codes."""
+
+    def piece_frames(self, batch: int = 1) -> int:
+        """Return in pieces of how many frames the codec works; 0 where it takes the whole at once."""
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of everything that determines the codes."""
 

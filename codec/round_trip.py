@@ -1,16 +1,20 @@
-"""A recording or a file of codes, sent through a codec and described in one line."""
+"""A recording or a file of codes, sent through a codec piece by piece and described in one line."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from codec.audio.files import read_audio
+from codec.audio.pieces import read_pieces
 from codec.errors import SoundloomError
 from codec.loom import READ_SUFFIXES, CodeFile, load_codes, mark_of, pack
-from codec.metrics import mel_distance
+from codec.metrics import MelDistance
 from codec.pretrained import AudioCodec
 
 _PCM_BITS = 16
@@ -18,34 +22,50 @@ _PCM_BITS = 16
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """A recording [C, N] (None where the input was codes), its codes, and the decoded wave [C, N]; on the CPU."""
+    """The codes of a recording, and the mel distance of what they decode to (None where the input was codes)."""
 
-    original: Tensor | None
     codes: CodeFile
-    decoded: Tensor
+    distance: float | None
 
 
-def reconstruct(codec: AudioCodec, source: str | Path, levels: int | None = None) -> Reconstruction:
+def reconstruct(
+    codec: AudioCodec,
+    source: str | Path,
+    levels: int | None = None,
+    write: Callable[[Tensor], None] | None = None,
+    show: Callable[[Tensor], None] | None = None,
+) -> Reconstruction:
     """Read ``source``, audio or a file of codes, and send it through ``codec``.
 
-    ``levels``: use the first n levels (None: all that there are). Raises: `SoundloomError` for input that does not fit.
+    A codec that works in pieces takes the memory of a piece, and computes what it does on the whole, to the bit. Where
+    a decoder looks ahead, the codes have one frame more than the recording, of the silence after it: without that frame
+    the decoder's last windows are missing, and a sound that does not end in silence fades.
+
+    ``levels``: use the first n levels (None: all that there are). ``write`` takes the decoded wave, piece by piece
+    [C, n] on the CPU, and ``show`` the recording. Raises: `SoundloomError` for input that does not fit.
     """
     if levels is not None and not 1 <= levels <= codec.num_levels:
         raise SoundloomError(f"--levels {levels}: this codec has levels 1 to {codec.num_levels}")
-    original: Tensor | None = None
+    output = _Output(codec, write, show)
     if Path(source).suffix.lower() in READ_SUFFIXES:
         file = load_codes(source)
         file.check_codec(codec, str(source))
         if levels is not None and levels > file.codes.shape[0]:
             raise SoundloomError(f"--levels {levels}: {source} holds {file.codes.shape[0]} levels")
-        codes, num_samples = file.codes[:levels], file.num_samples
+        codes, output.num_samples = file.codes[:levels], file.num_samples
+        pieces: Iterable[Tensor] = codes[None].split(codec.piece_frames() or codes.shape[1], -1)
     else:
-        original = read_audio(source, codec.sample_rate, codec.channels)
-        codes, num_samples = codec.encode(original[None])[0, :levels].cpu(), original.shape[1]
-    num_samples = min(num_samples, codes.shape[1] * codec.hop_length)
+        output.distance = MelDistance(codec.sample_rate)
+        coded: list[Tensor] = []
+        pieces = _kept(_by_pieces(codec, codec.encode, codec.encode_chunk, _recording(codec, source, output)), coded)
+        pieces = (piece[:, :levels] for piece in pieces)
+    for wave in _by_pieces(codec, codec.decode, codec.decode_chunk, pieces):
+        output.add(wave[0].cpu())
+    if output.distance is not None:
+        codes = torch.cat(coded, -1)[0, :levels]
     mark = mark_of(codec.fingerprint)
-    file = CodeFile(codes, codec.codebook_size, codec.sample_rate, codec.hop_length, num_samples, mark)
-    return Reconstruction(original, file, codec.decode(codes[None])[0, :, :num_samples].cpu())
+    file = CodeFile(codes, codec.codebook_size, codec.sample_rate, codec.hop_length, output.written, mark)
+    return Reconstruction(file, output.distance.value() if output.distance is not None else None)
 
 
 def describe(result: Reconstruction, codec: AudioCodec) -> str:
@@ -61,7 +81,77 @@ def describe(result: Reconstruction, codec: AudioCodec) -> str:
         f"{levels * codec.frame_rate:,.4g} tokens/s",
         f"{pcm / bitrate:.0f} times smaller than {_PCM_BITS}-bit PCM",
     ]
-    if result.original is not None:
-        distance = mel_distance(result.original[:, : result.codes.num_samples], result.decoded, codec.sample_rate)
-        parts.append(f"mel distance {distance:.3f}")
+    if result.distance is not None:
+        parts.append(f"mel distance {result.distance:.3f}")
     return ", ".join(parts)
+
+
+class _Output:
+    """The decoded wave: cut to the recording's length, compared with it, and handed on."""
+
+    def __init__(
+        self, codec: AudioCodec, write: Callable[[Tensor], None] | None, show: Callable[[Tensor], None] | None
+    ) -> None:
+        self.distance: MelDistance | None = None
+        self.num_samples = self.written = 0  # of the recording as far as it was read, and of what was decoded
+        self._write, self._show = write, show
+        self._waiting = torch.zeros(codec.channels, 0)  # the part of the recording that is not decoded yet
+
+    def take(self, wave: Tensor) -> None:
+        """Take the next samples of the recording [C, n]."""
+        self.num_samples += wave.shape[1]
+        if self._show is not None:
+            self._show(wave)
+        self._waiting = torch.cat([self._waiting, wave], 1)
+
+    def add(self, wave: Tensor) -> None:
+        """Take the next decoded samples [C, n]."""
+        wave = wave[:, : self.num_samples - self.written]
+        count = wave.shape[1]
+        self.written += count
+        if count and self.distance is not None:
+            self.distance.add(self._waiting[:, :count], wave)
+            self._waiting = self._waiting[:, count:]
+        if count and self._write is not None:
+            self._write(wave)
+
+
+def _recording(codec: AudioCodec, source: str | Path, output: _Output) -> Iterator[Tensor]:
+    """Yield a recording in the pieces [1, C, n] that the codec works in, with a frame of silence if it looks ahead."""
+    size = codec.piece_frames() * codec.hop_length
+    held: Tensor | None = None
+    if size:
+        pieces = read_pieces(source, codec.sample_rate, codec.channels, size)
+    else:
+        pieces = iter([read_audio(source, codec.sample_rate, codec.channels)])
+    for piece in pieces:
+        output.take(piece)
+        if held is not None:
+            yield held[None]
+        held = piece
+    assert held is not None  # an empty file is an error
+    held = F.pad(held, (0, codec.hop_length if codec.lookahead else 0))
+    yield from held[None].split(size or held.shape[1], -1)
+
+
+def _by_pieces(
+    codec: AudioCodec, whole: Callable[[Tensor], Tensor], chunk: Callable[..., Tensor], pieces: Iterable[Tensor]
+) -> Iterator[Tensor]:
+    """Apply ``whole`` to what comes in one piece, and ``chunk`` to the pieces of a stream."""
+    source = iter(pieces)
+    piece, following = next(source), next(source, None)
+    if following is None:
+        yield whole(piece)
+        return
+    state = codec.init_state()
+    while True:
+        yield chunk(piece, state, last=following is None)
+        if following is None:
+            return
+        piece, following = following, next(source, None)
+
+
+def _kept(pieces: Iterable[Tensor], kept: list[Tensor]) -> Iterator[Tensor]:
+    for piece in pieces:
+        kept.append(piece.cpu())
+        yield piece

@@ -15,14 +15,18 @@ Files that are there already are kept: run it again to resume.
 
 from __future__ import annotations
 
+import pipelines.command_line.interrupts  # noqa: F401 - Ctrl-C while torch is imported ends in one line
+
+# isort: split
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 import torch
 
-from codec.audio import audio_info, read_audio, resample, write_audio
-from codec.audio.files import AUDIO_SUFFIXES
+from codec.audio.files import AUDIO_SUFFIXES, audio_info
+from codec.audio.pieces import open_writer, read_pieces, resampled_pieces
 from codec.common.extras import install_hint
 from codec.common.files import read_packed, read_text
 from codec.errors import SoundloomError
@@ -35,6 +39,7 @@ from pipelines.corpus.write import Reject, Row, remove_leftovers, split_of, writ
 _RAW_FORMATS = {".g722": "g722", ".gsm": "gsm", ".ulaw": "mulaw", ".alaw": "alaw"}
 AV_SUFFIXES = (".aac", ".ac3", ".amr", ".m4a", ".mka", ".mkv", ".mov", ".mp4", ".webm", ".wma", *_RAW_FORMATS)
 MAX_SECONDS = 4 * 3600
+_PIECE_SECONDS = 60
 _MOST_TEXTS, _MOST_TEXT = 1 << 30, 1 << 20  # bytes of a list of texts, and of one text
 
 
@@ -47,39 +52,49 @@ def find_files(source: Path) -> list[Path]:
     return sorted(path for path in files if path.is_file())
 
 
-def decode(path: Path, sample_rate: int) -> torch.Tensor:
-    """Read a file's sound in mono at ``sample_rate``: float32 [1, N].
+def decode(path: Path, sample_rate: int) -> Iterator[torch.Tensor]:
+    """Yield a file's sound in mono at ``sample_rate``, in pieces float32 [1, n] of at most a minute.
 
     Raises:
         SoundloomError: it names the file.
     """
     if path.suffix.lower() not in AV_SUFFIXES:
-        return read_audio(path, sample_rate=sample_rate, channels=1)
+        return read_pieces(path, sample_rate, 1, _PIECE_SECONDS * sample_rate)
+    blocks = _av_blocks(path)
+    rate = int(next(blocks))
+    return resampled_pieces(blocks, rate, sample_rate, _PIECE_SECONDS * sample_rate)
+
+
+def _av_blocks(path: Path) -> Iterator[torch.Tensor]:
+    """Yield the sample rate and then the sound [1, n] of a file that FFmpeg reads."""
     try:
         import av
     except ImportError as error:
         raise SoundloomError(f"{path}: needs PyAV to be read: {install_hint('corpus')}") from error
-    parts: list[torch.Tensor] = []
-    rate, length = 0, 0
+    rate = length = 0
     try:
         with av.open(str(path), format=_RAW_FORMATS.get(path.suffix.lower())) as container:
             if not container.streams.audio:
                 raise SoundloomError(f"{path}: holds no sound")
-            stream = container.streams.audio[0]
             convert = av.AudioResampler(format="fltp", layout="mono")
-            for frame in container.decode(stream):
-                rate = rate or frame.sample_rate
-                parts += [torch.from_numpy(out.to_ndarray()) for out in convert.resample(frame)]
-                length += sum(part.shape[1] for part in parts[-1:])
-                if length > MAX_SECONDS * rate:
-                    raise SoundloomError(f"{path}: longer than {MAX_SECONDS // 3600} hours; cut it into pieces first")
-            parts += [torch.from_numpy(out.to_ndarray()) for out in convert.resample(None)]
+            for frame in chain(container.decode(container.streams.audio[0]), [None]):
+                if not rate and frame is not None:
+                    rate = frame.sample_rate
+                    yield torch.tensor(rate)
+                for out in convert.resample(frame):
+                    block = torch.from_numpy(out.to_ndarray())
+                    length += block.shape[1]
+                    if length > MAX_SECONDS * rate:
+                        raise SoundloomError(
+                            f"{path}: longer than {MAX_SECONDS // 3600} hours; cut it into pieces first"
+                        )
+                    if not torch.isfinite(block).all():
+                        raise SoundloomError(f"{path}: holds NaN or infinity")
+                    yield block
     except (av.FFmpegError, ValueError, OSError) as error:
         raise SoundloomError(f"{path}: cannot be decoded ({error})") from error
-    wave = torch.cat(parts, dim=1) if parts else torch.zeros(1, 0)
-    if wave.shape[1] == 0 or not torch.isfinite(wave).all():
-        raise SoundloomError(f"{path}: {'empty' if wave.shape[1] == 0 else 'holds NaN or infinity'}")
-    return resample(wave, rate, sample_rate)
+    if length == 0:
+        raise SoundloomError(f"{path}: empty")
 
 
 def read_transcripts(path: Path) -> dict[str, str]:
@@ -145,9 +160,12 @@ def import_file(path: Path, source: Path, out: Path, sample_rate: int, texts: Te
     except SoundloomError:
         done = None
     if done is None or done.sample_rate != sample_rate:
-        wave = decode(path, sample_rate)
-        write_audio(target, wave, sample_rate)
-        seconds = wave.shape[1] / sample_rate
+        samples = 0
+        with open_writer(target, sample_rate) as write:
+            for piece in decode(path, sample_rate):
+                write(piece)
+                samples += piece.shape[1]
+        seconds = samples / sample_rate
     else:
         seconds = done.duration
     speaker = relative.parts[0] if len(relative.parts) > 1 and relative.parts[0] != "wavs" else source.resolve().name

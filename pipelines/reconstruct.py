@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,9 @@ from pipelines.command_line.run import check_numbers, run
 from pipelines.command_line.voice_options import check_output
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from codec.loom import CodeFile
     from codec.pretrained import AudioCodec
 
 
@@ -63,25 +67,39 @@ def _one(
     codec: AudioCodec, source: str, out: str | None, codes_path: str | None, plot: str | None, levels: int | None
 ) -> str:
     """Send one file through the codec, write what was asked for, and return its line."""
-    from codec.audio.files import write_audio
+    from codec.audio.pieces import open_writer
     from codec.loom import save_codes
     from codec.round_trip import describe, reconstruct
 
-    result = reconstruct(codec, source, levels)
-    line = describe(result, codec)
-    if codes_path:
-        save_codes(codes_path, result.codes)
-    if plot:
-        from pipelines.evaluation.plots import reconstruction_figure, save_figure
+    original: list[Tensor] = []  # a picture needs the whole of both
+    decoded: list[Tensor] = []
+    with open_writer(out, codec.sample_rate) if out else nullcontext() as write:
 
-        original = result.decoded if result.original is None else result.original
-        figure = reconstruction_figure(
-            original.mean(0), result.decoded.mean(0), result.codes.codes, codec.sample_rate, codec.codebook_size, line
-        )
-        save_figure(plot, figure)
-    if out:
-        write_audio(out, result.decoded, codec.sample_rate)
+        def take(wave: Tensor) -> None:
+            if write is not None:
+                write(wave)
+            if plot:
+                decoded.append(wave)
+
+        result = reconstruct(codec, source, levels, take, original.append if plot else None)
+        line = describe(result, codec)
+        if codes_path:
+            save_codes(codes_path, result.codes)
+        if plot:
+            _plot(plot, codec, result.codes, original or decoded, decoded, line)
     return line
+
+
+def _plot(
+    path: str, codec: AudioCodec, codes: CodeFile, original: list[Tensor], decoded: list[Tensor], line: str
+) -> None:
+    import torch
+
+    from pipelines.evaluation.plots import reconstruction_figure, save_figure
+
+    before, after = (torch.cat(pieces, 1).mean(0) for pieces in (original, decoded))
+    shown = codes.codes[:, : -(-len(after) // codec.hop_length)]  # without the frame of silence at the end
+    save_figure(path, reconstruction_figure(before, after, shown, codec.sample_rate, codec.codebook_size, line))
 
 
 def _folder(codec: AudioCodec, options: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ from codec.common.files import write_bytes
 from codec.errors import SoundloomError, quoted
 
 AUDIO_SUFFIXES = (".aif", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav")
-_FILTER_SAMPLES = 7  # of the slower rate, which resampling reads on each side of a sample
+FILTER_SAMPLES = 7  # of the slower rate, which resampling reads on each side of a sample
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def read_audio(
         # begins at a multiple of `down`, where the grids of both rates meet: its filter sees what the whole's sees.
         first = round(start * rate)
         count = None if duration is None else max(1, round(duration * rate))
-        margin = 0 if up == down else math.ceil(_FILTER_SAMPLES * max(up, down) / up) + 1
+        margin = 0 if up == down else math.ceil(FILTER_SAMPLES * max(up, down) / up) + 1
         skip_blocks = max(0, first * down // up - margin) // down
         begin = skip_blocks * down
         end = None if count is None else math.ceil((first + count) * down / up) + margin

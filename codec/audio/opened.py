@@ -143,6 +143,18 @@ def read_samples(sound: SoundFile, name: str, begin: int, end: int | None, chann
     Raises:
         SoundloomError: it names the file.
     """
+    pieces = list(mixed_blocks(sound, name, begin, end, channels))
+    return np.ascontiguousarray(np.concatenate(pieces).T)
+
+
+def mixed_blocks(
+    sound: SoundFile, name: str, begin: int = 0, end: int | None = None, channels: int | None = None
+) -> Iterator[np.ndarray]:
+    """Yield what `read_samples` joins, block by block: float32 [n, C], with the wanted number of channels.
+
+    Raises:
+        SoundloomError: it names the file; that it was truncated is known at its end.
+    """
     known = sound.frames < UNKNOWN
     if known and begin >= sound.frames:
         raise SoundloomError(f"{name}: is {sound.frames / sound.samplerate:.2f} s long; choose an earlier start")
@@ -158,8 +170,7 @@ def read_samples(sound: SoundFile, name: str, begin: int, end: int | None, chann
     if known and end is not None:
         last = min(end, sound.frames)
     count = None if last is None else last - (begin - skip)
-    pieces: list[np.ndarray] = []
-    values = 0
+    got = values = 0
     for block in read_blocks(sound, name, count):
         kept = block[skip:]
         skip = max(0, skip - len(block))
@@ -169,16 +180,14 @@ def read_samples(sound: SoundFile, name: str, begin: int, end: int | None, chann
             raise SoundloomError(
                 f"{name}: longer than {MAX_VALUES:,} samples; read it in parts with start and duration"
             )
-        pieces.append(kept)
-    got = sum(len(piece) for piece in pieces)
+        got += len(kept)
+        yield np.repeat(kept, channels, axis=1) if channels and channels > kept.shape[1] else kept
     if known and last is not None and got < last - begin and not _length_is_guess(sound):
         raise SoundloomError(
             f"{name}: header says {sound.frames:,} samples, but it ends after {begin + got:,}: truncated; replace it"
         )
     if got == 0:
         raise SoundloomError(f"{name}: holds no samples there; replace it, leave it out, or choose an earlier start")
-    samples = np.ascontiguousarray(np.concatenate(pieces).T)
-    return np.repeat(samples, channels, axis=0) if channels and channels > samples.shape[0] else samples
 
 
 def _length_is_guess(sound: SoundFile) -> bool:
