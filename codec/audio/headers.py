@@ -1,7 +1,7 @@
 """What a file promises against what it holds: libsndfile reads most cut files short without reporting it.
 
 Formats whose headers state a length are held to it; Ogg marks its last page. A cut FLAC fails while it is decoded.
-Formats that state no length pass, among them IRCAM.
+Formats that state no length pass, among them IRCAM (see `codec.audio.rare_headers`).
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import functools
 import io
 import os
-import re
 from typing import BinaryIO
 
 from codec.audio.flac_header import check_flac
 from codec.audio.ogg_pages import check_ogg
+from codec.audio.rare_headers import promised_bytes
 from codec.errors import SoundloomError
 
 # Programs that write WAV into a pipe cannot come back to fill in the length; they leave one of these, or 0.
@@ -61,8 +61,6 @@ def _check(stream: BinaryIO, size: int, name: str) -> None:
         _check_caf(stream, size, name)
     elif head[:4] in (b".snd", b"dns."):
         _check_au(head, size, name)
-    elif head[:7] == b"NIST_1A":
-        _check_nist(stream, size, name)
     elif head == b"Creative Voice F":
         _check_voc(stream, size, name)
     elif head[:4] == b"OggS":
@@ -71,6 +69,8 @@ def _check(stream: BinaryIO, size: int, name: str) -> None:
         check_flac(stream, size, name)
     elif head[:3] == b"ID3" or (len(head) > 1 and head[0] == 0xFF and head[1] >= 0xE0):
         _check_mp3(stream, head, size, name)
+    elif rare := promised_bytes(stream, head, size):
+        _promise(rare[0], rare[1], size, name)
 
 
 def _promise(kind: str, promised: int, size: int, name: str) -> None:
@@ -140,19 +140,6 @@ def _check_au(head: bytes, size: int, name: str) -> None:
     start, length = (int.from_bytes(head[at : at + 4], order) for at in (4, 8))  # type: ignore[arg-type]
     if length != 0xFFFFFFFF:  # written into a pipe
         _promise("AU", start + length, size, name)
-
-
-def _check_nist(stream: BinaryIO, size: int, name: str) -> None:
-    stream.seek(0)
-    head = stream.read(1024)
-    start = re.match(rb"NIST_1A\s+(\d{1,9})\s", head)
-    counts = [re.search(rb"\n\s*" + key + rb" -i (\d{1,12})\s", head) for key in _NIST_COUNTS]
-    if start and all(counts):
-        samples, channels, width = (int(found[1]) for found in counts if found)
-        _promise("NIST", int(start[1]) + samples * channels * width, size, name)
-
-
-_NIST_COUNTS = (b"sample_count", b"channel_count", b"sample_n_bytes")
 
 
 def _check_voc(stream: BinaryIO, size: int, name: str) -> None:

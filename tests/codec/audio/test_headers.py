@@ -50,6 +50,23 @@ def test_whole_files_are_read_and_cut_ones_refused(tmp_path: Path, kind: str) ->
             read_audio(path)
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("kind", ["AVR", "MPC2K", "NIST", "WVE", "MAT4", "MAT5"])
+def test_rare_formats_are_held_to_their_lengths(kind: str, channels: int) -> None:
+    count = 0
+    for subtype in soundfile.available_subtypes(kind):
+        out = io.BytesIO()
+        with contextlib.suppress(soundfile.LibsndfileError):
+            soundfile.write(out, NOISE[:8000].reshape(-1, channels), RATE, format=kind, subtype=subtype)
+            data = out.getvalue()
+            assert read_audio(io.BytesIO(data)).shape[1] == 8000 // channels
+            for end in (len(data) // 2, len(data) * 3 // 4, len(data) - 20):
+                with pytest.raises(SoundloomError, match=r"truncated|not an audio"):
+                    read_audio(io.BytesIO(data[:end]))
+            count += 1
+    assert count or (kind, channels) == ("WVE", 2)
+
+
 @pytest.mark.parametrize("kind", ["W64", "CAF"])
 def test_lengths_past_what_can_be_sought(tmp_path: Path, kind: str) -> None:
     data = bytearray(made(kind))
