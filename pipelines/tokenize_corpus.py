@@ -1,7 +1,8 @@
 """Turn a corpus into a token store: every utterance's codes on disk, ready for training a language model.
 
 The work is cut into shards that any number of processes do in any order; killed at any moment, the same command
-resumes where it stopped. A corpus that changed since is an error; --refresh makes the store again.
+resumes where it stopped. A corpus that changed since is an error; --refresh makes the store again,
+and encodes only the audio that changed.
 """
 
 from __future__ import annotations
@@ -85,7 +86,11 @@ def make_parser() -> argparse.ArgumentParser:
     add("--engine-option", action="append", default=[], metavar="KEY=VALUE", help="for datatrove's executor")
     add("--plan-only", action="store_true", help="write the plan and the forecast, tokenize nothing")
     add("--append", action="store_true", help="add the utterances that the store does not have yet")
-    add("--refresh", action="store_true", help="where the corpus changed, make the whole store again")
+    add(
+        "--refresh",
+        action="store_true",
+        help="where the corpus changed, make the store again; only changed audio is encoded",
+    )
     add("--max-reject-rate", type=float, default=0.01, help="more rejects end with code 1 (default %(default)s)")
     return parser
 
@@ -233,11 +238,12 @@ def _find_plans(store: Path, corpus: Any) -> list[Plan]:
 
 
 def _check_fresh(arguments: argparse.Namespace, corpus: Any) -> None:
-    """Compare a store that is there with its corpus; a corpus that changed is an error, or the store is removed.
+    """Compare a store that is there with its corpus; a corpus that changed is an error, or the store is set aside.
 
     A stream would have to be read whole for it, and a job of an array leaves it to whoever finishes the store.
     """
     from codec.store.plan import load_plans
+    from codec.store.previous import set_aside
     from codec.store.upkeep import corpus_changes, has_shards, remove_store
 
     store = arguments.store
@@ -258,7 +264,7 @@ def _check_fresh(arguments: argparse.Namespace, corpus: Any) -> None:
         )
     if len(load_plans(store)) > len(plans):
         raise SoundloomError(f"{store}: holds several corpora, which --refresh cannot make again; write a new store")
-    remove_store(store)
+    set_aside(store)
 
 
 def _shard_range(text: str | None, plan: Plan) -> list[int]:

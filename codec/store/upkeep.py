@@ -51,12 +51,17 @@ def remove_store(store: str | Path) -> None:
     Raises:
         SoundloomError: a file cannot be removed.
     """
-    names = [path for path in Path(store).glob("*") if _STORE_FILES.fullmatch(path.name) and path.is_file()]
-    for path in sorted(names, key=lambda path: (path.name != "store.json", not path.name.startswith("plan"))):
+    for path in store_files(Path(store)):
         try:
             path.unlink()
         except OSError as error:
             raise SoundloomError(f"{path}: cannot be removed ({error.strerror}); check its permissions") from error
+
+
+def store_files(store: Path) -> list[Path]:
+    """List a store's files, those that make it a store first."""
+    names = [path for path in store.glob("*") if _STORE_FILES.fullmatch(path.name) and path.is_file()]
+    return sorted(names, key=lambda path: (path.name != "store.json", not path.name.startswith("plan")))
 
 
 def collect_leftovers(store: str | Path, seconds: float = _LEFTOVER_SECONDS) -> int:

@@ -17,6 +17,7 @@ from codec.common.checked import dump_json, parse_json
 from codec.common.files import atomic_path, read_bytes, sha256_bytes, sha256_file, write_bytes
 from codec.errors import SoundloomError
 from codec.store.plan import Fetch, Plan, Utterance, describe_unusable, load_plans, open_file
+from codec.store.previous import PreviousCodes, remove_previous
 from codec.store.reader import (
     FORMAT,
     SCHEMA,
@@ -46,7 +47,8 @@ def tokenize_shard(
 ) -> ShardRecord:
     """Encode one shard of a plan and commit it; what is written depends on nothing but the plan, files and codec.
 
-    Utterances are encoded one by one, so that no neighbour in a batch can change a code. A shard that is
+    Utterances are encoded one by one, so that no neighbour in a batch can change a code. Those whose codes the store
+    had before it was made again (see `codec.store.previous`) are not encoded. A shard that is
     committed already is left as it is; two processes doing the same one write the same bytes.
 
     Raises:
@@ -57,12 +59,13 @@ def tokenize_shard(
     if plan.is_done(index):
         return ShardRecord.parse(parse_json(read_bytes(record_path), str(record_path)), str(record_path))
     fetch = fetch or open_file(plan.settings.root)
+    previous = PreviousCodes(plan)
     rows: list[tuple[Any, ...]] = []
     rejects: list[bytes] = []
     for item in plan.shard(index):
         reason = ""
         try:
-            rows += _tokenize(plan, item, codec, fetch)
+            rows += _tokenize(plan, item, codec, fetch, previous)
         except _Unusable as error:
             reason = str(error)
             reject = {"id": item.id, "source": item.source, "reason": reason}
@@ -133,6 +136,7 @@ def finalize(store: str | Path) -> dict[str, Any] | None:
             raise
         return content
     collect_leftovers(store, 0.0)
+    remove_previous(store)
     return content
 
 
@@ -192,7 +196,9 @@ def cut_on_silence(wave: torch.Tensor, sample_rate: int, shortest: int, longest:
     return shortest + int(energy.argmin()) + window // 2
 
 
-def _tokenize(plan: Plan, item: Utterance, codec: AudioCodec, fetch: Fetch) -> list[tuple[Any, ...]]:
+def _tokenize(
+    plan: Plan, item: Utterance, codec: AudioCodec, fetch: Fetch, previous: PreviousCodes
+) -> list[tuple[Any, ...]]:
     """Turn one utterance into rows of `SCHEMA`: one, or several where it is longer than the plan allows."""
     if item.problem:
         raise _Unusable(item.problem)
@@ -201,7 +207,7 @@ def _tokenize(plan: Plan, item: Utterance, codec: AudioCodec, fetch: Fetch) -> l
             digest = sha256_file(path) if path.stat().st_size == item.size else ""
             if not digest or not digest.startswith(item.sha256):
                 raise _Unusable("its audio changed after the plan was made")
-            grids = _encode_file(plan, item, path, codec)
+            grids = previous.find(item) or _encode_file(plan, item, path, codec)
     except (OSError, ValueError) as error:
         problem = describe_unusable(error) if Path(plan.settings.root).exists() or item.row >= 0 else ""
         if not problem:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import soundfile
-from store_helpers import speech, store_bytes, tokenize, write_corpus
+from store_helpers import log_size, speech, store_bytes, tokenize, write_corpus
 
 from codec.store.plan import Settings
 from codec.store.reader import StoreReader, shard_paths, verify_store
@@ -94,6 +94,52 @@ def test_a_finished_store_that_lost_or_swapped_shards_is_made_whole(
         assert tokenize(reference[0], store) == 2 and "rows of another shard" in capfd.readouterr().err
     else:
         assert tokenize(reference[0], store) == 0 and store_bytes(store) == wanted
+
+
+def test_a_refresh_encodes_only_what_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    corpus, store = write_corpus(tmp_path / "corpus", 8, seconds=1.5), tmp_path / "store"
+    options = ("--shards", "2", "--max-seconds", "1.9", "--max-reject-rate", "1")  # the longer ones are cut
+    assert tokenize(corpus, store, *options) == 0
+    assert any("#001" in row.id for row in StoreReader(store))
+    monkeypatch.setenv("STORE_TEST_LOG", str(tmp_path / "log"))
+
+    def refresh() -> int:
+        """Refresh; return the number of waves encoded, without the two by which the speed is measured."""
+        (tmp_path / "log").write_bytes(b"")
+        assert tokenize(corpus, store, *options, "--refresh") == 0
+        encoded = log_size() - 2
+        assert tokenize(corpus, tmp_path / "fresh", *options) == 0
+        assert store_bytes(store) == store_bytes(tmp_path / "fresh")  # nothing is left over either
+        shutil.rmtree(tmp_path / "fresh")
+        return encoded
+
+    manifest = corpus / "manifest.jsonl"
+    manifest.write_text(manifest.read_text().replace("text 3", "text three"))
+    assert refresh() == 0
+    manifest.write_text("".join(manifest.read_text().splitlines(keepends=True)[1:]))  # the shards move
+    soundfile.write(corpus / "wavs/0006.wav", speech(1.2, 99), 8000)
+    assert refresh() == 1
+    # Rot in the codes that would be kept: everything is encoded. The error of the first run is no obstacle.
+    data = shard_paths(store, 0)[0]
+    data.write_bytes(data.read_bytes()[:-20] + bytes(20))
+    manifest.write_text(manifest.read_text().replace("text 4", "text four"))
+    assert refresh() > 6
+
+
+def test_a_refresh_that_was_killed_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus, store = write_corpus(tmp_path / "corpus", 6), tmp_path / "store"
+    assert tokenize(corpus, store, "--shards", "2") == 0
+    monkeypatch.setenv("STORE_TEST_LOG", str(tmp_path / "log"))
+    manifest = corpus / "manifest.jsonl"
+    manifest.write_text(manifest.read_text().replace("text 3", "text three"))
+    assert tokenize(corpus, store, "--shards", "2", "--refresh", "--shard-range", "0:1") == 0
+    assert (store / ".previous").is_dir() and not (store / "store.json").exists()
+    manifest.write_text(manifest.read_text().replace("text 4", "text four"))
+    assert tokenize(corpus, store, "--shards", "2", "--refresh") == 0
+    assert log_size() == 4 and verify_store(store) == [] and not (store / ".previous").exists()
+    assert [row.text for row in StoreReader(store)][3:5] == ["text three é", "text four é"]
 
 
 def test_shards_that_several_plans_lost_are_made_again_at_once(tmp_path: Path) -> None:
