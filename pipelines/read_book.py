@@ -5,6 +5,8 @@
     python pipelines/read_book.py book.txt -o book.mp3 --speaker fenrir --speed 1.1
     python pipelines/read_book.py chapters/ -o book.opus            # a folder: each file is a chapter
     python pipelines/read_book.py book.epub -o first.wav --chapters 1,3-5
+    python pipelines/read_book.py book.epub -o book.flac --times book.srt              # or .vtt, .json
+    python pipelines/read_book.py book.epub -o mine.flac --prompt me.wav --prompt-text "what I say there"
 
 The book is .epub, .txt, .md, .html, or a folder of such files. Next to the sound, book.chapters.json and
 book.chapters.vtt hold the chapters. The folder book.parts/ holds one file for each chapter that was read: the same
@@ -27,12 +29,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codec.audio.files import WRITABLE
-from codec.common.files import sha256_file
+from codec.common.files import sha256_file, write_text
 from codec.errors import SoundloomError, quoted
 from pipelines.books.chapters import Chapter, tidy
 from pipelines.command_line.progress import Bar
 from pipelines.command_line.run import make_parser, run
-from pipelines.command_line.voice_options import add_voice_options, check_output, describe, open_voice, voice_settings
+from pipelines.command_line.voice_options import (
+    add_voice_options,
+    check_output,
+    check_prompt,
+    check_times,
+    describe,
+    open_voice,
+    voice_settings,
+)
 
 if TYPE_CHECKING:
     from pipelines.books.reading import Part, Reader
@@ -89,11 +99,14 @@ def make_reader(options: argparse.Namespace, output: Path) -> Reader:
     if options.lexicon is not None:
         voice.add_words(options.lexicon)
         facts["lexicon"] = sha256_file(options.lexicon)
-    names = ("speaker", "speed", "retries")
+    if options.prompt is not None:
+        check_prompt(options.prompt)
+        facts["prompt"] = sha256_file(options.prompt)
+    names = ("speaker", "prompt", "prompt_text", "speed", "retries")
     settings = voice_settings(options) | {name: getattr(options, name) for name in names}
     seed = settings.pop("seed")
     voice.speak_batch([], **settings)  # checks all of them
-    return Reader(voice, output.with_suffix(".parts"), seed, settings, facts)
+    return Reader(voice, output.with_suffix(".parts"), seed, settings, facts, options.times is not None)
 
 
 def read_aloud(reader: Reader, chapters: Sequence[Chapter]) -> list[Part]:
@@ -125,13 +138,21 @@ def report(parts: Sequence[Part]) -> None:
         print(f"warning: {bad} of {total} sentences did not end well; another --seed reads them anew", file=sys.stderr)
 
 
+def write_times(path: str, reader: Reader, spoken: Sequence[tuple[Part, Chapter]], starts: Sequence[float]) -> None:
+    """Write when each word of the book is spoken, in the format of the file's suffix."""
+    from pipelines.voice.captions import as_file, moved
+
+    words = [moved(reader.words(part.key), start) for (part, _), start in zip(spoken, starts, strict=True)]
+    write_text(path, as_file(Path(path).suffix, [word for chapter in words for word in chapter]))
+
+
 def _counted(number: int, what: str) -> str:
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def prune(folder: Path, parts: Sequence[Part]) -> None:
     """Remove the files of chapters that the book no longer has, and those of a reading that was killed."""
-    kept = {f"{part.key}{suffix}" for part in parts for suffix in (".flac", ".json")}
+    kept = {f"{part.key}{suffix}" for part in parts for suffix in (".flac", ".json", ".words.json")}
     for path in folder.iterdir():
         if path.name not in kept and re.fullmatch(r"\.?[0-9a-f]{32}\b.*\.(?:flac|json)", path.name):
             path.unlink(missing_ok=True)
@@ -145,6 +166,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--list", action="store_true", help="list the chapters with words and expected minutes, and read nothing")
     add("--chapters", help="read only these chapters, such as 1,3-5 (default: all)")
     add("--speaker", help="speaker name (soundloom-tts --list shows them; default: the voice's own)")
+    add("--prompt", help="recording of a speaker to sound like, about 3 seconds; needs --prompt-text")
+    add("--prompt-text", help="the words of the recording")
+    add("--times", help="write when each word is spoken: .json, .srt or .vtt")
     add("--speed", type=float, default=1.0, help="0.5 (slow) to 2 (fast), at the same pitch (default: 1)")
     add("--lexicon", help="file of your own pronunciations, a line each: word, TAB, phonemes")
     add(
@@ -170,6 +194,7 @@ def main(argv: list[str] | None = None) -> int:
 
     options = _parser().parse_args(argv)
     checked_speed(options.speed)
+    check_times(options.times)
     output = None if options.list else _output(options)
     chapters = read_chapters(options.book)
     chosen = choose(options.chapters, len(chapters))
@@ -188,6 +213,8 @@ def main(argv: list[str] | None = None) -> int:
         raise SoundloomError(f"{options.book}: nothing in it can be spoken; expected English words or numbers")
     marks = join([reader.sound(part.key) for part, _ in spoken], [chapter.title for _, chapter in spoken], output)
     files = write_marks(output, marks)
+    if options.times is not None:
+        write_times(options.times, reader, spoken, [mark.start for mark in marks])
     if options.chapters is None:
         prune(reader.folder, parts)
     report(parts)

@@ -39,6 +39,7 @@ from pipelines.command_line.voice_options import (
     add_voice_options,
     check_lines_output,
     check_output,
+    check_times,
     describe,
     open_voice,
     plot,
@@ -54,8 +55,6 @@ if TYPE_CHECKING:
     from pipelines.voice.speech import Speech
     from pipelines.voice.turns import Turn
     from pipelines.voice.voice import Voice
-
-TIMES = (".json", ".srt", ".vtt")
 
 
 def read_turns(text: str, options: argparse.Namespace, voice: Voice) -> list[Turn]:
@@ -158,11 +157,10 @@ class Lines:
 def write_times(path: str, voice: Voice, speech: Speech) -> None:
     """Write when each word is spoken, in the format of the file's suffix."""
     from codec.common.files import write_text
-    from pipelines.voice import word_times
+    from pipelines.voice.captions import as_file
+    from pipelines.voice.word_times import word_times
 
-    words = word_times.word_times(voice, speech)
-    formats = {".json": word_times.as_json, ".srt": word_times.as_srt, ".vtt": word_times.as_vtt}
-    write_text(path, formats[Path(path).suffix.lower()](words))
+    write_text(path, as_file(Path(path).suffix, word_times(voice, speech)))
 
 
 def list_voices(voice: str | None) -> int:
@@ -190,8 +188,7 @@ def _check(options: argparse.Namespace) -> None:
         check_output(options.output)
     if options.plot:
         check_output(options.plot, picture=True)
-    if options.times and not options.times.lower().endswith(TIMES):
-        raise SoundloomError(f"--times {options.times[:60]}: unknown kind of file; end its name with one of {TIMES}")
+    check_times(options.times)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -130,7 +130,8 @@ class Language:
 
     ``code`` is ISO 639's (``en``), with which the names of its lexicons begin (``en-us``). ``lexicon``: the one in use
     unless another is asked for; None spells every word. ``derive(word, find)``: phonemes of a form that follows from a
-    listed word (``dog's``); ``find`` looks up the listed ones.
+    listed word (``dog's``); ``find`` looks up the listed ones. ``homograph(words, i)``: phonemes of a word where its
+    neighbours, punctuation marks too, ask for others than the lexicon's; else None.
     """
 
     code: str
@@ -141,6 +142,7 @@ class Language:
     folder: Path
     lexicon: str | None = None
     derive: Callable[[str, Callable[[str], str | None]], str | None] | None = None
+    homograph: Callable[[Sequence[str], int], str | None] | None = None
 
     def lexicon_path(self, name: str) -> Path:
         """Return the path of a lexicon that comes with the language."""

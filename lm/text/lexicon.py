@@ -7,6 +7,7 @@ import io
 import re
 import zlib
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from functools import lru_cache
 from pathlib import Path
 
@@ -25,15 +26,20 @@ class Lexicon:
     """Words with their pronunciations; some have a second one before a vowel (``the``, ``to``).
 
     Keys keep their case where it matters (``Polish``, ``NASA``, letters by name as ``A``…``Z``); a lookup tries the
-    word as written, in lower case and capitalised.
+    word as written, in lower case and capitalised. ``fixed``: words, in lower case, that sound so in any context.
     """
 
     def __init__(
-        self, words: Mapping[str, str], before_vowel: Mapping[str, str] | None = None, language: Language = DEFAULT
+        self,
+        words: Mapping[str, str],
+        before_vowel: Mapping[str, str] | None = None,
+        language: Language = DEFAULT,
+        fixed: AbstractSet[str] = frozenset(),
     ) -> None:
         self.words = dict(words)
         self.before_vowel = dict(before_vowel or {})
         self.language = language
+        self.fixed = frozenset(fixed)
 
     def __len__(self) -> int:
         return len(self.words)
@@ -47,6 +53,10 @@ class Lexicon:
             if found:
                 return found
         return None
+
+    def is_fixed(self, word: str) -> bool:
+        """Return whether a word's neighbours have no say in how it sounds."""
+        return word.lower() in self.fixed
 
     def lookup(self, word: str, before_vowel: bool = False) -> str | None:
         """Return the phonemes of one word, or None; the language derives forms that are not listed."""

@@ -88,8 +88,12 @@ def pronounce(
     vowels = set(alphabet.vowels)
     out: list[str] = []
     next_phonemes = ""
+    matches = [*_pieces(language).finditer(text)]
+    words = [match[0] for match in matches if match[0] != " "]
+    place = len(words)
     # From right to left, because "the" and "to" sound as the next word begins.
-    for match in reversed(list(_pieces(language).finditer(text))):
+    for match in reversed(matches):
+        place -= match[0] != " "
         word, mark = match["word"], match["mark"]
         if mark is not None:
             out.append(mark if mark in alphabet.punctuation or mark == " " else "")
@@ -98,6 +102,8 @@ def pronounce(
         spelled = lexicon is None or (spell_probability > 0 and rng is not None and rng.random() < spell_probability)
         before_vowel = next_phonemes.lstrip(alphabet.stress)[:1] in vowels
         phonemes = _say(word, lexicons, before_vowel)
+        if lexicon is not None and language.homograph is not None and not lexicon.is_fixed(word):
+            phonemes = phonemes and (language.homograph(words, place) or phonemes)
         own = given is not None and _say(word, known, False) is not None
         if phonemes is None or (spelled and not own):
             out.append("-".join(alphabet.spell(part) for part in word.split("-")))
@@ -155,7 +161,8 @@ class TextTokenizer:
         own = self._lexicon or Lexicon({}, language=self.language)
         lower = {word.lower(): phonemes for word, phonemes in words.words.items()}
         before = {word: phonemes for word, phonemes in own.before_vowel.items() if word.lower() not in lower}
-        merged = Lexicon(own.words | lower | words.words, before | words.before_vowel, self.language)
+        fixed = own.fixed | lower.keys()
+        merged = Lexicon(own.words | lower | words.words, before | words.before_vowel, self.language, fixed)
         return TextTokenizer(self._model, merged, LEXICON_FILE, _digest(merged), self.language)
 
     def pronounce(self, text: str, spell_probability: float = 0.0, rng: Random | None = None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,8 @@ from codec.common.seeds import sentence_seed
 from codec.errors import SoundloomError
 from pipelines.books.chapters import Block, Chapter, count_words
 from pipelines.command_line.run import version
+from pipelines.voice.captions import WordTime, moved
+from pipelines.voice.word_times import word_times
 
 if TYPE_CHECKING:
     from pipelines.voice.voice import Voice
@@ -27,6 +29,7 @@ PARAGRAPH_PAUSE, HEADING_PAUSE = 0.5, 0.9  # seconds of silence after a block; b
 LONGEST_BLOCK = 4_000  # characters; a longer paragraph is spoken in parts
 GROUP = 6_000  # characters, about 7 minutes of speech: the most that is held in memory at once
 SIDE_BY_SIDE = 8  # sentences
+MOST_WORDS_BYTES = 1 << 28  # of a chapter's file of word times
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Part:
     """The record of a chapter that was read: its sound, and what could not be spoken.
 
     ``skipped``: how many parts of the text; ``shown``: the first of them. ``bad``: sentences that did not end well.
+    ``words_sha256``: of the file with the times of its words, "" without one.
     """
 
     key: str
@@ -46,13 +50,15 @@ class Part:
     bad: int
     skipped: int
     shown: list[str] = field(default_factory=list)
+    words_sha256: str = ""
 
 
 @dataclass
 class Reader:
     """Reads chapters with one voice into ``folder``. ``options``: those of `Voice.speak_batch`, without seeds.
 
-    ``facts``: what else determines the sound, such as the hash of a lexicon.
+    ``facts``: what else determines the sound, such as the hash of a lexicon. ``times``: also keep when each word is
+    spoken.
     """
 
     voice: Voice
@@ -60,6 +66,7 @@ class Reader:
     seed: int
     options: dict[str, Any]
     facts: dict[str, Any]
+    times: bool = False
 
     def __post_init__(self) -> None:
         pauses = [PARAGRAPH_PAUSE, HEADING_PAUSE, LONGEST_BLOCK, GROUP]
@@ -82,6 +89,8 @@ class Reader:
         try:
             part = from_dict(Part, read_json(self.folder / f"{key}.json"))
             good = part.key == key and sha256_file(self.sound(key)) == part.sha256
+            if self.times:
+                good = good and bool(part.words_sha256) and sha256_file(self._words_file(key)) == part.words_sha256
         except (SoundloomError, OSError):
             return None
         return part if good else None
@@ -91,22 +100,34 @@ class Reader:
 
         Raises: SoundloomError.
         """
-        key, tally, samples = self.key(chapter), Tally(), 0
+        key, tally, samples, words = self.key(chapter), Tally(), 0, list[WordTime]()
         rate, channels = self.voice.sample_rate, self.voice.codec.channels
         with atomic_path(self.sound(key)) as place:
             with soundfile.SoundFile(place, "w", rate, channels, "PCM_16", format="FLAC") as file:
                 for group in groups(chapter.blocks):
-                    for wave in self._speak(group, tally):
+                    for wave, spoken in self._speak(group, tally):
+                        words += moved(spoken, samples / rate)
                         samples += wave.shape[-1]
                         file.write(wave.clamp(-1, 1).t().cpu().numpy())
                     progress(sum(count_words(block.text) for _, block in group))
             digest = sha256_file(place)
         part = Part(key, digest, rate, channels, samples, chapter.words, **vars(tally))
+        if self.times:
+            write_bytes(self._words_file(key), dump_json({"words": [asdict(word) for word in words]}))
+            part = replace(part, words_sha256=sha256_file(self._words_file(key)))
         write_bytes(self.folder / f"{key}.json", dump_json(asdict(part)))
         return part
 
-    def _speak(self, group: Sequence[tuple[int, Block]], tally: Tally) -> Iterator[Tensor]:
-        """Yield the sound of some blocks [C, n], each with the pause after it."""
+    def words(self, key: str) -> list[WordTime]:
+        """Return the times of a chapter's words, in its own sound. Raises: SoundloomError."""
+        path = self._words_file(key)
+        return [from_dict(WordTime, word, str(path)) for word in read_json(path, MOST_WORDS_BYTES)["words"]]
+
+    def _words_file(self, key: str) -> Path:
+        return self.folder / f"{key}.words.json"
+
+    def _speak(self, group: Sequence[tuple[int, Block]], tally: Tally) -> Iterator[tuple[Tensor, list[WordTime]]]:
+        """Yield the sound of some blocks [C, n], each followed by its pause, with the times of the words."""
         good = [(number, block) for number, block in group if self._can_speak(block, tally)]
         if not good:
             return
@@ -117,8 +138,8 @@ class Reader:
             tally.sentences += len(speech.sentences)
             tally.bad += sum(1 for sentence in speech.sentences if sentence.finish_reason != "end")
             tally.skip(speech.skipped)
-            yield speech.waveform
-            yield self.voice.silence(HEADING_PAUSE if block.level else PARAGRAPH_PAUSE)
+            yield speech.waveform, word_times(self.voice, speech) if self.times else []
+            yield self.voice.silence(HEADING_PAUSE if block.level else PARAGRAPH_PAUSE), []
 
     def _can_speak(self, block: Block, tally: Tally) -> bool:
         try:

@@ -111,6 +111,16 @@ def _local(path: str) -> Path:
     return Path(path)
 
 
+def check_times(path: str | None) -> None:
+    """Raises: SoundloomError where a file of word times has another suffix than .json, .srt or .vtt."""
+    from pipelines.voice.captions import SUFFIXES
+
+    if path is not None and not path.lower().endswith(SUFFIXES):
+        raise SoundloomError(f"--times {quoted(path)}: unknown kind of file; end its name with one of {SUFFIXES}")
+    if path is not None:
+        check_folder(_local(path).parent, path)
+
+
 def check_prompt(path: str | None) -> None:
     """Raises: SoundloomError where a recording to continue is not there; "-" is standard input."""
     if path == "-" and sys.stdin is None:

@@ -142,7 +142,7 @@ def times_of_words(voice: Voice, sentence: Sentence) -> list[dict[str, object]]:
         words = word_times(voice, one)
     except SoundloomError:
         return []
-    return [vars(word) for word in words]
+    return [{"word": word.word, "start": word.start, "end": word.end} for word in words]
 
 
 def sse(data: dict[str, object]) -> bytes:

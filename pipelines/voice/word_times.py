@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,13 +14,13 @@ from lm.step_lm import StepLM
 from lm.text.language import Language
 from lm.text.languages import DEFAULT
 from pipelines.voice.alignment import clearest_map
+from pipelines.voice.captions import WordTime
 
 if TYPE_CHECKING:
     from pipelines.voice.speech import Sentence, Speech
     from pipelines.voice.voice import Voice
 
 WORD_END = "▁"  # the tokenizer's space
-CAPTION_WORDS = 10  # a caption has at most this many words
 # The model looks at a unit before it sounds: by this many seconds at a word's start and end, the medians over 466 words
 # against the durations of the voice's teacher (tests/pipelines/voice/test_word_times.py, marker slow).
 _START_LEAD, _END_LEAD = 0.07, 0.03
@@ -29,21 +28,17 @@ _LARGEST_STEP = 4  # text units that may pass within one frame
 _FLOOR = 1e-4  # of an attention weight, so that no path is impossible
 
 
-@dataclass(frozen=True)
-class WordTime:
-    """One spoken word; ``start`` and ``end`` in seconds of the speech's waveform."""
-
-    word: str
-    start: float
-    end: float
-
-
 def word_times(voice: Voice, speech: Speech) -> list[WordTime]:
     """Return the words of ``speech`` as they were spoken ("$5" is "five", "dollars"), with their times.
 
     Raises: SoundloomError where the voice's model gives no attention maps.
     """
-    return [word for sentence in speech.sentences for word in _sentence_times(voice, sentence, speech.sample_rate)]
+    found: list[WordTime] = []
+    for sentence in speech.sentences:
+        words = list(_sentence_times(voice, sentence, speech.sample_rate))
+        ended = sentence.text.rstrip("\"')\u201d\u2019")[-1:] in ".?!\u2026"
+        found += [*words[:-1], *(replace(word, ends=ended) for word in words[-1:])]
+    return found
 
 
 def _sentence_times(voice: Voice, sentence: Sentence, sample_rate: int) -> Iterator[WordTime]:
@@ -116,36 +111,3 @@ def spoken_words(text: str, pieces: Sequence[str], language: Language = DEFAULT)
     if len(names) != len(groups):
         names = ["".join(pieces[i] for i in group).strip(WORD_END) for group in groups]
     return [(word.strip(',.;:!?"()'), (group[0], group[-1])) for word, group in zip(names, groups, strict=True)]
-
-
-def captions(words: Sequence[WordTime]) -> list[tuple[float, float, str]]:
-    """Return lines of at most `CAPTION_WORDS` words: (start, end, text)."""
-    lines = [words[i : i + CAPTION_WORDS] for i in range(0, len(words), CAPTION_WORDS)]
-    return [(line[0].start, line[-1].end, " ".join(word.word for word in line)) for line in lines]
-
-
-def as_json(words: Sequence[WordTime]) -> str:
-    """Return ``[{"word", "start", "end"}, …]``."""
-    return json.dumps([vars(word) for word in words], ensure_ascii=False, indent=1) + "\n"
-
-
-def as_srt(words: Sequence[WordTime]) -> str:
-    """Return SubRip captions."""
-    lines = [
-        f"{i}\n{_clock(start, ',')} --> {_clock(end, ',')}\n{text}\n"
-        for i, (start, end, text) in enumerate(captions(words), 1)
-    ]
-    return "\n".join(lines)
-
-
-def as_vtt(words: Sequence[WordTime]) -> str:
-    """Return WebVTT captions."""
-    lines = [f"{_clock(start, '.')} --> {_clock(end, '.')}\n{text}\n" for start, end, text in captions(words)]
-    return "\n".join(["WEBVTT\n", *lines])
-
-
-def _clock(seconds: float, point: str) -> str:
-    thousandths = round(seconds * 1000)
-    hours, rest = divmod(thousandths, 3_600_000)
-    minutes, rest = divmod(rest, 60_000)
-    return f"{hours:02}:{minutes:02}:{rest // 1000:02}{point}{rest % 1000:03}"

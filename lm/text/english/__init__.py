@@ -3,6 +3,7 @@
 
 from pathlib import Path
 
+from lm.text.english.homographs import choose
 from lm.text.english.inflections import derive
 from lm.text.english.normalize import normalize, split_sentences
 from lm.text.language import Alphabet, Language
@@ -29,4 +30,5 @@ ENGLISH = Language(
     folder=Path(__file__).parent,
     lexicon="en-us",
     derive=derive,
+    homograph=choose,
 )

@@ -15,11 +15,8 @@ from voice_helpers import tiny_voice
 
 from pipelines import load_voice
 from pipelines.voice.alignment import clearest_map
+from pipelines.voice.captions import CAPTION_SECONDS, WordTime, as_json, as_srt, as_vtt, captions
 from pipelines.voice.word_times import (
-    WordTime,
-    as_json,
-    as_srt,
-    as_vtt,
     frames_of_words,
     monotone_path,
     spoken_words,
@@ -51,8 +48,43 @@ WORDS = [WordTime(f"w{i}", i * 0.5, i * 0.5 + 0.4) for i in range(12)]
 
 def test_files_of_captions() -> None:
     assert json.loads(as_json(WORDS))[1] == {"word": "w1", "start": 0.5, "end": 0.9}
-    assert as_srt(WORDS).startswith("1\n00:00:00,000 --> 00:00:04,900\nw0 w1") and "\n2\n00:00:05,000" in as_srt(WORDS)
-    assert as_vtt(WORDS).startswith("WEBVTT\n\n00:00:00.000 --> 00:00:04.900\nw0 ")
+    assert as_srt(WORDS).startswith("1\n00:00:00,000 --> 00:00:05,900\nw0 w1 w2")
+    assert as_vtt(WORDS).startswith("WEBVTT\n\n00:00:00.000 --> 00:00:05.900\nw0 ")
+
+
+def test_captions_of_long_texts_without_punctuation_can_be_read() -> None:
+    words = [WordTime("abcdefghi"[: 2 + i % 8], i * 0.3, i * 0.3 + 0.29) for i in range(400)]
+    made = captions(words)
+    assert len(made) > 10 and " ".join(line for one in made for line in one.lines) == " ".join(w.word for w in words)
+    for one in made:
+        assert len(one.lines) <= 2 and max(map(len, one.lines)) <= 42 and one.end - one.start <= CAPTION_SECONDS
+    assert all(a.end <= b.start for a, b in pairwise(made))
+
+
+def test_captions_end_with_sentences_and_at_silences_and_cut_giants() -> None:
+    words = [
+        WordTime("one", 0, 0.4),
+        WordTime("two", 0.5, 0.9, ends=True),
+        WordTime("three", 1.0, 1.4),
+        WordTime("four", 3.0, 3.2),
+        WordTime("x" * 100, 3.3, 12.0, ends=True),
+    ]
+    made = captions(words)
+    assert [one.lines[0][:5] for one in made] == ["one t", "three", "four", "xxxxx"]
+    assert made[-1].end == 3.3 + 7 and max(len(line) for line in made[-1].lines) == 42
+
+
+@pytest.mark.parametrize("speed", [0.5, 2.0])
+def test_times_follow_the_speed(tmp_path: Path, speed: float) -> None:
+    voice = tiny_voice(tmp_path)
+    usual = word_times(voice, voice.speak("hello world. hello again", seed=0, retries=0))
+    other = word_times(voice, voice.speak("hello world. hello again", seed=0, retries=0, speed=speed))
+    assert [word.word for word in usual] == [word.word for word in other]
+    pause = voice.config.pause_seconds  # which keeps its length
+    for a, b in zip(usual, other, strict=True):
+        late = pause if a.start > usual[1].end else 0.0
+        assert b.start == pytest.approx((a.start - late) / speed + late, abs=0.02)
+        assert b.end == pytest.approx((a.end - late) / speed + late, abs=0.02)
 
 
 def test_times_lie_in_the_speech_and_in_order(tmp_path: Path) -> None:
