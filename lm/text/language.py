@@ -124,6 +124,11 @@ class Normalize(Protocol):
     def __call__(self, text: str, is_word: Callable[[str], bool] | None = None) -> str: ...
 
 
+def _full_stop(text: str) -> str:
+    text = text.rstrip()
+    return f"{text}." if text[-1:].isalnum() else text
+
+
 @dataclass(frozen=True)
 class Language:
     """A language: a folder of its own, with ``lexicons/NAME.tsv.gz``, and a row in `lm.text.languages`.
@@ -131,7 +136,8 @@ class Language:
     ``code`` is ISO 639's (``en``), with which the names of its lexicons begin (``en-us``). ``lexicon``: the one in use
     unless another is asked for; None spells every word. ``derive(word, find)``: phonemes of a form that follows from a
     listed word (``dog's``); ``find`` looks up the listed ones. ``homograph(words, i)``: phonemes of a word where its
-    neighbours, punctuation marks too, ask for others than the lexicon's; else None.
+    neighbours, punctuation marks too, ask for others than the lexicon's; else None. ``finish``: ends a text that just
+    stops with a mark.
     """
 
     code: str
@@ -143,6 +149,7 @@ class Language:
     lexicon: str | None = None
     derive: Callable[[str, Callable[[str], str | None]], str | None] | None = None
     homograph: Callable[[Sequence[str], int], str | None] | None = None
+    finish: Callable[[str], str] = _full_stop
 
     def lexicon_path(self, name: str) -> Path:
         """Return the path of a lexicon that comes with the language."""

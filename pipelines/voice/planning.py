@@ -58,9 +58,9 @@ class Planner:
 
     def text_ids(self, text: str) -> list[int]:
         """Return the model's tokens for a text. Raises: SoundloomError where nothing in it can be spoken."""
-        # Text that just stops gets a full stop: without one, some seeds misread "hello world".
-        text = text.rstrip()
-        return self.lm.tokenizer.encode(f"{text}." if text[-1:].isalnum() else text)
+        # Text that just stops gets a mark: without one, some seeds misread "hello world".
+        tokenizer = self.lm.tokenizer
+        return tokenizer.encode(tokenizer.language.finish(text))
 
     def forget(self) -> None:
         """Drop prompts that were kept, because the models moved."""

@@ -3,6 +3,7 @@
 
 from pathlib import Path
 
+from lm.text.english.endings import finish
 from lm.text.english.homographs import choose
 from lm.text.english.inflections import derive
 from lm.text.english.normalize import normalize, split_sentences
@@ -31,4 +32,5 @@ ENGLISH = Language(
     lexicon="en-us",
     derive=derive,
     homograph=choose,
+    finish=finish,
 )

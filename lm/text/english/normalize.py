@@ -33,12 +33,14 @@ _FOLD = str.maketrans(
 )
 _DOTTED = re.compile(r"\b((?:[A-Za-z]\.){2,})(\s*$)?(?![A-Za-z])")
 _INITIAL = re.compile(r"(?:(?<=^)|(?<=[\s(]))([A-HJ-Z])\.(?=\s*[A-Z])")
-_TITLE = re.compile(rf"\b({any_of(TITLES)})\.?(?= ?[A-Z][\w'.])")
+_TITLE = re.compile(rf"\b({any_of(TITLES)})(?:\.?(?= ?[A-Z][\w'.])|\.(?= [A-Z]\b))")
+_AMPERSAND = re.compile(r"(?<![A-Za-z&])([A-Z]{1,3})\s?&\s?([A-Z]{1,3})(?![A-Za-z&])")
 _SAINT = re.compile(r"\bSt\.?(?= [A-Z][a-z])")
 _ABBREVIATION = re.compile(rf"(?<![\w.'])({any_of(ABBREVIATIONS)})(?![\w'])(\.?)(\s*$)?")
 _CAPITALS = re.compile(r"(?<![A-Za-z'])([A-Z]{2,5})(s|'s)?(?![A-Za-z'])")
 _MAX_PASSES = 8
-_ARTICLE = re.compile(r"(?:^|(?<=[.?!:;] )|(?<=[.?!:;,] '))A(?= [a-z])")
+_ARTICLE = re.compile(r"(?:^|(?<=[.?!:;] )|(?<=[.?!:;,] '))A(?= (?!(?:is|was|for|and|or|to|stands)\b)[a-z])")
+_LETTER_A = re.compile(r"(?<![A-Za-z'-])a(?=$|[.,?!;:])")  # no noun follows
 _LETTER_DIGIT = re.compile(r"(?<=[A-Za-z])(?=\d)|(?<=\d)(?=[A-Za-z])")
 _ELISION = re.compile(rf"(?<![A-Za-z])'({any_of(ELISIONS)})(?![A-Za-z'])", re.I)
 
@@ -110,7 +112,7 @@ def _once(text: str, is_word: Callable[[str], bool]) -> str:
     # No word is that long, and some rules take quadratic time in a word's length.
     text = _fold(raise_superscripts(text))
     text = " ".join(re.sub(r"(\S{100})(?=\S)", r"\1 ", addresses(text)).split())
-    text = quantities(text)
+    text = _AMPERSAND.sub(lambda m: f"{' '.join(m[1])} and {' '.join(m[2])}", quantities(text))
     text = _SAINT.sub("Saint", text)
     text = _TITLE.sub(lambda m: TITLES[m[1]], text)
     text = numbers(text)
@@ -120,7 +122,7 @@ def _once(text: str, is_word: Callable[[str], bool]) -> str:
     for symbol, word in SYMBOL_WORDS.items():
         text = text.replace(symbol, f" {word} ")
     text = _punctuate(_LETTER_DIGIT.sub(" ", text))
-    text = _ARTICLE.sub("a", text)
+    text = _LETTER_A.sub("A", _ARTICLE.sub("a", text))
     return _spell_capitals(text, is_word)
 
 
@@ -148,9 +150,22 @@ _NOT_AN_END = re.compile(rf"(?:^|[\s(\"'])(?:{_NO_END_AFTER}|[A-Z])\.$")
 _SENTENCE_END = re.compile(r"[.?!…]+[\"'”’)\]]*(?=\s+\S)|\n\s*\n")
 
 
+_NUMBERED = re.compile(r"^[ \t]*(\d{1,3}(?=[.)])|[A-Za-z](?=\)))[.)][ \t]+(?=\S)", re.M)
+_BARE_LINES = re.compile(r"(?:^[ \t]*[A-Z0-9][^\n]{0,38}[^\s.,;:?!\n][ \t]*(?:\n|\Z)){3,}", re.M)
+
+
+def _items(text: str) -> str:
+    """Make each item of a list a paragraph: numbered lines, and short lines without a mark at their ends."""
+    if "\n" in text:
+        text = _BARE_LINES.sub(lambda m: m[0].strip().replace("\n", "\n\n") + "\n", text)
+    if len(_NUMBERED.findall(text)) > 1:
+        text = _NUMBERED.sub(r"\n\n\1: ", text)
+    return text
+
+
 def split_sentences(text: str) -> list[str]:
     """Return the sentences in order, as written; a stop after a title, or before lower case, ends none."""
-    text = plain(text, keep_phonemes=True)
+    text = _items(plain(text, keep_phonemes=True))
     sentences, start = [], 0
     for match in _SENTENCE_END.finditer(text):
         before, after = text[start : match.end()], text[match.end() :].lstrip()[:1]
