@@ -114,7 +114,19 @@ def make_voice(options: argparse.Namespace) -> Path:
     facts = {name: getattr(options, name) for name in CARD_FACTS}
     card = make_card(parts, facts, _text_file(options.figures))
     voice = Voice(**vars(dataclasses.replace(parts, card=card)))  # which checks that the parts fit
-    return voice.save(options.output, options.dtype, options.replace)
+    return prepare_speakers(voice.save(options.output, options.dtype, options.replace))
+
+
+def prepare_speakers(folder: Path) -> Path:
+    """Store what a voice finds out about its speakers, so that they start at once. Raises: SoundloomError."""
+    from pipelines.voice.ready import write_ready
+    from pipelines.voice.voice import load_voice
+
+    voice = load_voice(folder)
+    states = list(voice.plan.states())
+    if states:
+        write_ready(folder, voice.config, states)
+    return folder
 
 
 def _config(options: argparse.Namespace, codec: AudioCodec, reference: str, speakers: Iterable[str]) -> VoiceConfig:
@@ -177,7 +189,7 @@ def seal(folder: Path) -> Path:
     config = read_config(folder / VOICE_FILE)
     files = hash_files(folder, (VOICE_FILE, CARD_FILE))
     write_text(folder / VOICE_FILE, write_record(dataclasses.replace(config, files=files)))
-    return folder
+    return prepare_speakers(folder)
 
 
 def _text_file(path: str | None) -> str:

@@ -10,6 +10,7 @@
     codec/           only where "codec" says so
     decoder.safetensors   the voice's own layers of the codec's decoder (`pipelines/tune_decoder.py`), if any
     speakers/        more speakers, if any: for each a recording, bella.flac, and its words, bella.txt
+    speakers.safetensors  what the voice found out about them, so that it need not again, if any
     README.md        the card
 """
 
@@ -47,6 +48,7 @@ from pipelines.voice.contents import (
     hash_files,
     require_regular,
 )
+from pipelines.voice.ready import read_ready
 
 __all__ = ["Card", "SpeakerFacts", "SpeakerPrompt", "VoiceConfig", "find_speakers", "find_voice", "open_voice_folder"]
 
@@ -67,6 +69,7 @@ class VoiceParts:
     card: Card | str = ""
     decoder: Mapping[str, Tensor] | None = None
     speakers: Mapping[str, SpeakerPrompt] = dataclasses.field(default_factory=dict)
+    ready: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
 def open_voice_folder(name: str | os.PathLike[str] | None) -> VoiceParts:
@@ -81,7 +84,8 @@ def open_voice_folder(name: str | os.PathLike[str] | None) -> VoiceParts:
         require_regular(own, folder)
         decoder = read_layers(own)
     speakers = find_speakers(folder / SPEAKERS_FOLDER, config.files)
-    return VoiceParts(config, codec, lm, Card(folder / CARD_FILE), decoder, speakers)
+    ready = read_ready(folder, config)
+    return VoiceParts(config, codec, lm, Card(folder / CARD_FILE), decoder, speakers, ready)
 
 
 def list_speakers(name: str | os.PathLike[str] | None = None) -> Iterator[tuple[str, str | None, SpeakerFacts]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ from lm.generation.request import GenerateConfig
 from lm.step_lm import DelayLM
 from pipelines.voice.folder import SpeakerPrompt, VoiceConfig
 from pipelines.voice.prompts import PromptReader
+from pipelines.voice.ready import key_of, pack, unpack
 from pipelines.voice.request import (
     Prompt,
     SentenceRequest,
@@ -38,6 +40,7 @@ class Planner:
     lm: LoadedLM
     player: AudioCodec
     speakers: Mapping[str, SpeakerPrompt]
+    stored: Mapping[str, Tensor] = field(default_factory=dict)  # ready state of speakers, from the voice's folder
     _ready: dict[tuple[Any, ...], VoicePrompt] = field(default_factory=dict)  # prompts of named speakers
 
     @property
@@ -119,8 +122,25 @@ class Planner:
         if key not in self._ready:
             speaker = self.speakers[name]
             speaker.check()
-            self._ready[key] = self._read_prompt(speaker.audio, speaker.text, style)
+            self._ready[key] = self._stored(name, style) or self._read_prompt(speaker.audio, speaker.text, style)
         return self._ready[key]
+
+    def _stored(self, name: str, style: Style) -> VoicePrompt | None:
+        """Return a speaker's prompt from its stored state, where there is one for these models and settings."""
+        if f"{name}/key" not in self.stored:
+            return None
+        key, ids = key_of(self.config, self.player, name, style), tuple(self.text_ids(self.speakers[name].text))
+        return unpack(self.stored, name, key, ids, self.lm.codec_facts.num_levels, self.player)
+
+    def states(self) -> Iterator[dict[str, Tensor]]:
+        """Yield the state of each speaker whose recording can be read, made anew, to be stored."""
+        style = self.style(SpeakOptions())
+        for name, speaker in self.speakers.items():
+            key = key_of(self.config, self.player, name, style)
+            if key is None:
+                continue
+            with suppress(SoundloomError):  # which the speaker's first use reports
+                yield pack(name, key, self._read_prompt(speaker.audio, speaker.text, style))
 
     def _read_prompt(self, prompt: Prompt, prompt_text: str | None, style: Style) -> VoicePrompt:
         if prompt_text is None or not prompt_text.strip():

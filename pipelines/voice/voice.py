@@ -95,6 +95,7 @@ class Voice:
         card: str | Card = "",
         decoder: Mapping[str, Tensor] | None = None,
         speakers: Mapping[str, SpeakerPrompt] | None = None,
+        ready: Mapping[str, Tensor] | None = None,
     ) -> None:
         lm.require_codec(codec)
         if decoder and not isinstance(codec, Codec):
@@ -110,7 +111,7 @@ class Voice:
         self.num_levels: int = lm.codec_facts.num_levels
         self.frame_rate: float = lm.codec_facts.frame_rate
         self._card = card
-        self.plan = Planner(config, codec, lm, self.player, self.speakers)
+        self.plan = Planner(config, codec, lm, self.player, self.speakers, ready or {})
         if (config.levels or 1) > self.num_levels:
             raise SoundloomError(
                 f"voice {self.name}: decodes {config.levels} levels, its model writes {self.num_levels}"
