@@ -1,0 +1,1 @@
+"""Judges of music: notes, key, tempo, instruments, distance to renderings, and plain faults."""
