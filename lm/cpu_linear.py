@@ -105,8 +105,7 @@ class _PackedBlock:
         if self.qk_norm is not None:
             qk = torch.rms_norm(qk, (size,), None, self.eps).mul_(self.qk_norm)
         qk = torch.addcmul(qk * cos, qk.roll(size // 2, -1), sin).transpose(1, 2)  # [B, heads + kv_heads, S, size]
-        keys, values = cache.append(layer, qk[:, H:], v.transpose(1, 2))
-        y = F.scaled_dot_product_attention(qk[:, :H], keys, values, mask, enable_gqa=self.kv_heads != H)
+        y = cache.attend(layer, qk[:, :H], qk[:, H:], v.transpose(1, 2), mask)
         x = self.out(y.transpose(1, 2).reshape(B, S, -1)).add_(x)
         gate, up = self.gate_up(torch.rms_norm(x, (D,), self.ffn_norm, self.eps)).chunk(2, -1)
         return self.down(F.silu(gate).mul_(up)).add_(x)

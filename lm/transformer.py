@@ -47,6 +47,11 @@ class KVCache:
         all_values.narrow(2, begin, new).copy_(values)
         return all_keys.narrow(2, 0, end), all_values.narrow(2, 0, end)
 
+    def attend(self, layer: int, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """Append keys and values, and attend with q [B, heads, S, size] to all filled; ``mask`` is added to scores."""
+        keys, values = self.append(layer, keys, values)
+        return F.scaled_dot_product_attention(q, keys, values, mask, enable_gqa=keys.shape[1] != q.shape[1])
+
     def _larger(self, old: Tensor, needed: int) -> Tensor:
         room = min(max(needed, 2 * old.shape[2]), max(needed, self.max_length))
         larger = old.new_empty(*old.shape[:2], room, old.shape[3])

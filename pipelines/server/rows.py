@@ -21,10 +21,10 @@ from lm.generation.latents import level_vectors
 from lm.generation.request import GenerateConfig, Request
 from lm.generation.sampling import sample
 from lm.step_lm import DelayLM
-from lm.transformer import additive_mask
+from pipelines.server.row_cache import RowCache
 
 PREFILL_STEPS = 96  # of a prompt, read at once: about 50 ms on one core, in which the others wait
-_GROW = 256  # positions by which the batch's memory grows
+_GROW = 256  # steps by which the batch's memory grows
 
 
 @dataclass(eq=False)
@@ -45,64 +45,6 @@ class Row:
         return frames
 
 
-class _Rows:
-    """Keys and values of all rows, [rows, kv_heads, positions, head_dim] a layer; row r holds ``lengths[r]``.
-
-    It stands where a `KVCache` stands in the packed transformer; ``length`` is only there to be counted up.
-    """
-
-    def __init__(self, model: DelayLM, rows: int) -> None:
-        c = model.config.transformer
-        like = model.heads
-        shape = (rows, c.kv_heads, _GROW, c.head_dim)
-        self.keys = [torch.zeros(shape, dtype=like.dtype, device=like.device) for _ in range(c.num_layers)]
-        self.values = [torch.zeros_like(keys) for keys in self.keys]
-        self.lengths = torch.zeros(rows, dtype=torch.long, device=like.device)
-        self.length = 0
-        self.all_rows = torch.arange(rows, device=like.device)
-        self.used, self.end = 0, 0
-
-    def begin_step(self, rows: int) -> Tensor:
-        """Make room for one more position of the first ``rows`` rows; return the mask of keys [rows, 1, 1, end]."""
-        self.used, self.end = rows, int(self.lengths[:rows].max()) + 1
-        self._grow(self.end)
-        shown = torch.arange(self.end, device=self.lengths.device) <= self.lengths[:rows, None]
-        return additive_mask(shown, self.keys[0].dtype)[:, None, None]
-
-    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write each row's next position, [rows, kv_heads, 1, head_dim]; return all, up to the longest row's end."""
-        rows, at = self.all_rows[: self.used], self.lengths[: self.used]
-        self.keys[layer][rows, :, at] = keys[:, :, 0]
-        self.values[layer][rows, :, at] = values[:, :, 0]
-        return self.keys[layer][: self.used, :, : self.end], self.values[layer][: self.used, :, : self.end]
-
-    def end_step(self) -> None:
-        """Count the position that every used row has taken."""
-        self.lengths[: self.used] += 1
-
-    def load(self, row: int, keys: list[Tensor], values: list[Tensor]) -> None:
-        """Fill a row with what one of another cache holds, [kv_heads, n, head_dim] a layer."""
-        n = keys[0].shape[1]
-        self._grow(n)
-        for layer, (key, value) in enumerate(zip(keys, values, strict=True)):
-            self.keys[layer][row, :, :n] = key
-            self.values[layer][row, :, :n] = value
-        self.lengths[row] = n
-
-    def move(self, source: int, target: int) -> None:
-        """Copy a row onto another."""
-        n = int(self.lengths[source])
-        self.load(target, [k[source, :, :n] for k in self.keys], [v[source, :, :n] for v in self.values])
-
-    def _grow(self, positions: int) -> None:
-        have = self.keys[0].shape[2]
-        if positions <= have:
-            return
-        more = -(-(positions - have) // _GROW) * _GROW
-        self.keys = [torch.nn.functional.pad(keys, (0, 0, 0, more)) for keys in self.keys]
-        self.values = [torch.nn.functional.pad(values, (0, 0, 0, more)) for values in self.values]
-
-
 class RowBatch:
     """Up to ``capacity`` sentences that one model writes side by side, each at a step of its own; one config for all.
 
@@ -117,7 +59,7 @@ class RowBatch:
         self.rows: list[Row] = []
         self.pattern = model.pattern
         device, K = model.heads.device, self.pattern.levels
-        self.cache = _Rows(model, capacity * self.copies)
+        self.cache = RowCache(model, capacity, self.copies)
         self.levels = torch.arange(K, device=device)
         self.first_frames = self.pattern.frames_at(0, device)  # of a step s, level k scores frame s + first_frames[k]
         self.places = torch.arange(capacity, device=device)
@@ -186,8 +128,7 @@ class RowBatch:
         if place != last:
             for values in self.state.values():
                 values[place] = values[last]
-            for copy in range(self.copies):
-                self.cache.move(last * self.copies + copy, place * self.copies + copy)
+            self.cache.move(last, place)
             self.rows[place] = self.rows[last]
         self.rows.pop()
 
@@ -229,7 +170,7 @@ class RowBatch:
                 shown = torch.cat([shown[:1], shown[text:]])
             keys = [layer[copy][:, shown] for layer in cache.keys]
             values = [layer[copy][:, shown] for layer in cache.values]
-            self.cache.load(place * self.copies + copy, keys, values)
+            self.cache.load(place, copy, keys, values)
         self.rows.append(row)
 
     def _room(self, steps: int) -> None:
@@ -249,11 +190,11 @@ class RowBatch:
         """Take one step of every row; return the rows, those that ended with their ``finish_reason``, now gone."""
         n = len(self.rows)
         rows, step = list(self.rows), self.state["step"][:n].clone()
-        scores = self._scores(n, step)  # [n, copies, K, outputs]
-        logits = guided(scores.transpose(0, 1).flatten(0, 1), self.config.guidance).float()
+        scores = self._scores(n, step)
+        logits = guided(scores, self.config.guidance).float()
         codes, reasons = self._write(n, logits.clone(), step)
         if self.vectors is not None:
-            self._add_latents(n, scores[:, 0], codes, step, self.vectors)
+            self._add_latents(n, scores[:n], codes, step, self.vectors)
         self.state["step"][:n] += 1
         lengths = self.state["length"][:n].tolist()
         for place, (row, s) in enumerate(zip(rows, step.tolist(), strict=True)):
@@ -268,15 +209,15 @@ class RowBatch:
         return [row for row in rows if row.frames or row in ended]
 
     def _scores(self, n: int, step: Tensor) -> Tensor:
-        R = n * self.copies
-        new = self.state["inputs"][self.places[:n], :, step].repeat_interleave(self.copies, 0)
+        """Score the next codes of all rows, then of their copies without text: [copies * n, K, outputs]."""
+        new = self.state["inputs"][self.places[:n], :, step].repeat(self.copies, 1)
         x = self.model.embed(new[..., None], self.writer.offsets)
-        at = step.repeat_interleave(self.copies)
+        at = step.repeat(self.copies)
         cos, sin = (table[at][:, None] for table in self.tables)
-        mask = self.cache.begin_step(R)
-        hidden = self.writer.transformer(x, cos, sin, mask, self.cache)[:, -1]
+        self.cache.begin_step(n)
+        hidden = self.writer.transformer(x, cos, sin, None, self.cache)[:, -1]
         self.cache.end_step()
-        return self.writer.heads(hidden).view(n, self.copies, self.pattern.levels, -1)
+        return self.writer.heads(hidden).view(self.copies * n, self.pattern.levels, -1)
 
     def _write(self, n: int, logits: Tensor, step: Tensor) -> tuple[Tensor, list[str]]:
         """Sample the codes of a step [n, K] and write them as the next step's inputs; say which rows ended, and why."""
