@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -25,6 +24,7 @@ from pipelines.server.page import page_routes
 from pipelines.server.service import Service
 from pipelines.server.speech_routes import speech_routes
 from pipelines.server.text_stream import text_stream_routes
+from pipelines.server.turns import Turns
 
 log = logging.getLogger("soundloom.server")
 
@@ -35,7 +35,7 @@ def explorer_routes(service: Service) -> list[BaseRoute]:
     if not isinstance(voice.codec, Codec):
         return []
     samples = {name: speaker.audio for name, speaker in voice.speakers.items()}
-    return explorer.routes(Explorer(voice), samples, threading.Lock())
+    return explorer.routes(Explorer(voice), samples, Turns(service.engine))
 
 
 #: Each gives the routes of one subject; a new subject is one file and one entry here.
@@ -61,8 +61,9 @@ def create_app(service: Service) -> Starlette:
     middleware = [Middleware(Rules, service=service)]
     if service.settings.origins:
         origins, headers = list(service.settings.origins), ["authorization", "content-type"]
-        cors = Middleware(CORSMiddleware, allow_origins=origins, allow_headers=headers, allow_methods=["GET", "POST"])
-        middleware.insert(0, cors)
+        allowed = {"allow_origins": origins, "allow_headers": headers, "allow_methods": ["GET", "POST"]}
+        shown = ["x-soundloom-skipped", "x-soundloom-skipped-count", "retry-after"]
+        middleware.insert(0, Middleware(CORSMiddleware, **allowed, expose_headers=shown))
     handlers = {ApiError: on_api_error, SoundloomError: on_bad_input, HTTPException: on_http_error}
     return Starlette(
         routes=[route for routes in ROUTE_LISTS for route in routes(service)],

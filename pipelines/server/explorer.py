@@ -19,28 +19,27 @@ from __future__ import annotations
 import base64
 import io
 import json
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-import anyio.to_thread
 import torch
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
-from starlette.routing import BaseRoute, Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
+from starlette.routing import BaseRoute, Route
 from torch import Tensor
 
 import codec
 import lm
 from codec.audio import encode_audio, read_audio
-from codec.errors import SoundloomError
+from codec.errors import SoundloomError, quoted
+from pipelines.server.errors import ApiError
 from pipelines.server.figures import MAX_SECONDS, Explorer
+from pipelines.server.page import HEADERS, static_file
+from pipelines.server.turns import Turns
 
 T = TypeVar("T")
-PAGE = Path(__file__).parent / "static" / "explore"
-MAX_BODY = 30_000_000
+MAX_JSON = 1_000_000  # bytes: codes of `MAX_SECONDS` fit several times
 MAX_TEXT = 200
 SOURCES = {  # the code behind each figure, which the page links to
     "model": Path(str(codec.__file__)).parent / "model.py",
@@ -51,9 +50,9 @@ SOURCES = {  # the code behind each figure, which the page links to
 }
 
 
-def routes(explorer: Explorer, samples: dict[str, Path], lock: threading.Lock) -> list[BaseRoute]:
-    """Routes of the explorer's page and API; ``lock`` keeps the models to one computation at a time."""
-    api = _Api(explorer, samples, lock)
+def routes(explorer: Explorer, samples: dict[str, Path], turns: Turns) -> list[BaseRoute]:
+    """Return the routes of the explorer's page and API; ``turns`` bounds what computes and what waits."""
+    api = _Api(explorer, samples, turns)
     return [
         Route("/api/codec", api.codec),
         Route("/api/samples", api.samples),
@@ -67,13 +66,15 @@ def routes(explorer: Explorer, samples: dict[str, Path], lock: threading.Lock) -
         Route("/api/opus", api.opus, methods=["POST"]),
         Route("/api/generate", api.generate, methods=["POST"]),
         Route("/explore/source/{name}", _source),
-        Mount("/explore", StaticFiles(directory=PAGE, html=True)),
+        Route("/explore", _page),
+        Route("/explore/", _page),
+        Route("/explore/{name}", _page),
     ]
 
 
 class _Api:
-    def __init__(self, explorer: Explorer, samples: dict[str, Path], lock: threading.Lock) -> None:
-        self.explorer, self.files, self.lock = explorer, samples, lock
+    def __init__(self, explorer: Explorer, samples: dict[str, Path], turns: Turns) -> None:
+        self.explorer, self.files, self.turns = explorer, samples, turns
 
     async def codec(self, request: Request) -> Response:
         return JSONResponse(self.explorer.describe())
@@ -85,7 +86,7 @@ class _Api:
         path = self.files.get(request.path_params["name"])
         if path is None:
             raise SoundloomError(f"sample: choose one of {', '.join(sorted(self.files))}")
-        return self._wav(read_audio(path, self.explorer.codec.sample_rate, 1))
+        return self._wav(await self._run(read_audio, path, self.explorer.codec.sample_rate, 1))
 
     async def encode(self, request: Request) -> Response:
         codes = await self._run(self.explorer.encode, await self._wave(request))
@@ -121,8 +122,13 @@ class _Api:
     async def opus(self, request: Request) -> Response:
         kbps = _whole(request.query_params.get("kbps"), "kbps", 6, 256, 8)
         wave, rate = await self._wave(request), self.explorer.codec.sample_rate
-        data = encode_audio(wave, rate, ".opus", kbps * 1000)
-        response = self._wav(read_audio(io.BytesIO(data), rate, 1)[:, : wave.shape[1]])
+
+        def through_opus() -> tuple[bytes, Tensor]:
+            data = encode_audio(wave, rate, ".opus", kbps * 1000)
+            return data, read_audio(io.BytesIO(data), rate, 1)[:, : wave.shape[1]]
+
+        data, made = await self._run(through_opus)
+        response = self._wav(made)
         response.headers["X-Kbps"] = f"{len(data) * 8 * rate / wave.shape[1] / 1000:.2f}"
         return response
 
@@ -140,21 +146,18 @@ class _Api:
     async def _events(self, first: dict[str, Any], steps: Iterator[dict[str, Any]]) -> AsyncIterator[str]:
         speech = first.pop("speech")
         yield _event("tokens", first)
-        while (step := await self._run(next, steps, None)) is not None:
+        while (step := await self.turns.run(next, steps, None, admitted=True)) is not None:
             yield _event("step", step)
         wav = base64.b64encode(self._wav(speech.waveform).body).decode()
         yield _event("speech", {"finish_reason": speech.finish_reason, "wav": wav})
 
     async def _run(self, function: Callable[..., T], *arguments: Any) -> T:
-        def locked() -> T:
-            with self.lock:
-                return function(*arguments)
-
-        return await anyio.to_thread.run_sync(locked)
+        return await self.turns.run(function, *arguments)
 
     async def _wave(self, request: Request) -> Tensor:
-        data = await _body(request)
-        wave = read_audio(io.BytesIO(data), self.explorer.codec.sample_rate, 1, 0.0, MAX_SECONDS)
+        self.turns.check_room()  # before a body is taken that nobody would look at
+        file, rate = io.BytesIO(await request.body()), self.explorer.codec.sample_rate
+        wave = await self._run(read_audio, file, rate, 1, 0.0, MAX_SECONDS)
         if wave.shape[1] == 0:
             raise SoundloomError("the sound is empty; send an audio file as the body")
         return wave
@@ -163,25 +166,27 @@ class _Api:
         return Response(encode_audio(wave, self.explorer.codec.sample_rate, ".wav"), media_type="audio/wav")
 
 
+async def _page(request: Request) -> Response:
+    if request.url.path == "/explore":
+        return RedirectResponse("/explore/")  # the page's own addresses are relative
+    return static_file(f"explore/{request.path_params.get('name') or 'index.html'}")
+
+
 async def _source(request: Request) -> Response:
-    path = SOURCES.get(request.path_params["name"])
-    if path is None:
-        return PlainTextResponse("no such source", 404)
-    return FileResponse(path, media_type="text/plain; charset=utf-8")
-
-
-async def _body(request: Request) -> bytes:
-    data = b""
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > MAX_BODY:
-            raise SoundloomError(f"the body is larger than {MAX_BODY // 1_000_000} MB")
-    return data
+    name = request.path_params["name"]
+    if name not in SOURCES:
+        raise ApiError(404, f"no source {quoted(name)}; expected one of {', '.join(SOURCES)}")
+    return FileResponse(SOURCES[name], media_type="text/plain; charset=utf-8", headers=HEADERS)
 
 
 async def _json(request: Request) -> dict[str, Any]:
+    data = b""
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > MAX_JSON:
+            raise ApiError(413, f"the body is larger than {MAX_JSON:,} bytes")
     try:
-        body = json.loads(await _body(request))
+        body = json.loads(data)
     except (ValueError, RecursionError):
         raise SoundloomError("the body is not JSON") from None
     if not isinstance(body, dict):

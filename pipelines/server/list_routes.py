@@ -19,8 +19,8 @@ from pipelines.server.errors import ApiError
 from pipelines.server.orders import MODEL, MODEL_ALIASES
 from pipelines.server.service import Service
 from pipelines.server.speaking import Order
+from pipelines.voice.prompts import MAX_SECONDS
 
-MAX_CLONE_SECONDS = 30.0  # what is decoded of an upload; the voice itself takes less (`Voice.speak`)
 _KINDS = {"WAV", "FLAC", "OGG", "MP3", "AIFF"}
 
 
@@ -118,13 +118,15 @@ def read_upload(data: bytes, sample_rate: int) -> Tensor:
         with soundfile.SoundFile(io.BytesIO(data)) as sound:
             if sound.format not in _KINDS or not 1 <= sound.channels <= 8 or not 4000 <= sound.samplerate <= 192_000:
                 raise SoundloomError("audio_sample: expected WAV, FLAC, Ogg or MP3 at 4 to 192 kHz")
-            most = int(MAX_CLONE_SECONDS * sound.samplerate)
+            most = int(MAX_SECONDS * sound.samplerate)
             samples = sound.read(most + 1, dtype="float32", always_2d=True)
             rate = sound.samplerate
     except soundfile.LibsndfileError:
         raise SoundloomError("audio_sample: no audio file that can be read; expected WAV, FLAC, Ogg or MP3") from None
     if len(samples) > most:
-        raise SoundloomError(f"audio_sample: longer than {MAX_CLONE_SECONDS:g} s; three to ten are good")
+        raise SoundloomError(
+            f"audio_sample: longer than {MAX_SECONDS:g} s; cut it, and text with it (three to ten are good)"
+        )
     wave = torch.from_numpy(samples).mean(1)[None]
     if not bool(torch.isfinite(wave).all()):
         raise SoundloomError("audio_sample: holds numbers that are not finite")

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipelines.server.encoders import MEDIA_TYPES
 from pipelines.server.errors import ApiError
+from pipelines.voice.timescale import FASTEST, SLOWEST
 
 MAX_INPUT = 4096  # characters, as OpenAI has it
 MODEL = "soundloom"
@@ -58,7 +59,7 @@ def parse_speech(body: bytes, max_input: int = MAX_INPUT) -> SpeechFields:
         text,
         voice_name(fields.get("voice")),
         form,
-        _number(fields, "speed", 1.0, 0.25, 4.0),
+        _number(fields, "speed", 1.0, SLOWEST, FASTEST),
         stream == "sse",
         codes,
         _whole(fields, "seed", 0, 0, 2**63 - 1) or 0,

@@ -1,4 +1,4 @@
-"""The studio page and its files."""
+"""The pages' own files, with the policy that both pages have."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pipelines.server.service import Service
 
 STATIC = Path(__file__).parent / "static"
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-# Nothing from elsewhere, no inline code: what the page shows can never become code of the page.
+# Nothing from elsewhere, no inline code: what a page shows can never become code of the page.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data: blob:; "
     "media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_HEADERS = {"content-security-policy": POLICY, "referrer-policy": "no-referrer", "cache-control": "no-cache"}
+HEADERS = {"content-security-policy": POLICY, "referrer-policy": "no-referrer", "cache-control": "no-cache"}
 
 
 def page_routes(service: Service) -> list[BaseRoute]:
@@ -39,4 +39,4 @@ def static_file(name: str) -> FileResponse:
     path = (STATIC / name).resolve()
     if "\0" in name or STATIC not in path.parents or path.suffix not in _TYPES or not path.is_file():
         raise ApiError(404, f"no file {quoted(name)}")
-    return FileResponse(path, media_type=_TYPES[path.suffix], headers=_HEADERS)
+    return FileResponse(path, media_type=_TYPES[path.suffix], headers=HEADERS)

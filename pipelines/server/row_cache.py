@@ -34,9 +34,10 @@ class Run:
 
 
 class RowCache:
-    """Keys and values of ``copies`` times ``capacity`` rows, [rows, kv_heads, positions, head_dim] a layer.
+    """Keys and values of ``copies`` times ``capacity`` rows; copy c of place p is row ``c * capacity + p``.
 
-    Copy c of place p is row ``c * capacity + p``. It stands where a `KVCache` stands in the packed transformer;
+    A layer's keys are [rows, kv_heads, head_dim, positions], since products read them faster that way round, and its
+    values [rows, kv_heads, positions, head_dim]. It stands where a `KVCache` stands in the packed transformer;
     ``length`` is only there to be counted up.
     """
 
@@ -44,15 +45,15 @@ class RowCache:
         c = model.config.transformer
         like = model.heads
         self.capacity, self.copies = capacity, copies
+        self.kv_heads, self.size, self.room = c.kv_heads, c.head_dim, _GROW
         shape = (capacity * copies, c.kv_heads, _GROW, c.head_dim)
-        self.keys = [torch.zeros(shape, dtype=like.dtype, device=like.device) for _ in range(c.num_layers)]
-        self.values = [torch.zeros_like(keys) for keys in self.keys]
+        self.values = [torch.zeros(shape, dtype=like.dtype, device=like.device) for _ in range(c.num_layers)]
+        self.keys = [values.transpose(2, 3).contiguous() for values in self.values]
         self.lengths = [0] * (capacity * copies)
         self.length = 0
-        self.heads = torch.arange(c.kv_heads, device=like.device)
         self.used: list[int] = []
         self.runs: list[Run] = []
-        self.index = self.heads
+        self.key_index = self.value_index = torch.zeros(0, dtype=torch.long)
 
     def begin_step(self, places: int) -> None:
         """Make room for one more position of the first ``places`` places' copies."""
@@ -60,10 +61,14 @@ class RowCache:
         if used != self.used or not self.runs:
             self.used, self.runs = used, self._runs(places)
         self._grow(max(self.lengths[row] for row in used) + 1)
-        device, room = self.heads.device, self.keys[0].shape[2]
+        device, room = self.values[0].device, self.room
         at = torch.tensor([self.lengths[row] for row in used], device=device)
         rows = torch.tensor(used, device=device)
-        self.index = ((rows[:, None] * len(self.heads) + self.heads) * room + at[:, None]).flatten()
+        heads = (rows[:, None] * self.kv_heads + torch.arange(self.kv_heads, device=device)).flatten()
+        at_heads = at.repeat_interleave(self.kv_heads)
+        self.value_index = heads * room + at_heads
+        channels = torch.arange(self.size, device=device)
+        self.key_index = ((heads[:, None] * self.size + channels) * room + at_heads[:, None]).flatten()
         for run in self.runs:
             lengths = self.lengths[run.place : run.place + run.last - run.first]
             run.end, run.mask = max(lengths) + 1, None
@@ -76,16 +81,21 @@ class RowCache:
 
         Rows are the places of the first copy, then those of the second. ``mask`` is not used: runs have their own.
         """
-        for kind, new in ((self.keys, keys), (self.values, values)):
-            kind[layer].view(-1, new.shape[3]).index_copy_(0, self.index, new.reshape(-1, new.shape[3]))
-        shared = keys.shape[1] != q.shape[1]
+        R, H, _, size = q.shape
+        self._write(layer, keys, values)
+        q = (q * size**-0.5).view(R, keys.shape[1], -1, size)  # [rows, kv_heads, heads that share them, head_dim]
         parts = []
         for run in self.runs:
             rows = slice(run.place, run.place + run.last - run.first)
-            key, value = self.keys[layer][rows, :, : run.end], self.values[layer][rows, :, : run.end]
-            part = F.scaled_dot_product_attention(q[run.first : run.last], key, value, run.mask, enable_gqa=shared)
-            parts.append(part)
-        return torch.cat(parts)
+            scores = _product(q[run.first : run.last], self.keys[layer][rows, ..., : run.end])
+            weights = (scores if run.mask is None else scores.add_(run.mask)).softmax(dim=-1)
+            parts.append(_product(weights, self.values[layer][rows, :, : run.end]))
+        return torch.cat(parts).view(R, H, 1, size)
+
+    def _write(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """Write keys and values [rows, kv_heads, 1, head_dim] of one position, each row at its own."""
+        self.keys[layer].view(-1).index_copy_(0, self.key_index, keys.flatten())
+        self.values[layer].view(-1, self.size).index_copy_(0, self.value_index, values.reshape(-1, self.size))
 
     def end_step(self) -> None:
         """Count the position that every used row has taken."""
@@ -94,23 +104,21 @@ class RowCache:
 
     def load(self, place: int, copy: int, keys: list[Tensor], values: list[Tensor]) -> None:
         """Fill a copy of a place with what one row of another cache holds, [kv_heads, n, head_dim] a layer."""
-        self._load(copy * self.capacity + place, keys, values)
+        row, n = copy * self.capacity + place, keys[0].shape[1]
+        self._grow(n)
+        for layer, (key, value) in enumerate(zip(keys, values, strict=True)):
+            self.keys[layer][row, :, :, :n] = key.transpose(1, 2)
+            self.values[layer][row, :, :n] = value
+        self.lengths[row] = n
+        self.runs = []
 
     def move(self, source: int, target: int) -> None:
         """Copy a place onto another."""
         for copy in range(self.copies):
             row = copy * self.capacity + source
             n = self.lengths[row]
-            self.load(target, copy, [k[row, :, :n] for k in self.keys], [v[row, :, :n] for v in self.values])
-
-    def _load(self, row: int, keys: list[Tensor], values: list[Tensor]) -> None:
-        n = keys[0].shape[1]
-        self._grow(n)
-        for layer, (key, value) in enumerate(zip(keys, values, strict=True)):
-            self.keys[layer][row, :, :n] = key
-            self.values[layer][row, :, :n] = value
-        self.lengths[row] = n
-        self.runs = []
+            keys = [key[row, :, :, :n].transpose(1, 2) for key in self.keys]
+            self.load(target, copy, keys, [value[row, :, :n] for value in self.values])
 
     def _runs(self, places: int) -> list[Run]:
         runs = []
@@ -121,11 +129,11 @@ class RowCache:
         return runs
 
     def _grow(self, positions: int) -> None:
-        have = self.keys[0].shape[2]
-        if positions <= have:
+        if positions <= self.room:
             return
-        more = -(-(positions - have) // _GROW) * _GROW
-        self.keys = [F.pad(keys, (0, 0, 0, more)) for keys in self.keys]
+        more = -(-(positions - self.room) // _GROW) * _GROW
+        self.room += more
+        self.keys = [F.pad(keys, (0, more)) for keys in self.keys]
         self.values = [F.pad(values, (0, 0, 0, more)) for values in self.values]
 
 
@@ -143,3 +151,8 @@ def split(lengths: list[int]) -> list[tuple[int, int]]:
         runs.append((best[last][1], last))
         last = best[last][1]
     return runs[::-1]
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """Multiply [rows, heads, n, k] by [rows, heads, k, m]."""
+    return torch.bmm(a.flatten(0, 1), b.flatten(0, 1)).view(*a.shape[:3], -1)

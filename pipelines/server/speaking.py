@@ -17,6 +17,7 @@ from codec.common.seeds import sentence_seed, turn_seed
 from codec.errors import SoundloomError
 from lm.generation.generate import Frame
 from lm.text.tokenizer import NothingToSpeak
+from pipelines.server.growing_script import GrowingScript
 from pipelines.server.rows import Row
 from pipelines.voice.request import SpeakOptions, Style, VoicePrompt
 from pipelines.voice.sentences import Piece
@@ -93,9 +94,8 @@ Event = SentenceStarted | Sound | SentenceEnded | Finished | Failed
 
 def options_of(order: Order) -> SpeakOptions:
     """Return an order as options of a voice; nothing is tried again, since sound that was sent cannot be taken back."""
-    return SpeakOptions(
-        order.speaker, order.prompt, order.prompt_text, order.levels, 0, min(max(order.speed, SLOWEST), FASTEST)
-    )
+    speed = min(max(order.speed, SLOWEST), FASTEST)  # a turn of SSML multiplies the request's, which is in the range
+    return SpeakOptions(order.speaker, order.prompt, order.prompt_text, order.levels, 0, speed)
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,6 @@ class Speaking:
         self.style = voice.plan.style(options_of(order))
         sentence_seed(order.seed, 0)  # a bad seed fails here
         self.start = starts.of(order)
-        self.pieces: list[Piece] = []
         self._turns: dict[int, _Turn] = {}  # by the piece that each begins with
         self._turn_seed, self._turn_begin = order.seed, 0
         self.open = open_text
@@ -154,27 +153,26 @@ class Speaking:
         self.deadline = self.created + max_seconds
         self.samples = self.frames = self.units = 0
         self.first_sound: float | None = None
+        self._trail = 0.0  # seconds of silence after all
         self._index = 0
-        self._rest = ""
         self._lock = threading.Lock()
         self._decoder: SentenceDecoder | None = None
         self._fresh: list[list[int]] = []
-        self._lead = self._trail = 0.0  # seconds of silence before and after all, which a text may ask for
+        self.script = GrowingScript(voice.plan.cutter)
         if open_text:
             self.add_text(order.text)
         elif is_ssml(order.text):
             self._add_turns(starts)
         else:
-            script = voice.plan.cutter.cut(order.text)
-            self.pieces, self._lead, self._trail = list(script.pieces), script.lead, script.pieces[-1].pause
+            self._take_whole(order.text)
 
     def _add_turns(self, starts: Start) -> None:
         """Take a document of SSML: what `stream_turns` would speak. Raises: SoundloomError."""
-        voice, order = self.voice, self.order
+        voice, order, script = self.voice, self.order, self.script
         document = read_ssml(order.text, voice.lm.tokenizer.language)
         for place, (turn, own) in enumerate(zip(document.turns, manners(voice, document.turns, {}), strict=True)):
             try:
-                script = voice.plan.cutter.cut(turn.text)
+                cut = voice.plan.cutter.cut(turn.text)
             except NothingToSpeak:
                 continue
             speed = order.speed * turn.speed
@@ -182,52 +180,59 @@ class Speaking:
             if turn.speaker is not None:
                 one = replace(one, speaker=own["speaker"], prompt=None, prompt_text=None)
             style = voice.plan.style(options_of(one))
-            self._turns[len(self.pieces)] = _Turn(style, starts.of(one), turn_seed(order.seed, place))
-            self._pause(script.lead)
-            last = script.pieces[-1]
-            self.pieces += [*script.pieces[:-1], replace(last, pause=last.pause or usual_pause(voice, turn))]
+            self._turns[len(script.pieces)] = _Turn(style, starts.of(one), turn_seed(order.seed, place))
+            self._pause(cut.lead)
+            last = cut.pieces[-1]
+            script.pieces += [*cut.pieces[:-1], replace(last, pause=last.pause or usual_pause(voice, turn))]
+            script.skipped += cut.skipped
             self._trail = last.pause
-        if not self.pieces:
+        if not script.pieces:
             raise SoundloomError("input holds nothing to speak: expected words or numbers")
 
     def _pause(self, seconds: float) -> None:
         """Add silence before the next piece."""
-        if self.pieces:
-            self.pieces[-1] = replace(self.pieces[-1], pause=self.pieces[-1].pause + seconds)
+        pieces = self.script.pieces
+        if pieces:
+            pieces[-1] = replace(pieces[-1], pause=pieces[-1].pause + seconds)
         else:
-            self._lead += seconds
+            self.script.lead += seconds
 
     # --- text -----------------------------------------------------------------------------------------------------
+
+    def _take_whole(self, text: str) -> None:
+        whole = self.voice.plan.cutter.cut(text)
+        self.script.pieces, self.script.lead = list(whole.pieces), whole.lead
+        self.script.skipped, self._trail = list(whole.skipped), whole.pieces[-1].pause
 
     def add_text(self, text: str) -> bool:
         """Take more text; return whether a whole sentence is now waiting."""
         with self._lock:
-            self._rest += text
-            *whole, rest = self.voice.lm.tokenizer.language.split_sentences(self._rest) or [""]
-            if whole:
-                self._rest = rest + (" " if self._rest[-1:].isspace() else "")
-            self._add(whole)
+            self.script.add(text)
             return self.waiting
 
     def flush(self) -> bool:
         """Let what has come so far be spoken, though its sentence may not have ended."""
         with self._lock:
-            rest, self._rest = self._rest, ""
-            self._add([rest])
+            self.script.flush()
             return self.waiting
 
     def close(self) -> bool:
         """Take no more text; return whether something is still to be spoken."""
-        waiting = self.flush()
-        self.open = False
-        return waiting
+        with self._lock:
+            self.script.close()
+            self._trail = self.script.trail
+            self.open = False
+            return self.waiting
 
-    def _add(self, sentences: list[str]) -> None:
-        for sentence in sentences:
-            try:
-                self.pieces = self.pieces + list(self.voice.plan.cutter.cut(sentence, more_follows=True).pieces)
-            except SoundloomError:
-                continue  # nothing in it to speak; what follows may still be speech
+    @property
+    def pieces(self) -> list[Piece]:
+        """The sentences so far, as they are spoken."""
+        return self.script.pieces
+
+    @property
+    def skipped(self) -> list[str]:
+        """Parts of the text that cannot be spoken, in order."""
+        return self.script.skipped
 
     @property
     def waiting(self) -> bool:
@@ -244,7 +249,7 @@ class Speaking:
     def begin(self) -> Row:
         """Begin the next sentence: the row that the batch writes."""
         piece = self.pieces[self._index]
-        pause = self.pieces[self._index - 1].pause if self._index else self._lead
+        pause = self.pieces[self._index - 1].pause if self._index else self.script.lead
         self._sound(self.voice.silence(pause), [])
         turn = self._turns.get(self._index)
         if turn is not None:

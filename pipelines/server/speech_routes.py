@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from urllib.parse import quote
 
 import torch
 from starlette.requests import Request
@@ -23,6 +24,7 @@ from pipelines.voice.speech import Sentence, Speech
 from pipelines.voice.voice import Voice
 from pipelines.voice.word_times import word_times
 
+_MOST_SHOWN, _LONGEST_SHOWN = 10, 40  # of skipped parts, and characters of each: a header must stay small
 # No proxy may hold back what streams.
 _HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
@@ -69,7 +71,7 @@ class SpeechResponse(Response):
         try:
             async for part in parts:
                 if not started:
-                    headers = {**_HEADERS, "content-type": kind}
+                    headers = {**_HEADERS, "content-type": kind, **skipped_header(self.events.speaking.skipped)}
                     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
                     await send({"type": "http.response.start", "status": 200, "headers": raw})
                     started = True
@@ -120,6 +122,14 @@ class SpeechResponse(Response):
         usage = {"input_tokens": event.units, "output_tokens": event.frames * levels}
         usage["total_tokens"] = sum(usage.values())
         yield sse({"type": "speech.audio.done", "usage": usage})
+
+
+def skipped_header(skipped: Sequence[str]) -> dict[str, str]:
+    """Return a header with the parts of a text that cannot be spoken: percent-encoded UTF-8, between commas."""
+    if not skipped:
+        return {}
+    shown = [quote(part[:_LONGEST_SHOWN], safe="") for part in skipped[:_MOST_SHOWN]]
+    return {"x-soundloom-skipped": ",".join(shown), "x-soundloom-skipped-count": str(len(skipped))}
 
 
 def sentence_event(event: SentenceStarted | SentenceEnded, sample_rate: int) -> dict[str, object]:

@@ -152,7 +152,8 @@ class TextStream:
                     frame += len(event.codes)
                 await self._audio(encoder.push(event.wave))
         await self._audio(encoder.finish())
-        await self.socket.send_json({"type": "done", "seconds": event.samples / rate})
+        skipped = {"skipped": events.speaking.skipped} if events.speaking.skipped else {}
+        await self.socket.send_json({"type": "done", "seconds": event.samples / rate, **skipped})
 
     async def _audio(self, data: bytes) -> None:
         if data:

@@ -35,12 +35,13 @@ class Piece:
 class Script:
     """A text ready to be spoken: ``lead`` seconds of silence, then the pieces.
 
-    ``skipped``: what cannot be spoken, in order.
+    ``skipped``: what cannot be spoken, in order. ``exact``: the pause after the last piece was asked for.
     """
 
     pieces: tuple[Piece, ...]
     lead: float = 0.0
     skipped: tuple[str, ...] = ()
+    exact: bool = False
 
 
 @dataclass
@@ -72,7 +73,7 @@ class Cutter:
         skipped: list[str] = []
         lead = total = 0.0
         exact = False  # the last piece's pause was asked for
-        for part in _split_pauses(text):
+        for part in split_pauses(text):
             if isinstance(part, str):
                 new = self._pieces(part, skipped)
                 pieces, exact = pieces + new, exact and not new
@@ -92,7 +93,7 @@ class Cutter:
             pieces[-1] = replace(pieces[-1], pause=0.0)
         if strict and skipped:
             raise SoundloomError(describe_skipped(skipped))
-        return Script(tuple(pieces), lead, tuple(skipped))
+        return Script(tuple(pieces), lead, tuple(skipped), exact)
 
     def _pieces(self, text: str, skipped: list[str]) -> list[Piece]:
         """Return the pieces of a text without pause tags; add what cannot be spoken to ``skipped``."""
@@ -104,7 +105,7 @@ class Cutter:
                 if ids is not None:
                     spoken.append((part, ids))
                     skipped += _lost_words(part, self.language)
-                elif any(map(_has_meaning, part)):
+                elif any(map(has_meaning, part)):
                     skipped.append(part.strip())
             shares = [1 / 3] * (len(spoken) - 1) + [1.0]
             pieces += [Piece(part, ids, self.pause * share) for (part, ids), share in zip(spoken, shares, strict=False)]
@@ -195,7 +196,7 @@ def _check_phonemes(text: str, language: Language) -> None:
             raise SoundloomError(f"{shown} is no phoneme of {language.name}; docs/speak.md lists them")
 
 
-def _split_pauses(text: str) -> Iterator[str | float]:
+def split_pauses(text: str) -> Iterator[str | float]:
     """Return the text between pause tags, and the tags as seconds, in order. Raises: SoundloomError for a bad tag."""
     end = 0
     for tag in _TAG.finditer(text):
@@ -216,7 +217,7 @@ def without_tags(text: str) -> str:
     return _TAG.sub(" ", text)
 
 
-def _has_meaning(character: str) -> bool:
+def has_meaning(character: str) -> bool:
     """Return whether a character is a letter, a number or a symbol that should be spoken, not only punctuation."""
     kind = unicodedata.category(character)
     return kind[0] in "LN" or (kind[0] == "S" and kind != "Sk" and not character.isascii())
@@ -231,7 +232,7 @@ def _lost_words(text: str, language: Language) -> list[str]:
 @lru_cache(maxsize=4096)
 def _vanishes(character: str, language: Language) -> bool:
     """Return whether the spoken form ignores a character that has a meaning."""
-    if character.isascii() or not _has_meaning(character):
+    if character.isascii() or not has_meaning(character):
         return False
     alone, joined = (language.normalize(text).strip(".") for text in ("5", f"5{character}"))
     return alone == joined

@@ -1,26 +1,12 @@
 // What the page asks of the server: its facts, its voices, and speech as a stream of events.
 
-let key = sessionStorage.getItem("soundloom-key") ?? "";
-
-export function useKey(value) {
-  key = value;
-  sessionStorage.setItem("soundloom-key", value);
-}
-
-export class Refused extends Error {
-  constructor(status, message) {
-    super(message);
-    this.status = status;
-  }
-}
+import { fetchWithKey } from "./key.js";
 
 async function ask(path, options = {}) {
-  const headers = { ...options.headers };
-  if (key) headers.authorization = `Bearer ${key}`;
-  const answer = await fetch(path, { ...options, headers });
+  const answer = await fetchWithKey(path, options);
   if (answer.ok) return answer;
   const body = await answer.json().catch(() => null);
-  throw new Refused(answer.status, body?.error?.message ?? `the server answered ${answer.status}`);
+  throw new Error(body?.error?.message ?? `the server answered ${answer.status}`);
 }
 
 export const info = async () => (await ask("/api/info")).json();
@@ -38,7 +24,10 @@ export async function addVoice(file, name, text) {
 export async function* speak(fields, signal) {
   const body = JSON.stringify({ ...fields, response_format: "pcm", stream_format: "sse", include_codes: true });
   const options = { method: "POST", headers: { "content-type": "application/json" }, body, signal };
-  const reader = (await ask("/v1/audio/speech", options)).body.pipeThrough(new TextDecoderStream()).getReader();
+  const answer = await ask("/v1/audio/speech", options);
+  const skipped = answer.headers.get("x-soundloom-skipped");
+  if (skipped) yield { type: "skipped", parts: skipped.split(",").map(decodeURIComponent) };
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
     const { value, done } = await reader.read();

@@ -3,7 +3,7 @@
 // Plain JavaScript modules, on purpose. The page is one form, one canvas and one stream of events; a framework would be
 // larger than all of it, would need a build or a vendored copy to keep up to date, and nothing may come from elsewhere.
 
-import { Refused, addVoice, info, samples, speak, useKey, voices } from "./api.js";
+import { addVoice, info, samples, speak, voices } from "./api.js";
 import { Grid } from "./grid.js";
 import { Player } from "./player.js";
 import { Words } from "./words.js";
@@ -17,12 +17,7 @@ async function begin() {
   try {
     state.facts = await info();
   } catch (error) {
-    if (!(error instanceof Refused) || error.status !== 401) {
-      say(`The server cannot be reached: ${error.message}`);
-      return;
-    }
-    await askForKey();
-    await begin();
+    say(`The server cannot be used: ${error.message}`);
     return;
   }
   const { facts } = state;
@@ -37,15 +32,6 @@ async function begin() {
   await listVoices();
   connect();
   showSettings();
-}
-
-function askForKey() {
-  const dialog = at("key-dialog");
-  dialog.showModal();
-  return new Promise((resolve) => dialog.addEventListener("close", () => {
-    useKey(at("key").value);
-    resolve();
-  }, { once: true }));
 }
 
 async function listVoices(chosen = at("speaker").value) {
@@ -92,7 +78,7 @@ async function start() {
   grid.levels = asked.levels;
   const running = state.running = new AbortController();
   const began = performance.now();
-  let first = null;
+  let first = null, skipped = [];
   showRunning(true);
   say("Reading the text …");
   try {
@@ -103,6 +89,8 @@ async function start() {
           say("Speaking …");
         }
         player.push(samples(event.audio));
+      } else if (event.type === "skipped") {
+        skipped = event.parts;
       } else if (event.type === "speech.codes") {
         grid.push(event.codes);
       } else if (event.type === "speech.sentence.started") {
@@ -115,7 +103,7 @@ async function start() {
         throw new Error(event.error.message);
       }
     }
-    finish(first, performance.now() - began);
+    finish(first, performance.now() - began, skipped);
   } catch (error) {
     if (error.name !== "AbortError") say(`It did not work: ${error.message}`);
   } finally {
@@ -126,7 +114,7 @@ async function start() {
   }
 }
 
-function finish(first, total) {
+function finish(first, total, skipped) {
   const { player, grid, facts } = state;
   const seconds = player.length / facts.sample_rate;
   if (state.link) URL.revokeObjectURL(state.link);
@@ -146,7 +134,8 @@ function finish(first, total) {
     "As tokens": `${(bits / 8000).toFixed(1)} kB`,
     "Raw audio is": `${Math.round(player.length * 16 / bits)}× larger`,
   });
-  say(`All of it is here: ${seconds.toFixed(1)} seconds, made in ${(total / 1000).toFixed(1)}.`);
+  const left = skipped.length ? ` Left out, since it cannot be spoken: ${skipped.join(", ")}.` : "";
+  say(`All of it is here: ${seconds.toFixed(1)} seconds, made in ${(total / 1000).toFixed(1)}.${left}`);
 }
 
 function showFacts(facts) {

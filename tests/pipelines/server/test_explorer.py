@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -22,8 +23,12 @@ from starlette.testclient import TestClient
 
 from codec.audio import encode_audio, read_audio
 from codec.errors import SoundloomError
-from pipelines.server.explorer import routes
+from pipelines.server.engine import Engine, EngineSettings
+from pipelines.server.errors import ApiError, on_api_error
+from pipelines.server.explorer import MAX_JSON, routes
 from pipelines.server.figures import MAX_SECONDS, Explorer
+from pipelines.server.page import POLICY
+from pipelines.server.turns import Turns
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +43,9 @@ def client(explorer: Explorer, tmp_path_factory: pytest.TempPathFactory) -> Test
 
     sample = tmp_path_factory.mktemp("samples") / "tone.wav"
     sample.write_bytes(wav(explorer).getvalue())
-    app = Starlette(
-        routes=routes(explorer, {"tone": sample}, threading.Lock()), exception_handlers={SoundloomError: refuse}
-    )
-    return TestClient(app)
+    turns = Turns(Engine(explorer.voice, EngineSettings(queue=1)))
+    handlers = {SoundloomError: refuse, ApiError: on_api_error}
+    return TestClient(Starlette(routes=routes(explorer, {"tone": sample}, turns), exception_handlers=handlers))
 
 
 def wave(explorer: Explorer, seconds: float = 0.5) -> Tensor:
@@ -159,3 +163,41 @@ def test_the_page_and_the_sources_are_served(client: TestClient) -> None:
     assert "explore.js" in page and client.get("/explore/explore.js").status_code == 200
     assert "class" in client.get("/explore/source/quantize").text
     assert client.get("/explore/source/secrets").status_code == 404
+    assert client.get("/explore", follow_redirects=False).headers["location"] == "/explore/"
+    for name in ("", "explore.js", "source/quantize"):
+        assert client.get(f"/explore/{name}").headers["content-security-policy"] == POLICY
+    assert client.get("/explore/..%2findex.html").status_code == 404
+
+
+def test_a_large_json_body_is_refused(client: TestClient) -> None:
+    assert client.post("/api/decode", content=b" " * (MAX_JSON + 1)).status_code == 413
+
+
+def test_one_computes_few_wait_and_the_rest_are_refused(explorer: Explorer) -> None:
+    turns = Turns(Engine(explorer.voice, EngineSettings(queue=1)))
+    may_end, running, most = threading.Event(), 0, 0
+
+    def compute() -> int:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        assert may_end.wait(10)
+        running -= 1
+        return 7
+
+    async def ask() -> list[int | str]:
+        async def one() -> int | str:
+            try:
+                return await turns.run(compute)
+            except ApiError as error:
+                assert error.status == 429
+                return "refused"
+
+        asked = [asyncio.ensure_future(one()) for _ in range(4)]
+        await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        may_end.set()
+        return await asyncio.gather(*asked)
+
+    assert asyncio.run(ask()) == [7, 7, "refused", "refused"]
+    assert most == 1 and turns.waiting == 0 and turns.engine.metrics.refused == 2
+    turns.check_room()

@@ -12,7 +12,9 @@ from starlette.websockets import WebSocketDisconnect
 
 from pipelines.server.app import create_app
 from pipelines.server.encoders import pcm16
+from pipelines.server.growing_script import GrowingScript
 from pipelines.server.service import Service, ServiceSettings
+from pipelines.voice.sentences import MAX_PAUSES
 from pipelines.voice.voice import Voice
 
 PATH = "/v1/audio/speech/stream"
@@ -54,6 +56,29 @@ def test_pieces_sound_like_the_whole(client: TestClient, voice: Voice) -> None:
     kinds = [event["type"] for event in events]
     assert kinds[0] == "started" and kinds[-1] == "done" and kinds.count("speech.sentence.started") == 2
     assert "speech.codes" in kinds
+
+
+def test_pauses_and_what_is_skipped_are_those_of_the_whole(client: TestClient, voice: Voice) -> None:
+    text = "[pause:0.2s] Hello world. [pause:0.1s] [pause:300ms] \u4f60\u597d. How are you? [pause:0.4s]"
+    with client.websocket_connect(PATH) as socket:
+        socket.send_json({"type": "start", "voice": "alloy", "seed": 3})
+        for first in range(0, len(text), 7):
+            socket.send_json({"type": "text", "text": text[first : first + 7]})
+        socket.send_json({"type": "close"})
+        audio, events = receive(socket)
+    speech = voice.speak(text, seed=3, retries=0)
+    wanted = pcm16(speech.waveform)[:, 0]
+    got = np.frombuffer(audio, "<i2").astype(int)
+    assert got.shape == wanted.shape and np.abs(got - wanted).max() <= 1
+    assert events[-1]["skipped"] == list(speech.skipped) == ["\u4f60\u597d."]
+
+
+def test_hours_of_silence_are_not_taken(voice: Voice) -> None:
+    script = GrowingScript(voice.plan.cutter)
+    for _ in range(200):
+        script.add("Hello. [pause:10s] ")
+    script.close()
+    assert len(script.pieces) == 200 and sum(piece.pause for piece in script.pieces) <= MAX_PAUSES + 200
 
 
 def test_a_flush_speaks_what_has_come(client: TestClient) -> None:

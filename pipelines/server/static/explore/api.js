@@ -1,5 +1,7 @@
 // Calls to the explorer's API. Replace this file to run the same page on models in the browser.
 
+import { fetchWithKey } from "../static/key.js";
+
 async function check(response) {
   if (response.ok) return response;
   let message = `${response.status} ${response.statusText}`;
@@ -7,22 +9,22 @@ async function check(response) {
   throw new Error(message);
 }
 
-const get = async (path) => (await check(await fetch(`../api/${path}`))).json();
+const get = async (path) => (await check(await fetchWithKey(`../api/${path}`))).json();
 const post = async (path, body, type) =>
-  check(await fetch(`../api/${path}`, { method: "POST", body, headers: { "Content-Type": type } }));
+  check(await fetchWithKey(`../api/${path}`, { method: "POST", body, headers: { "Content-Type": type } }));
 const postJson = (path, body) => post(path, JSON.stringify(body), "application/json");
 const bytes = async (response) => (await check(response)).arrayBuffer();
 
 export const codec = () => get("codec");
 export const samples = async () => (await get("samples")).samples;
-export const sample = (name) => fetch(`../api/samples/${encodeURIComponent(name)}`).then(bytes);
+export const sample = (name) => fetchWithKey(`../api/samples/${encodeURIComponent(name)}`).then(bytes);
 export const encode = async (wav) => (await (await post("encode", wav, "audio/wav")).json()).codes;
 export const decode = (codes, levels, decoder = "shipped") => postJson("decode", { codes, levels, decoder }).then(bytes);
 export const levels = async (wav) => (await (await post("levels", wav, "audio/wav")).json()).levels;
 export const smaller = async (wav, size, count) =>
   (await post(`smaller?size=${size}&levels=${count}`, wav, "audio/wav")).json();
 export const codebook = (level, size) => get(`codebook?level=${level}${size ? `&size=${size}` : ""}`);
-export const tone = (level, code) => fetch(`../api/tone?level=${level}&code=${code}`).then(bytes);
+export const tone = (level, code) => fetchWithKey(`../api/tone?level=${level}&code=${code}`).then(bytes);
 
 export async function opus(wav, kbps) {
   const response = await post(`opus?kbps=${kbps}`, wav, "audio/wav");
