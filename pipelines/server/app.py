@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -61,7 +62,7 @@ def create_app(service: Service) -> Starlette:
     middleware = [Middleware(Rules, service=service)]
     if service.settings.origins:
         origins, headers = list(service.settings.origins), ["authorization", "content-type"]
-        allowed = {"allow_origins": origins, "allow_headers": headers, "allow_methods": ["GET", "POST"]}
+        allowed: dict[str, Any] = {"allow_origins": origins, "allow_headers": headers, "allow_methods": ["GET", "POST"]}
         shown = ["x-soundloom-skipped", "x-soundloom-skipped-count", "retry-after"]
         middleware.insert(0, Middleware(CORSMiddleware, **allowed, expose_headers=shown))
     handlers = {ApiError: on_api_error, SoundloomError: on_bad_input, HTTPException: on_http_error}

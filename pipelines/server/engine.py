@@ -200,8 +200,11 @@ class Engine:
             self._starting.append(_Starting(row, self.batch.start(row)))
 
     def _prefill(self) -> None:
+        """Read new texts and prompts: at least a piece, and no more than fits into `PREFILL_SECONDS` if rows wait."""
         until = time.monotonic() + PREFILL_SECONDS
-        while self._starting and time.monotonic() < until:
+        pieces = 0
+        while self._starting and not (pieces and self.batch.rows and time.monotonic() >= until):
+            pieces += 1
             one = self._starting[0]
             try:
                 next(one.work)

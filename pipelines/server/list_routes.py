@@ -124,9 +124,7 @@ def read_upload(data: bytes, sample_rate: int) -> Tensor:
     except soundfile.LibsndfileError:
         raise SoundloomError("audio_sample: no audio file that can be read; expected WAV, FLAC, Ogg or MP3") from None
     if len(samples) > most:
-        raise SoundloomError(
-            f"audio_sample: longer than {MAX_SECONDS:g} s; cut it, and text with it (three to ten are good)"
-        )
+        raise SoundloomError(f"audio_sample: longer than {MAX_SECONDS:g} s; cut it and its text; three to ten are good")
     wave = torch.from_numpy(samples).mean(1)[None]
     if not bool(torch.isfinite(wave).all()):
         raise SoundloomError("audio_sample: holds numbers that are not finite")

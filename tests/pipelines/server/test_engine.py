@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ import torch
 from torch import Tensor
 
 from codec.errors import SoundloomError
+from lm.cpu_linear import PackedTransformer
 from pipelines.server.engine import Busy, Engine, EngineSettings
+from pipelines.server.rows import PREFILL_STEPS, Row
 from pipelines.server.service import Service
 from pipelines.server.speaking import Event, Failed, Finished, Order, SentenceStarted, Sound
 from pipelines.voice.ssml import read_ssml
@@ -136,6 +139,45 @@ def test_sentences_take_turns_when_others_wait(engine: Engine) -> None:
     assert not any(client.done.is_set() for client in long)
     for speaking in list(engine._all):
         engine.cancel(speaking)
+
+
+def test_a_long_new_request_lets_the_others_step_between_its_pieces(
+    new_service: Callable[..., Service], voice: Voice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What a piece of reading may take is counted in positions and in steps between pieces: no clock, so no luck.
+    monkeypatch.setattr("pipelines.server.engine.PREFILL_SECONDS", 0.0)
+    engine = new_service(slots=3).engine
+    done: list[str] = []
+    read: list[int] = []
+    step, start, run = engine.batch.step, engine.batch.start, PackedTransformer.__call__
+
+    def recorded_start(row: Row) -> Iterator[None]:
+        for _ in start(row):
+            done.append("piece" if engine.batch.rows else "alone")
+            yield
+        done.append("piece" if engine.batch.rows else "alone")
+
+    def recorded_run(self: Any, x: Tensor, *others: Any) -> Tensor:
+        read.append(x.shape[1])
+        return run(self, x, *others)
+
+    monkeypatch.setattr(engine.batch, "step", lambda: [done.append("step"), step()][1])
+    monkeypatch.setattr(engine.batch, "start", recorded_start)
+    monkeypatch.setattr(PackedTransformer, "__call__", recorded_run)
+    engine.start()
+    running = ask(engine, " ".join([TEXT] * 40))
+    assert running.sounded.wait(30)
+    del done[:], read[:]
+    prompt = 0.1 * torch.randn(1, round(15 * voice.sample_rate), generator=torch.Generator().manual_seed(0))
+    long = ask(engine, "Hello.", prompt=prompt, prompt_text="Hello world.")
+    assert long.sounded.wait(30)
+    for speaking in list(engine._all):
+        engine.cancel(speaking)
+    engine.stop()
+    frames = round(15 * voice.frame_rate)
+    assert done.count("piece") + done.count("alone") > frames / PREFILL_STEPS and "piece" in done
+    assert not any(pair == ("piece", "piece") for pair in itertools.pairwise(done)), "the others get a step between"
+    assert max(read) <= PREFILL_STEPS + 1
 
 
 def test_a_request_that_takes_too_long_is_ended(new_service: Callable[..., Service]) -> None:
