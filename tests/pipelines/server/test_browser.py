@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import wave
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,28 +14,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from browser_pages import open_page, serious_findings, with_browser
 from live_server import Live
 
 from pipelines.server.encoders import pcm16
 from pipelines.voice.voice import Voice
 
 pytestmark = pytest.mark.browser
-sync_api = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 TEXT = "Hello world. How are you?"
-#: What axe may find, by impact: nothing that keeps someone out.
-SERIOUS = ("serious", "critical")
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("no chromium on the path")
-    arguments = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
-    with sync_api.sync_playwright() as running:
-        opened = running.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield opened
-        opened.close()
+    yield from with_browser()
 
 
 @pytest.fixture
@@ -45,22 +35,9 @@ def page(browser: Any, live: Live) -> Iterator[Any]:
 
 
 def opened(browser: Any, live: Live, width: int, height: int, scheme: str) -> Iterator[Any]:
-    """A page that fails the test for any message of its console, and for any request elsewhere."""
-    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
-    page = context.new_page()
-    trouble: list[str] = []
-    page.on("console", lambda message: trouble.append(message.text) if message.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: trouble.append(str(error)))
-    page.on("request", lambda request: None if is_own(request.url, live) else trouble.append(request.url))
-    page.goto(live.url)
-    page.wait_for_selector("#speaker option", state="attached")
-    yield page
-    context.close()
-    assert not trouble
-
-
-def is_own(url: str, live: Live) -> bool:
-    return url.startswith((live.url, "data:", "blob:"))
+    for page in open_page(browser, live.url, "", width, height, scheme):
+        page.wait_for_selector("#speaker option", state="attached")
+        yield page
 
 
 def speak(page: Any, text: str = TEXT) -> None:
@@ -145,7 +122,6 @@ def test_code_in_the_text_stays_text(page: Any) -> None:
     ("width", "height", "scheme"), [(360, 780, "light"), (820, 1100, "dark"), (1440, 900, "light")]
 )
 def test_three_widths(browser: Any, live: Live, tmp_path: Path, width: int, height: int, scheme: str) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     for page in opened(browser, live, width, height, scheme):
         speak(page)
         page.screenshot(path=pictures(tmp_path) / f"studio-{width}.png", full_page=True)
@@ -155,8 +131,7 @@ def test_three_widths(browser: Any, live: Live, tmp_path: Path, width: int, heig
             ".filter(e => e.offsetHeight < 40).map(e => e.id)"
         )
         assert not small, "too small for a finger"
-        found = [one for one in axe.run(page).response["violations"] if one["impact"] in SERIOUS]
-        assert not found, [(one["id"], [node["html"] for node in one["nodes"]][:3]) for one in found]
+        assert not serious_findings(page)
 
 
 def test_a_key_is_asked_for(browser: Any, voice: Voice) -> None:

@@ -98,9 +98,10 @@ function snapping(root, state) {
 }
 
 function codebookSize(root, state) {
+  const bits = Math.log2(state.codec.codebook_size), first = Math.min(6, bits);
   const ui = parts(root, `
-    <div class="row"><label>Codes a level <input data-name="size" type="range" min="4" max="10" value="6"></label>
-      <output data-name="out">64</output><button type="button" data-name="play">Play</button></div>
+    <div class="row"><label>Codes a level <input data-name="size" type="range" min="4" max="${bits}" value="${first}"></label>
+      <output data-name="out">${2 ** first}</output><button type="button" data-name="play">Play</button></div>
     <canvas data-name="plane" role="img" aria-label="The codes of the smaller codebook"></canvas>
     <p class="numbers" data-name="numbers" aria-live="polite"></p>`);
   let wave = null;
