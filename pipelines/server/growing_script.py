@@ -16,7 +16,7 @@ class GrowingScript:
         self.pieces: list[Piece] = []
         self.lead = 0.0
         self.skipped: list[str] = []
-        self._rest = self._held = ""  # an unfinished sentence; pauses whose sentence has not come
+        self._rest = ""  # an unfinished sentence
         self._exact = False  # the last piece's pause was asked for
         self._paused = 0.0
 
@@ -39,51 +39,42 @@ class GrowingScript:
         rest, self._rest = self._rest, ""
         self._add(rest)
 
-    def close(self) -> None:
-        """Take the rest; pauses at the end are kept."""
-        self.flush()
-        held, self._held = self._held, ""
-        self._pause(_seconds(held))
-
     def _add(self, sentence: str) -> None:
-        text = f"{self._held} {sentence}" if self._held else sentence
-        self._held = ""
         try:
-            script = self.cutter.cut(text, more_follows=True)
+            script = self.cutter.cut(sentence, more_follows=True)
         except SoundloomError:  # nothing in it to speak; what follows may still be speech
-            if _seconds(text):
-                self._held = text
-            elif any(map(has_meaning, text)):
-                self.skipped.append(text.strip())
+            self._skip(sentence)
             return
         self.skipped += script.skipped
+        if sentence.lstrip()[:7].lower() == "[pause:":  # also one of 0 seconds
+            self._pause(script.lead)
         pieces = list(script.pieces)
-        self._paused += script.lead + sum(piece.pause for piece in pieces)
+        self._paused += sum(piece.pause for piece in pieces)
         if self._paused > MAX_PAUSES:  # a client could ask for hours of silence in a few words
             pieces = [replace(piece, pause=0.0) for piece in pieces]
-        else:
-            self._pause(script.lead)
         self.pieces += pieces
         self._exact = script.exact
 
+    def _skip(self, sentence: str) -> None:
+        """Keep the pauses of a sentence without speech, and note its words."""
+        try:
+            parts = list(split_pauses(sentence))
+        except SoundloomError:
+            parts = [sentence]
+        for part in parts:
+            if not isinstance(part, str):
+                self._pause(part)
+            elif any(map(has_meaning, part)):
+                self.skipped.append(part.strip())
+
     def _pause(self, seconds: float) -> None:
         """Put an asked pause after what has come."""
-        if not seconds:
+        if self._paused + seconds > MAX_PAUSES:
             return
+        self._paused += seconds
         if not self.pieces:
             self.lead += seconds
             return
         last = self.pieces[-1]
         self.pieces[-1] = replace(last, pause=seconds + (last.pause if self._exact else 0.0))
         self._exact = True
-
-
-def _seconds(text: str) -> float:
-    """Return the pauses in a text that is nothing else; 0 where it has words or a bad tag."""
-    try:
-        parts = list(split_pauses(text))
-    except SoundloomError:
-        return 0.0
-    if any(isinstance(part, str) and any(map(has_meaning, part)) for part in parts):
-        return 0.0
-    return min(MAX_PAUSES, sum(part for part in parts if not isinstance(part, str)))

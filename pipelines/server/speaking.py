@@ -219,7 +219,7 @@ class Speaking:
     def close(self) -> bool:
         """Take no more text; return whether something is still to be spoken."""
         with self._lock:
-            self.script.close()
+            self.script.flush()
             self._trail = self.script.trail
             self.open = False
             return self.waiting

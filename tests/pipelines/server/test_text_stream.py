@@ -73,11 +73,25 @@ def test_pauses_and_what_is_skipped_are_those_of_the_whole(client: TestClient, v
     assert events[-1]["skipped"] == list(speech.skipped) == ["\u4f60\u597d."]
 
 
+@pytest.mark.parametrize("size", [1, 7, 1000])
+@pytest.mark.parametrize(
+    "text", ["Hello [pause:0.3s] you. [pause:0s] Hello.", "[pause:1s] \u4f60. Hello. \u4f60.", TEXT]
+)
+def test_a_growing_text_is_cut_as_the_whole(voice: Voice, text: str, size: int) -> None:
+    whole, script = voice.plan.cutter.cut(text), GrowingScript(voice.plan.cutter)
+    for first in range(0, len(text), size):
+        script.add(text[first : first + size])
+    script.flush()
+    assert [piece.pause for piece in script.pieces[:-1]] == [piece.pause for piece in whole.pieces[:-1]]
+    assert script.trail == whole.pieces[-1].pause and script.lead == whole.lead
+    assert script.skipped == list(whole.skipped)
+
+
 def test_hours_of_silence_are_not_taken(voice: Voice) -> None:
     script = GrowingScript(voice.plan.cutter)
     for _ in range(200):
         script.add("Hello. [pause:10s] ")
-    script.close()
+    script.flush()
     assert len(script.pieces) == 200 and sum(piece.pause for piece in script.pieces) <= MAX_PAUSES + 200
 
 
