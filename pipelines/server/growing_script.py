@@ -46,7 +46,7 @@ class GrowingScript:
             self._skip(sentence)
             return
         self.skipped += script.skipped
-        if sentence.lstrip()[:7].lower() == "[pause:":  # also one of 0 seconds
+        if script.lead or sentence.lstrip()[:7].lower() == "[pause:":  # also one of 0 seconds
             self._pause(script.lead)
         pieces = list(script.pieces)
         self._paused += sum(piece.pause for piece in pieces)
