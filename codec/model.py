@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from codec.common.devices import full_precision
 from codec.config import CodecConfig
 from codec.conv import folded_state
 from codec.errors import SoundloomError, quoted
@@ -152,7 +153,8 @@ class Codec(CodecFace):
             return self.quantizer.encode(self._latent(piece, state, last))
 
         wave = self.checked_wave(wave)
-        return self._by_pieces(step, self.encoder, wave, self.hop_length) if wave.numel() else self.no_codes(wave)
+        with full_precision(wave.device):
+            return self._by_pieces(step, self.encoder, wave, self.hop_length) if wave.numel() else self.no_codes(wave)
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
@@ -204,7 +206,8 @@ class Codec(CodecFace):
         """
         wave = self.checked_wave(wave)
         state.advance("encoding", len(wave), last)
-        return self.quantizer.encode(self._latent(wave, state.encoder, last))
+        with full_precision(wave.device):
+            return self.quantizer.encode(self._latent(wave, state.encoder, last))
 
     @torch.no_grad()
     def decode_chunk(self, codes: Tensor, state: CodecState, last: bool = False) -> Tensor:

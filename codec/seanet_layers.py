@@ -135,6 +135,13 @@ class SkipLSTM(nn.Module):
         if x.shape[-1] == 0:
             return x
         steps = x.permute(2, 0, 1)  # [T, B, C]
+        if x.device.type != "cpu" and torch.is_autocast_enabled(x.device.type):
+            # There autocast would run it in float16, whatever type was asked for, and its gradients would underflow.
+            with torch.autocast(x.device.type, enabled=False):
+                return self._run(steps.float(), state)
+        return self._run(steps, state)
+
+    def _run(self, steps: Tensor, state: LSTMState | None) -> Tensor:
         if state is None:
             out, _ = self.lstm(steps)
         else:

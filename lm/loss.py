@@ -61,12 +61,14 @@ def lm_loss(
     level_weights: Sequence[float] | None = None,
     prompt_frames: Tensor | None = None,
     target: Target | None = None,
+    z_loss: float = 0.0,
 ) -> LossOutput:
     """Return the weighted mean of the levels' mean cross-entropies, or of their mix with a teacher's divergence.
 
     codes long [B, K, T], lengths [B]; END (the last output id) is the target of level 0 at frame ``length``.
     ``level_weights`` has K entries (uniform by default); only the scored levels' weights count.
-    ``prompt_frames`` long [B]: frames at each row's start that are not scored.
+    ``prompt_frames`` long [B]: frames at each row's start that are not scored. ``z_loss``: weight of the mean square
+    of the logarithm of the softmax's sum (PaLM, Chowdhery et al. 2022); it is part of ``loss`` alone.
     """
     B, n, positions, num_outputs = output.logits.shape
     first = output.first_level
@@ -80,12 +82,14 @@ def lm_loss(
     if prompt_frames is not None:
         mask = mask & (torch.arange(positions, device=mask.device) >= prompt_frames[:, None, None])
     targets = targets.masked_fill(~mask, _IGNORED)
-    sums, divergences = [], []
+    sums, divergences, squares = [], [], []
     # One level at a time, and float32 only here: the whole grid in float32 would be the largest tensor of the step.
     # Unbound, not indexed: the backward pass of each index would fill a whole grid with zeros.
     for level, logits in enumerate(output.logits.unbind(1)):
         scores = logits.reshape(B * positions, num_outputs).float()
         sums.append(F.cross_entropy(scores, targets[:, level].reshape(-1), ignore_index=_IGNORED, reduction="sum"))
+        if z_loss:
+            squares.append((scores.logsumexp(-1).square() * mask[:, level].reshape(-1)).sum())
         if target is not None:
             divergences.append(_divergence(logits, target, mask[:, level], level, with_end=first + level == 0))
     counts = mask.sum(dim=(0, 2))
@@ -94,6 +98,8 @@ def lm_loss(
     if target is not None:
         kl = torch.stack(divergences) / counts.clamp(min=1)
         mixed = (1 - target.share) * means + target.share * kl
+    if z_loss:
+        mixed = mixed + z_loss * torch.stack(squares) / counts.clamp(min=1)
     weight = to_device(torch.tensor(weights[first : first + n]), means.device)
     loss = (mixed * weight).sum() / weight.sum()
     return LossOutput(loss, means.detach(), counts, kl.detach())

@@ -201,7 +201,8 @@ class CodecTask:
 
     def save(self) -> None:
         facts = {"kind": "codec", "settings": flatten_settings(self.settings), "seconds": self.seconds}
-        self.state.save(self.output / "checkpoints", facts, self.accelerator.is_main_process)
+        where, keep = self.output / "checkpoints", self.settings.keep_checkpoints
+        self.state.save(where, facts, self.accelerator.is_main_process, keep)
 
     def result(self) -> list[str]:
         best = self.output / "best"

@@ -129,7 +129,12 @@ class LMTask:
         settings, state, plan = self.settings, self.state, self.data.train_plan
         numbers, batches = batch
         self._lr = set_learning_rate(state.optimizer, settings.optimizer, state.step, settings.steps)
-        how: dict[str, Any] = {"weights": self.weights, "seed": settings.seed, "bf16": settings.bf16}
+        how: dict[str, Any] = {
+            "weights": self.weights,
+            "seed": settings.seed,
+            "bf16": settings.bf16,
+            "z_loss": settings.z_loss,
+        }
         own = train_step(self.accelerator, self.model, batches, plan, numbers, **how, teacher=self.teacher)
         sums = own.over_processes()
         self._norm = clip_gradients(self.model.parameters(), settings.optimizer.grad_clip)
@@ -169,7 +174,8 @@ class LMTask:
         export(self.accelerator, self.state, self.data, self.settings)
 
     def save(self) -> None:
-        self.state.save(self.output / "checkpoints", self.facts, self.accelerator.is_main_process)
+        where, keep = self.output / "checkpoints", self.settings.keep_checkpoints
+        self.state.save(where, self.facts, self.accelerator.is_main_process, keep)
         if self.data.dev is None:  # nothing chooses: the latest weights are exported with each checkpoint
             self.export()
 

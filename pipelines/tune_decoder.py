@@ -149,7 +149,8 @@ class DecoderTask:
 
     def save(self) -> None:
         facts = {"kind": "decoder", "settings": flatten_settings(self.settings), "best": self.best}
-        self.state.save(self.output / "checkpoints", facts, self.accelerator.is_main_process)
+        where, keep = self.output / "checkpoints", self.settings.keep_checkpoints
+        self.state.save(where, facts, self.accelerator.is_main_process, keep)
 
     def result(self) -> list[str]:
         weights = self.output / "decoder.safetensors"

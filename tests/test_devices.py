@@ -16,6 +16,7 @@ from musicgen_checkpoint import write_musicgen
 from torch import Tensor
 from voice_helpers import tiny_codec, tiny_voice
 
+from codec.common import devices
 from codec.config import CodecConfig
 from codec.errors import SoundloomError
 from codec.model import Codec
@@ -101,6 +102,32 @@ def test_a_language_model_generates_the_same_codes(make: object, guidance: float
     codes = model.generate(ids.to("emu"), prompt.to("emu"), **options)
     assert codes.device.type == "emu" and torch.equal(codes.cpu(), expected)
     assert torch.equal(model.generate(ids.tolist(), prompt, **options).cpu(), expected)
+
+
+def test_an_apple_gpu_generates_without_float64(device: Counts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "WITHOUT_FLOAT64", {"emu"})
+    device.has_float64 = False
+    with pytest.raises(WrongDevice, match="no float64"):
+        torch.ones(2, dtype=torch.float64, device="emu")
+    for model in (delay_lm().to("emu"), coarse_fine_lm().to("emu")):
+        assert model.generate([1, 2, 3], seed=1, guidance=2.0).device.type == "emu"
+
+
+def test_an_lstm_stays_in_float32_under_autocast() -> None:
+    codec, seen = tiny_seanet().to("emu"), []
+    lstms = [module for module in codec.modules() if isinstance(module, torch.nn.LSTM)]
+    for lstm in lstms:
+        lstm.register_forward_pre_hook(lambda _, given: seen.append((given[0].dtype, torch.is_autocast_enabled("emu"))))
+    with torch.autocast("emu", torch.bfloat16):
+        codec.encoder(wave(codec).to("emu"))
+    assert seen == [(torch.float32, False)]
+
+
+def test_codes_are_made_without_tensorfloat_32() -> None:
+    before = torch.backends.cudnn.allow_tf32
+    with devices.full_precision(torch.device("cuda")):
+        assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+    assert torch.backends.cudnn.allow_tf32 == before
 
 
 @pytest.mark.parametrize("sampled", [None, 1])

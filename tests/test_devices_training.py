@@ -17,9 +17,10 @@ from train_lm_runs import CONFIG as LM
 
 from codec import load_codec
 from codec.audio.files import write_audio
+from codec.common import devices
 from lm.checkpoint import load_lm
 from pipelines import train_codec, train_lm
-from pipelines.training import loop
+from pipelines.training import loop, optimizer
 from pipelines.training.checkpoints import load_checkpoint
 
 #: how often a step may make the host wait
@@ -98,6 +99,19 @@ def test_a_codec_trains_saves_and_resumes(
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert all(isinstance(row["mel"], float) and isinstance(row["grad_norm"], float) for row in log)
     assert len(log[-1]["residual"]) == 3 and log[-1]["discriminator"] > 0
+
+
+def test_both_train_on_an_apple_gpu_without_float64(
+    codec_words: list[str], tmp_path: Path, device: Counts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "WITHOUT_FLOAT64", {"emu"})
+    monkeypatch.setattr(optimizer, "WITHOUT_FUSED", {"cpu", "emu"})
+    device.has_float64 = False
+    assert train_codec.main([*codec_words, "--output", str(tmp_path / "codec")]) == 0
+    store = write_store(tmp_path / "store", 30)
+    (tmp_path / "lm.yaml").write_text(LM)
+    words = ["--config", str(tmp_path / "lm.yaml"), "--store", str(store), "--dev_store", str(store), "--steps", "2"]
+    assert train_lm.main([*words, "--output", str(tmp_path / "lm")]) == 0
 
 
 def test_the_codec_on_a_device_learns_what_it_learns_on_a_cpu(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+
+WITHOUT_FLOAT64 = {"mps"}  # kinds of device that have no float64
 
 
 def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
@@ -21,8 +24,8 @@ def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
 
 
 def widest_float(device: torch.device) -> torch.dtype:
-    """Return the type for sums and figures: float64, or float32 on Apple's GPUs, which have no other."""
-    return torch.float32 if device.type == "mps" else torch.float64
+    """Return the type for sums and figures: float64, or float32 where the device has no other."""
+    return torch.float32 if device.type in WITHOUT_FLOAT64 else torch.float64
 
 
 def on_host(figures: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,3 +38,20 @@ def on_host(figures: Mapping[str, Any]) -> dict[str, Any]:
     numbers = iter(flat.tolist())
     read = {name: [next(numbers) for _ in range(value.numel())] for name, value in tensors.items()}
     return {**figures, **{name: row if tensors[name].dim() else row[0] for name, row in read.items()}}
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Keep TensorFloat-32 out of float32 products for a while: its 10 bits would give other codes than a CPU's 23."""
+    if device.type != "cuda":
+        yield
+        return
+    switches: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [switch.allow_tf32 for switch in switches]
+    try:
+        for switch in switches:
+            switch.allow_tf32 = False
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.allow_tf32 = value

@@ -187,17 +187,17 @@ def frame_limits(request: Request, model: LMConfig) -> tuple[Tensor, Tensor]:
     known = torch.zeros_like(prompt_lengths) if request.span is None else request.span.frames
     new_units = text_lengths if request.span is None else text_lengths - request.span.units
     expected = torch.tensor([model.expected_frames(n) for n in new_units.tolist()], dtype=torch.float64)
-    expected = expected.clamp(max=2.0**40).to(text_lengths.device)
+    expected = expected.clamp(max=2.0**40)  # on the CPU: not every device has float64
     extra = config.cap_seconds * model.frame_rate
-    most = known + (expected * config.cap_factor + extra).ceil()
-    most = torch.maximum(most, prompt_lengths + math.ceil(extra)).long()
+    most = known + (expected * config.cap_factor + extra).ceil().long().to(known.device)
+    most = torch.maximum(most, prompt_lengths + math.ceil(extra))
     # Without text nothing limits the length.
     most = torch.where(text_lengths == 0, prompt_lengths + math.ceil(SECONDS_WITHOUT_TEXT * model.frame_rate), most)
     if config.max_frames is not None:
         most = torch.full_like(most, config.max_frames)
     if int(most.max()) > MOST_FRAMES:
         raise SoundloomError(f"a row of up to {int(most.max()):,} frames is more than {MOST_FRAMES:,}; cut its text")
-    least = known + (expected * config.floor_factor).floor().long()
+    least = known + (expected * config.floor_factor).floor().long().to(known.device)
     if config.min_frames is not None:
         least = torch.full_like(least, config.min_frames)
     return torch.minimum(torch.maximum(least, prompt_lengths + 1), most), most

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codec.common.devices import to_device
+from codec.common.devices import to_device, widest_float
 from codec.errors import SoundloomError
 from lm.config import check_number
 
@@ -79,8 +79,9 @@ class Sampler:
         uniform = torch.stack(numbers) if len(numbers) > 1 else numbers[0][None]
         if self.greedy:
             return self._checked(logits.argmax(dim=-1), logits.amax(dim=-1))
-        uniform = to_device(uniform, logits.device)
-        cumulative = distribution(logits, self.config, self.temperatures).cumsum(dim=-1, dtype=torch.float64)
+        wide = widest_float(logits.device)
+        uniform = to_device(uniform.to(wide), logits.device)
+        cumulative = distribution(logits, self.config, self.temperatures).cumsum(dim=-1, dtype=wide)
         total = cumulative[..., -1:]
         sampled = torch.searchsorted(cumulative, uniform[..., None] * total, right=True)[..., 0]
         sampled = torch.where(self.zero, logits.argmax(dim=-1), sampled) if self.mixed else sampled
@@ -91,7 +92,7 @@ class Sampler:
         if self.marks and ids.device.type != "cpu":
             return torch.where(values.isfinite(), ids, BROKEN)
         # A sum is finite only where all values are; the values are at most the number of ids, or scores.
-        if not math.isfinite(float(values.sum(dtype=torch.float64))):
+        if not math.isfinite(float(values.sum(dtype=widest_float(values.device)))):
             raise SoundloomError(_NOT_FINITE)
         return ids
 

@@ -59,7 +59,7 @@ class AdversarialState:
         tensors |= optimizer_tensors(self.discriminator_optimizer, self.losses, prefix=_PREFIX)
         return tensors | self.ema.tensors()
 
-    def save(self, folder: Path, facts: dict[str, Any], is_main: bool) -> None:
+    def save(self, folder: Path, facts: dict[str, Any], is_main: bool, keep: int = 2) -> None:
         """Commit a checkpoint from the main process; every process must call it.
 
         Raises:
@@ -72,7 +72,7 @@ class AdversarialState:
             )
         if is_main:
             own = {"balancer": on_host(self.losses.balancer.state()), "bad_steps": self.bad_steps.in_a_row}
-            save_checkpoint(folder, self.step, self.tensors(), own | facts)
+            save_checkpoint(folder, self.step, self.tensors(), own | facts, keep)
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Restore what `save` stored."""

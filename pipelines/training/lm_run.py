@@ -60,13 +60,13 @@ class State:
     step: int = 0
     best: float | None = None
 
-    def save(self, folder: Path, facts: dict[str, Any], is_main: bool) -> None:
+    def save(self, folder: Path, facts: dict[str, Any], is_main: bool, keep: int = 2) -> None:
         """Commit a checkpoint from the main process; every process must call it."""
         tensors = module_tensors(self.model, "model") | optimizer_tensors(self.optimizer, self.model)
         tensors = gather(tensors | self.ema.tensors(), keep=is_main)
         if is_main:
             facts = facts | {"best": self.best, "bad_steps": self.bad_steps.in_a_row}
-            save_checkpoint(folder, self.step, tensors, facts)
+            save_checkpoint(folder, self.step, tensors, facts, keep)
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Restore everything but the model's weights, which are loaded before it may be sharded."""

@@ -145,6 +145,7 @@ class TrainLMSettings(RunSettings):
         prompted: pairs of prompt and utterance for each utterance of the others.
         levels: train on the first n levels of the store; 0 = all.
         level_weights: one weight a level in the loss; null = all alike.
+        z_loss: weight of the squared logarithm of the softmax's sum, which keeps scores from growing; 0 = none.
         activation_checkpointing: compute the blocks again in the backward pass, to save memory.
         compile: let torch fuse each block's small operations (needs a C++ compiler, half a minute at the start).
         validate_batches: most dev batches used; 0 = all.
@@ -165,6 +166,7 @@ class TrainLMSettings(RunSettings):
     prompted: float = 2.0
     levels: int = 0
     level_weights: list[float] | None = None
+    z_loss: float = 0.0
     activation_checkpointing: bool = False
     compile: bool = False
     validate_batches: int = 20
@@ -179,6 +181,7 @@ class TrainLMSettings(RunSettings):
             raise SoundloomError(f"workers: must be at most {_MOST_WORKERS}, not {quoted(self.workers)}")
         if not 0 <= self.text.spell_probability <= 1:
             raise SoundloomError(f"text.spell_probability: must be 0 to 1, not {self.text.spell_probability}")
+        check_number("z_loss", self.z_loss, float, 0, 1)
         for name in ("join", "prompted"):
             if not 0 <= getattr(self, name) <= 10:
                 raise SoundloomError(f"{name}: must be 0 to 10 pairs an utterance, not {getattr(self, name)}")

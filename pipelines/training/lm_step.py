@@ -109,6 +109,7 @@ def train_step(
     seed: int,
     bf16: bool,
     teacher: Teacher | None = None,
+    z_loss: float = 0.0,
 ) -> LevelSums:
     """Add the gradients of a step's batches to ``model``; weights are not touched.
 
@@ -118,6 +119,7 @@ def train_step(
         numbers: the step's batches over all processes, in the plan's numbering.
         weights: one a level.
         teacher: whose distribution the model learns next to the codes, if any.
+        z_loss: its weight; see `lm.loss.lm_loss`.
 
     Returns:
         The sums of this process, and the ids of its utterances.
@@ -134,7 +136,7 @@ def train_step(
         waits = contextlib.nullcontext() if number == mine[-1] else accelerator.no_sync(model)
         with waits:
             read = batch if teacher is None else teacher.hide_texts(batch)
-            loss, sums = _batch_loss(model, read, accelerator.device, weights, frames, rows, bf16, teacher)
+            loss, sums = _batch_loss(model, read, accelerator.device, weights, frames, rows, bf16, teacher, z_loss)
             # The exchange takes the mean over processes where the large batch has the sum.
             accelerator.backward(loss * world)
         total.add(sums)
@@ -150,6 +152,7 @@ def _batch_loss(
     rows: int | None,
     bf16: bool,
     teacher: Teacher | None,
+    z_loss: float = 0.0,
 ) -> tuple[Tensor, LevelSums]:
     """Return this batch's part of the loss over ``frames`` and ``rows`` in all (None: the batch is all there is)."""
     own_frames, own_rows = int(batch.lengths.sum()), len(batch.ids)
@@ -168,7 +171,7 @@ def _batch_loss(
         for k in range(len(weights))
     ]
     shared = [weight * part for weight, part in zip(weights, share, strict=True)]
-    result = lm_loss(output, batch.codes, batch.lengths, shared, batch.prompt_frames, target)
+    result = lm_loss(output, batch.codes, batch.lengths, shared, batch.prompt_frames, target, z_loss)
     used = slice(first, first + scored)
     # Where a batch scores one sampled level (the fine model), its weight is relative to the mean weight of all such.
     against = sum(weights[used]) if scored > 1 or first == 0 else sum(weights[1:]) / len(weights[1:])

@@ -26,8 +26,9 @@ from codec.errors import SoundloomError
 from pipelines.command_line.progress import Progress
 from pipelines.training.curves import Panel, plot_curves
 from pipelines.training.log import JsonlLog, open_tensorboard, record
+from pipelines.training.profiling import StepProfiler
 from pipelines.training.run_settings import RunSettings
-from pipelines.training.stopping import EXIT_CODES, StopFlag, agree_to_stop
+from pipelines.training.stopping import EXIT_CODES, SaveClock, StopFlag, agree_to_stop
 
 _TIMEOUT = timedelta(hours=2)  # one process may validate or save for long while the others wait
 
@@ -98,13 +99,15 @@ def run(task: Task, settings: RunSettings, accelerator: Accelerator, stop: StopF
     if is_main:
         log.rewind(task.finished)
     board = open_tensorboard(output, settings.tensorboard and is_main)
-    reason = None
-    with Progress(settings.steps, task.finished, is_main) as progress, closing(task.batches()) as batches:
+    reason, clock = None, SaveClock(settings.save_minutes)
+    profiler = StepProfiler(output, settings.profile_steps if is_main else 0)
+    with Progress(settings.steps, task.finished, is_main) as progress, closing(task.batches()) as batches, profiler:
         _say(progress, task.introduction())
         seconds, begin = 0.0, time.monotonic()
         for batch in batches:
             task.step(batch)
             seconds += time.monotonic() - begin  # includes the wait for the batch, not validation or saving
+            profiler.step()
             progress.advance(task.finished)
             reason = agree_to_stop(stop, device)
             last = task.finished == settings.steps or reason is not None
@@ -125,8 +128,9 @@ def run(task: Task, settings: RunSettings, accelerator: Accelerator, stop: StopF
                 progress.show(task.finished, {k: v for k, v in figures.items() if isinstance(v, float)})
             if validated and is_main:
                 _say(progress, task.remarks(log.read()))
-            if last or due(task.finished, settings.save_every):
+            if clock.due(device) or last or due(task.finished, settings.save_every):
                 task.save()
+                clock.saved()
                 accelerator.wait_for_everyone()
             if reason:
                 break

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from codec.errors import SoundloomError
 from pipelines.training.sharding import whole
 
+WITHOUT_FUSED = {"cpu", "mps", "meta"}  # kinds of device where PyTorch chooses how AdamW runs
+
 
 @dataclass(frozen=True)
 class OptimizerSettings:
@@ -64,7 +66,7 @@ def make_adamw(module: nn.Module, settings: OptimizerSettings) -> torch.optim.Ad
     ]
     groups = [group for group in groups if group["params"]]
     # One kernel for all weights. On a CPU the loop over them is PyTorch's choice, and what runs began with.
-    fused = all(p.device.type not in ("cpu", "mps", "meta") for p in trained) or None
+    fused = all(p.device.type not in WITHOUT_FUSED for p in trained) or None
     return torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.beta1, settings.beta2), fused=fused)
 
 

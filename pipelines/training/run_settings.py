@@ -29,10 +29,13 @@ class RunSettings:
         log_every: steps between log lines.
         validate_every: steps between validations; 0 = only at the end.
         save_every: steps between checkpoints; 0 = only at the end.
+        save_minutes: minutes between checkpoints, next to those by steps; null = by steps only.
+        keep_checkpoints: newest checkpoints that stay in the output folder.
         ema_decay: decay of the averaged weights, which are validated and exported; 0 = the latest weights.
         time_limit_minutes: stop, saved and resumable, after this long; null = no limit.
         optimizer: AdamW and its learning-rate schedule.
         tensorboard: also write events for TensorBoard, into the output folder.
+        profile_steps: profile so many steps after the third of a start, into trace.json; 0 = none.
     """
 
     output: str
@@ -44,14 +47,19 @@ class RunSettings:
     log_every: int = 20
     validate_every: int = 500
     save_every: int = 500
+    save_minutes: float | None = None
+    keep_checkpoints: int = 2
     ema_decay: float = 0.999
     time_limit_minutes: float | None = None
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     tensorboard: bool = False
+    profile_steps: int = 0
 
     def __post_init__(self) -> None:
-        self.require_at_least(1, "steps", "log_every")
-        self.require_at_least(0, "validate_every", "save_every", "threads", "seed")
+        self.require_at_least(1, "steps", "log_every", "keep_checkpoints")
+        self.require_at_least(0, "validate_every", "save_every", "threads", "seed", "profile_steps")
+        if self.save_minutes is not None and not self.save_minutes > 0:
+            raise SoundloomError(f"save_minutes: must be above 0, not {self.save_minutes}")
         if self.threads > _MOST_THREADS:
             raise SoundloomError(f"threads: must be at most {_MOST_THREADS}, not {quoted(self.threads)}")
         if self.output.strip() in ("", "."):

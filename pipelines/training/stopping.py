@@ -49,6 +49,24 @@ class StopFlag:
             signal.signal(number, handler)
 
 
+class SaveClock:
+    """Say every ``minutes`` that a checkpoint is due, in all processes at the same step; never where it is None."""
+
+    def __init__(self, minutes: float | None) -> None:
+        self._minutes = minutes
+        self.saved()
+
+    def saved(self) -> None:
+        """Begin to count anew."""
+        self._begin = time.monotonic()
+
+    def due(self, device: torch.device | str = "cpu") -> bool:
+        """Return whether a checkpoint is due; every process must call it."""
+        if self._minutes is None:
+            return False
+        return sum_over_processes([time.monotonic() - self._begin >= 60 * self._minutes], device)[0] > 0
+
+
 def agree_to_stop(stop: StopFlag, device: torch.device | str = "cpu") -> str | None:
     """Return why to stop, the same in every process, although a signal reaches them at different steps."""
     votes = sum_over_processes([stop.reason == reason for reason in REASONS], device)

@@ -51,6 +51,8 @@ class Counts:
     """What happened since the last `clear`, each by the source line that asked for it."""
 
     def __init__(self) -> None:
+        self.inside = False  # an operation that is one launch already
+        self.has_float64 = True  # Apple's GPUs have none
         self.clear()
 
     def clear(self) -> None:
@@ -58,7 +60,6 @@ class Counts:
         self.syncs: Counter[str] = Counter()
         self.copies: Counter[str] = Counter()
         self.launches: Counter[str] = Counter()
-        self.inside = False  # an operation that is one launch already
 
 
 COUNTS = Counts()
@@ -125,6 +126,8 @@ def compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     out = LSTM[name](*inside[0]) if name in LSTM else func(*inside[0], **inside[1])
     if to_host(name, args, kwargs):
         return out
+    if not COUNTS.has_float64 and any(isinstance(x, Tensor) and x.dtype == torch.float64 for x in tree_leaves(out)):
+        raise WrongDevice(f"{name}: this device has no float64, at {caller()}")
     # What is conjugate or negative on paper only is made so in fact: a wrapper does not carry that mark.
     out = tree_map(lambda x: EmulatedTensor(_in_fact(x)) if type(x) is Tensor else x, out)
     return out if name in LSTM else return_and_correct_aliasing(func, args, kwargs, out)
@@ -327,6 +330,7 @@ def emulated() -> Iterator[Counts]:
     before = [getattr(owner, name) for owner, name, _ in PATCHES]
     for owner, name, value in PATCHES:
         setattr(owner, name, value)
+    COUNTS.has_float64 = True
     COUNTS.clear()
     try:
         yield COUNTS
