@@ -156,7 +156,7 @@ def _tokenize_with(
         forecast = make_forecast(plan, shards, codec, corpus)
         _say(*forecast.lines(arguments.workers, free_bytes(plan)))
     if arguments.plan_only:
-        _say(f"{plan.store / plan.file}: {len(plan.utterances)} utterances in {plan.num_shards} shards")
+        _say(f"{plan.store / plan.file}: {plan.num_utterances} utterances in {plan.num_shards} shards")
         return 0
     _mend_earlier_plans(arguments, corpus, plan, load_codec)
     if shards:
@@ -215,7 +215,7 @@ def _plan(arguments: argparse.Namespace, corpus: Any, facts: Any) -> Plan:
         _check_fresh(arguments, corpus)
     began = time.time()
     while rank > 0 and not _find_plans(arguments.store, corpus):
-        # Hashing takes minutes for a large corpus. A first process that dies takes the others with it, by its launcher.
+        # Listing takes minutes for a large corpus. A first process that dies takes the others with it, by its launcher.
         if time.time() - began > 24 * 3600:
             raise SoundloomError(f"{arguments.store}: no plan after a day; is the first process alive?")
         time.sleep(0.5)
@@ -252,7 +252,7 @@ def _check_fresh(arguments: argparse.Namespace, corpus: Any) -> None:
     plans = [] if corpus.settings.corpus.startswith("stream:") else _find_plans(store, corpus)
     if not plans or arguments.append or (arguments.shard_range and not arguments.refresh):
         return
-    planned = [item for plan in plans for item in plan.utterances]
+    planned = [item for plan in plans for item in plan]
     finished = not any(plan.missing() for plan in plans)
     changes = corpus_changes(planned, corpus.utterances(), corpus.settings.root, finished)
     if not changes:
@@ -285,14 +285,14 @@ def _report(plan: Plan, content: dict[str, Any], max_reject_rate: float) -> int:
     """Print what the finished store holds; return 1 where more was rejected than is allowed."""
     records = [content["shards"][index] for index in plan.shards]
     rejects = sum(record["rejects"] for record in records)
-    rate = rejects / max(1, len(plan.utterances))
+    rate = rejects / max(1, plan.num_utterances)
     hours = content["num_samples"] / plan.facts.sample_rate / 3600
     size = sum(record["bytes"] for record in content["shards"])
     _say(
         f"{plan.store}: {content['num_rows']} rows, {hours:.2f} hours, {size} bytes in {len(content['shards'])} shards"
     )
     if rejects:
-        _say(f"{rejects} of {len(plan.utterances)} utterances rejected ({rate:.2%}); rejects-*.jsonl say why")
+        _say(f"{rejects} of {plan.num_utterances} utterances rejected ({rate:.2%}); rejects-*.jsonl say why")
     if rate > max_reject_rate:
         print(f"error: more than {max_reject_rate:.2%} rejected (--max-reject-rate)", file=sys.stderr)
         return 1

@@ -95,8 +95,9 @@ def store() -> Path:
 def reseal_store() -> None:
     """Make every hash and size of the store right again."""
     header = json.loads((store() / "plan.json").read_bytes())
-    packed = (store() / "plan.json.zst").read_bytes()
-    header |= {"bytes": len(packed), "utterances_sha256": sha256_bytes(packed)}
+    packed = (store() / "plan.arrow.zst").read_bytes()
+    header["utterances_sha256"] = sha256_bytes(packed)
+    header["parts"] |= {"bytes": [len(packed)], "sha256": [sha256_bytes(packed)]}
     (store() / "plan.json").write_bytes(seal(header))
     record = json.loads((store() / "store.json").read_bytes())
     for name in record["files"]:
@@ -129,7 +130,7 @@ def read_store() -> None:
 
 def read_plan() -> None:
     for plan in load_plans(store()):
-        assert all(isinstance(item.text, str) and item.seconds >= 0 for item in plan.utterances)
+        assert all(isinstance(item.text, str) and item.seconds >= 0 for item in plan)
         assert plan.shard(plan.first_shard)
 
 
@@ -286,7 +287,7 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "store: store.json": lambda: Target(store() / "store.json", read_store, reseal_json("store.json")),
     "store: what verify reads": lambda: Target(store() / "store.json", lambda: verify_store(store())),
     "plan: its header": lambda: Target(store() / "plan.json", read_plan, reseal_json("plan.json")),
-    "plan: its utterances": lambda: Target(store() / "plan.json.zst", read_plan, reseal_store),
+    "plan: its utterances": lambda: Target(store() / "plan.arrow.zst", read_plan, reseal_store),
     "codes: .loom": lambda: read_codes("x.loom"),
     "codes: .safetensors": lambda: read_codes("x.safetensors"),
     "codec: config.json": lambda: model_target("codec/config.json"),

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import errno
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from codec.audio.files import audio_info
 from codec.common.checked import parse_json
-from codec.common.files import check_file, read_bytes, sha256_file
-from codec.errors import SoundloomError, quoted
-from codec.store.plan_file import HASH_DIGITS, Settings, Utterance, plan_paths, read_plan, write_plan
-from codec.store.reader import ShardRecord, StoreFacts, StoreReader, shard_paths
+from codec.common.files import check_file, read_bytes
+from codec.errors import SoundloomError
+from codec.store.known import only_new
+from codec.store.measure import Fetch, describe_unusable, measured
+from codec.store.plan_file import plan_paths, read_plan, write_plan
+from codec.store.plan_parts import Parts
+from codec.store.reader import ShardRecord, StoreFacts, shard_paths
+from codec.store.spool import Spool
 from codec.store.upkeep import has_shards
+from codec.store.utterance import Settings, Utterance
 
 __all__ = ["Fetch", "Plan", "Settings", "Utterance", "describe_unusable", "load_plans", "make_plan", "open_file"]
 
@@ -25,15 +27,13 @@ _SHARD_SECONDS = 3600
 _FEW_SHARDS = 64  # up to this many may be shorter than an hour, so that a small corpus has work for many workers
 _MAX_SHARDS = 4096
 
-#: opens an utterance's source as a file for as long as the block runs
-Fetch = Callable[[Utterance], AbstractContextManager[Path]]
-
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run does, the same for every process of it; written once to ``plan.json`` and ``plan.json.zst``.
+    """What a run does, the same for every process of it; written once to ``plan.json`` and ``plan.arrow.zst``.
 
-    ``files``: the names of these two with their sha256.
+    It holds no utterances: `shard` reads those of one shard, and iterating over a plan reads shard after shard.
+    ``files``: the names of the two files with their sha256.
     """
 
     store: Path
@@ -43,14 +43,20 @@ class Plan:
     settings: Settings
     first_shard: int
     num_shards: int
-    utterances: tuple[Utterance, ...]
+    num_utterances: int
+    parts: Parts
 
     @classmethod
     def read(cls, store: Path, number: int) -> Plan:
         """Read a store's plan ``number``; `SoundloomError` where it is absent or damaged."""
         record = read_plan(store, number)
         shards = (record.first_shard, record.num_shards)
-        return cls(store, number, record.files, record.facts, record.settings, *shards, record.utterances)
+        return cls(
+            store, number, record.files, record.facts, record.settings, *shards, record.num_utterances, record.parts
+        )
+
+    def __iter__(self) -> Iterator[Utterance]:
+        return (item for position in range(self.num_shards) for item in self.parts.read(position))
 
     @property
     def file(self) -> str:
@@ -69,16 +75,23 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """Estimate the audio's length from the headers."""
-        return sum(item.seconds for item in self.utterances)
+        """Estimate the audio's length."""
+        return sum(self.parts.seconds(position) for position in range(self.num_shards))
 
     def shard(self, index: int) -> tuple[Utterance, ...]:
-        """Return the utterances of shard ``index``: consecutive ones; shards differ by one utterance at most."""
+        """Read the utterances of shard ``index``: consecutive ones; shards differ by one utterance at most."""
+        return self.parts.read(self.position(index))
+
+    def shard_ids(self, index: int) -> list[str]:
+        """Read the ids of the utterances of shard ``index``."""
+        return self.parts.ids(self.position(index))
+
+    def position(self, index: int) -> int:
+        """Return the place of shard ``index`` among the plan's parts; `SoundloomError` where it is another plan's."""
         position = index - self.first_shard
         if not 0 <= position < self.num_shards:
             raise SoundloomError(f"{self.store}: shard {index} is not in {self.file}, which has {self.shards}")
-        count = len(self.utterances)
-        return self.utterances[count * position // self.num_shards : count * (position + 1) // self.num_shards]
+        return position
 
     def is_done(self, index: int) -> bool:
         """Return whether a shard is committed and its files have the sizes that its record states."""
@@ -103,11 +116,11 @@ def make_plan(
     fetch: Fetch | None = None,
     append: bool = False,
 ) -> Plan:
-    """Hash every source and write the plan, or take the plan that is there: then the run resumes where it stopped.
+    """List every source and write the plan, or take the plan that is there: then the run resumes where it stopped.
 
     ``utterances`` is called only where a plan must be made. ``num_shards`` follows from the audio's length unless
-    given. With ``append`` the utterances that the store does not have yet become a further plan; those rejected
-    before are tried again.
+    given. Sources are neither read nor hashed here (`codec.store.measure`). With ``append`` the utterances that the
+    store does not have yet become a further plan; those rejected before are tried again.
 
     Raises:
         SoundloomError: the store belongs to another corpus or codec, or there is no audio.
@@ -130,16 +143,16 @@ def make_plan(
         )
     if plans and not append:
         raise SoundloomError(f"{store}: holds another corpus{_difference(plans[-1], settings)}; --append adds to it")
-    items = _mark_duplicates(_hash_all(utterances(), settings, fetch))
-    if plans:
-        items = _only_new(items, plans)
-        if not items:
+    items: Iterable[Utterance] = measured(utterances(), settings.root, fetch or open_file(settings.root))
+    with closing(Spool(store).fill(only_new(items, plans) if plans else items)) as spool:
+        if plans and not spool.count:
             return plans[-1]
-    if not items:
-        raise SoundloomError(f"{settings.corpus}: no audio found; expected audio files, a manifest or a data set")
-    first = plans[-1].shards.stop if plans else 0
-    count = _count_shards(items, facts) if num_shards is None else max(1, min(num_shards, len(items)))
-    write_plan(store, len(plans), facts, settings, range(first, first + count), items)
+        if not spool.count:
+            raise SoundloomError(f"{settings.corpus}: no audio found; expected audio files, a manifest or a data set")
+        first = plans[-1].shards.stop if plans else 0
+        count = num_shards or _count_shards(spool.count, spool.seconds, facts)
+        shards = range(first, first + max(1, min(count, spool.count)))
+        write_plan(store, len(plans), facts, settings, shards, spool.count, spool.batches())
     return Plan.read(store, len(plans))
 
 
@@ -171,90 +184,12 @@ def open_file(root: str) -> Fetch:
     return fetch
 
 
-def describe_unusable(error: OSError | ValueError) -> str:
-    """Return why a file cannot be used, or "" where the disk and not the file is at fault (an I/O error)."""
-    if isinstance(error, ValueError):
-        return "not a file name"
-    bad = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
-    return (error.strerror or str(error)).lower() if error.errno in (*bad, errno.EINVAL) else ""
-
-
-def _hash_all(items: Iterable[Utterance], settings: Settings, fetch: Fetch | None) -> list[Utterance]:
-    fetch = fetch or open_file(settings.root)
-    known: dict[str, dict[str, Any]] = {}  # a file with many segments is hashed once
-    hashed = []
-    for item in items:
-        facts = known.get(item.path) if item.row < 0 else None
-        if item.problem:
-            facts = {}
-        elif facts is None:
-            facts = _hash_source(item, fetch)
-            if item.row < 0:
-                known[item.path] = facts
-        length = item.duration or max(0.0, facts.get("seconds", 0.0) - item.start)
-        hashed.append(replace(item, **{**facts, "seconds": round(length, 3)}))
-    return hashed
-
-
-def _hash_source(item: Utterance, fetch: Fetch) -> dict[str, Any]:
-    try:
-        with fetch(item) as path:
-            size = path.stat().st_size
-            digest = sha256_file(path)
-            try:
-                # A header may lie; nobody encodes audio that is worth keeping at less than 500 bytes a second.
-                seconds = min(audio_info(path).duration, size / 500)
-            except SoundloomError:
-                seconds = 0.0  # its shard will find the same and write the reason into the rejects
-    except (OSError, ValueError) as error:
-        problem = describe_unusable(error)
-        if not problem:
-            raise SoundloomError(f"{item.source}: cannot be read ({error}); run again when the disk is well") from error
-        return {"problem": problem}
-    return {"size": size, "sha256": digest[:HASH_DIGITS], "seconds": seconds}
-
-
-def _mark_duplicates(items: list[Utterance]) -> list[Utterance]:
-    ids = {item.id for item in items}
-    seen: set[str] = set()
-    marked = []
-    for item in items:
-        # A long file's pieces are called id#000, id#001 …; no other utterance may have such a name.
-        if not item.problem and (item.id in seen or item.id.rpartition("#")[0] in ids):
-            marked.append(replace(item, problem=f"its id {item.id!r} is taken by another utterance"))
-        else:
-            marked.append(item)
-        seen.add(item.id)
-    return marked
-
-
-def _only_new(items: list[Utterance], plans: list[Plan]) -> list[Utterance]:
-    reader = StoreReader(plans[0].store)
-    there = {reader.id(index) for index in range(len(reader))}
-    digests = {item.id: item.sha256[:HASH_DIGITS] for plan in plans for item in plan.utterances if not item.problem}
-    texts = {item.id: item.text for plan in plans for item in plan.utterances if not item.problem}
-    new = []
-    for item in items:
-        if item.id not in there and f"{item.id}#000" not in there:
-            new.append(item)
-        elif item.id in texts and texts[item.id] != item.text:
-            raise SoundloomError(
-                f"{item.source}: the store has id {quoted(item.id)} with another text; --refresh makes it anew"
-            )
-        elif item.sha256 and digests.get(item.id, item.sha256) != item.sha256:
-            raise SoundloomError(
-                f"{item.source}: the store has id {item.id!r} with other audio; give it another id (or an id_prefix)"
-            )
-    return new
-
-
-def _count_shards(items: list[Utterance], facts: StoreFacts) -> int:
+def _count_shards(utterances: int, seconds: float, facts: StoreFacts) -> int:
     """Count shards of a quarter of an hour until there are 64, then of up to an hour until there are 4096."""
-    seconds = sum(item.seconds for item in items)
     fewest = math.ceil(seconds * facts.frame_rate * facts.num_levels / _MAX_SHARD_CODES)
     hours = math.ceil(seconds / _SHARD_SECONDS)
     count = min(_MAX_SHARDS, max(hours, min(_FEW_SHARDS, math.ceil(seconds * 4 / _SHARD_SECONDS))))
-    return max(1, min(len(items), max(fewest, count)))
+    return max(1, min(utterances, max(fewest, count)))
 
 
 def _difference(plan: Plan, settings: Settings) -> str:

@@ -1,17 +1,17 @@
-"""A plan's list of utterances, and the two files that hold it.
+"""The files of a plan: a header, and the utterances in parts.
 
 ::
 
-    plan.json       the header: codec, settings, shards, and size and sha256 of the second file; sealed
-    plan.json.zst   the utterances, one JSON list a field, packed by zstd: 20 bytes an utterance, and its text
+    plan.json         the header: codec, settings, shards, and size and sha256 of each part; sealed
+    plan.arrow.zst    the utterances, a part for each shard (`codec.store.plan_parts`)
 
-Plans of version 1, one JSON file with an object for each utterance, are still read.
+Plans of version 2, whose utterances are one packed JSON file (``plan.json.zst``), and of version 1, one JSON file with
+an object for each utterance, are still read; they are held in memory whole.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -21,79 +21,13 @@ import pyarrow as pa
 from codec.common.checked import field, parse_json
 from codec.common.files import read_bytes, sha256_bytes, write_bytes
 from codec.errors import SoundloomError
+from codec.store.plan_parts import ArrowParts, ListedParts, Parts, slice_of, write_parts
 from codec.store.schema import StoreFacts, seal
+from codec.store.utterance import Settings, Utterance, whole_path
 
 FORMAT = "soundloom-plan"
-VERSION = 2
-#: hexadecimal digits of a source's sha256 that a plan keeps: 128 bits see any change; the store's rows have all of it
-HASH_DIGITS = 32
+VERSION = 3
 _MAX_RATIO = 1000  # a packed file that claims to hold more than this many times its size is refused unread
-_PACK_LEVEL = 15
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """One thing to tokenize: a file, or ``duration`` seconds of it from ``start``.
-
-    ``path`` is relative to the plan's root; where the source is a row of a data set (``row``), it is "" or names the
-    data set's file. ``problem`` says why it cannot be used where that was already seen when planning.
-    """
-
-    id: str
-    path: str
-    text: str = ""
-    speaker: str = ""
-    language: str = ""
-    row: int = -1
-    start: float = 0.0
-    duration: float = 0.0  # 0 = to the end
-    size: int = 0
-    sha256: str = ""  # its first `HASH_DIGITS`
-    seconds: float = 0.0  # as the header says, in whole milliseconds; an estimate for shards and forecasts
-    problem: str = ""
-
-    @property
-    def source(self) -> str:
-        """Name the source for people."""
-        return ", ".join([*([self.path] if self.path else []), *([f"row {self.row}"] if self.row >= 0 else [])])
-
-    @classmethod
-    def parse(cls, record: Any, name: str) -> Utterance:
-        """Read one from JSON, absent fields having their defaults; `SoundloomError` for a wrong one."""
-        values: dict[str, Any] = {}
-        for spec in fields(cls):
-            kind = {"int": int, "float": float, "str": str}[str(spec.type)]
-            if isinstance(record, dict) and spec.name not in record and spec.name not in ("id", "path"):
-                continue
-            values[spec.name] = field(record, spec.name, kind, name)
-        if any(not 0 <= values.get(key, 0) < 1e12 for key in ("start", "duration", "size", "seconds")):
-            raise SoundloomError(f"{name}: a negative or endless time or size")
-        return cls(**values)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What, with the codec, determines the rows of a corpus; equal settings mean the same plan."""
-
-    root: str  # folder that paths are relative to, or the data set's name
-    corpus: str
-    split: str = ""
-    limit: int = 0
-    max_seconds: float = 30.0
-    min_seconds: float = 0.1
-    text_column: str = ""
-    audio_column: str = ""
-    language: str = ""
-    speaker: str = ""
-    id_prefix: str = ""
-
-    @classmethod
-    def parse(cls, record: Any, name: str) -> Settings:
-        """Read the settings from JSON; `SoundloomError` for a missing or mistyped one."""
-        if isinstance(record, dict):
-            record = {"id_prefix": ""} | record  # the first plans did not have it
-        kinds = {"int": int, "float": float, "str": str}
-        return cls(**{spec.name: field(record, spec.name, kinds[str(spec.type)], name) for spec in fields(cls)})
 
 
 @dataclass(frozen=True)
@@ -104,63 +38,82 @@ class PlanRecord:
     settings: Settings
     first_shard: int
     num_shards: int
-    utterances: tuple[Utterance, ...]
+    num_utterances: int
+    parts: Parts
     files: dict[str, str]
 
 
 def plan_paths(store: Path, number: int) -> tuple[Path, Path]:
     """Return the paths of the header and the utterances of plan ``number`` (0, then 1 … for what was appended)."""
     name = f"plan-{number}" if number else "plan"
-    return store / f"{name}.json", store / f"{name}.json.zst"
+    return store / f"{name}.json", store / f"{name}.arrow.zst"
 
 
 def write_plan(
-    store: Path, number: int, facts: StoreFacts, settings: Settings, shards: range, items: Sequence[Utterance]
-) -> PlanRecord:
-    """Write a plan and read it back; the header comes last, so that a plan is there whole or not at all."""
-    path, packed_path = plan_paths(store, number)
-    columns = {spec.name: [getattr(item, spec.name) for item in items] for spec in fields(Utterance)}
-    columns["path"] = [_shorten(item) for item in items]
-    plain = json.dumps(columns, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8")
-    packed = pa.Codec("zstd", compression_level=_PACK_LEVEL).compress(plain, asbytes=True)
-    if len(plain) > len(packed) * _MAX_RATIO:  # no reader would believe it: leave it as it is
-        packed = plain
+    store: Path,
+    number: int,
+    facts: StoreFacts,
+    settings: Settings,
+    shards: range,
+    count: int,
+    batches: Iterable[pa.RecordBatch],
+) -> None:
+    """Write a plan of ``count`` utterances; the header comes last, so that a plan is there whole or not at all."""
+    path, parts_path = plan_paths(store, number)
+    bounds = [slice_of(count, len(shards), position) for position in range(len(shards))]
+    parts, digest = write_parts(parts_path, [last - first for first, last in bounds], batches)
     header: dict[str, Any] = {"format": FORMAT, "version": VERSION, "codec": asdict(facts)}
     header |= {"settings": asdict(settings), "first_shard": shards.start, "num_shards": len(shards)}
-    header |= {"num_utterances": len(items), "bytes": len(packed), "plain_bytes": len(plain)}
-    write_bytes(packed_path, packed)
-    write_bytes(path, seal({**header, "utterances_sha256": sha256_bytes(packed)}))
-    return read_plan(store, number)
+    header |= {"num_utterances": count, "parts": parts, "utterances_sha256": digest}
+    write_bytes(path, seal(header))
 
 
 def read_plan(store: Path, number: int) -> PlanRecord:
-    """Read a plan of any version.
+    """Read a plan of any version; of the present one the header alone.
 
     Raises:
         SoundloomError: it names the file and what is wrong with it.
     """
-    path, packed_path = plan_paths(store, number)
+    path, parts_path = plan_paths(store, number)
     name = str(path)
     data = read_bytes(path)
     record = parse_json(data, name)
-    old = isinstance(record, dict) and "header" in record
-    header = field(record, "header", dict, name) if old else record
-    if field(header, "format", str, name) != FORMAT or field(header, "version", int, name) != (1 if old else VERSION):
-        raise SoundloomError(f"{name}: expected format {FORMAT!r}, version 1 or {VERSION}")
-    files = {path.name: sha256_bytes(data)}
-    if old:
-        items = tuple(Utterance.parse(item, name) for item in field(record, "utterances", list, name))
-    else:
-        if data != seal(header):
-            raise SoundloomError(f"{name}: changed after it was written (its sha256 does not hold)")
-        files[packed_path.name] = field(header, "utterances_sha256", str, name)
-        items = _unpack(packed_path, header, name)
-    count = field(header, "num_shards", int, name, 1)
-    if field(header, "num_utterances", int, name) != len(items) or count > max(1, len(items)):
-        raise SoundloomError(f"{name}: {len(items)} utterances in {count} shards, its header says otherwise")
+    first = isinstance(record, dict) and "header" in record
+    header = field(record, "header", dict, name) if first else record
+    version = field(header, "version", int, name)
+    if field(header, "format", str, name) != FORMAT or version not in ((1,) if first else (2, VERSION)):
+        raise SoundloomError(f"{name}: expected format {FORMAT!r}, version 1 to {VERSION}")
+    if not first and data != seal(header):
+        raise SoundloomError(f"{name}: changed after it was written (its sha256 does not hold)")
     facts = StoreFacts.parse(field(header, "codec", dict, name), name)
     settings = Settings.parse(field(header, "settings", dict, name), name)
-    return PlanRecord(facts, settings, field(header, "first_shard", int, name, 0), count, items, files)
+    shards, count = field(header, "num_shards", int, name, 1), field(header, "num_utterances", int, name, 0)
+    if shards > max(1, count):
+        raise SoundloomError(f"{name}: {count} utterances in {shards} shards, expected no empty shard")
+    files = {path.name: sha256_bytes(data)}
+    parts: Parts
+    if version == VERSION:
+        parts = ArrowParts.parse(parts_path, field(header, "parts", dict, name), shards, count, name)
+        files[parts_path.name] = field(header, "utterances_sha256", str, name)
+    else:
+        items, more = _read_old(path, record, header, first)
+        parts, files = ListedParts(items, shards), files | more
+        if count != len(items):
+            raise SoundloomError(f"{name}: {len(items)} utterances in {shards} shards, its header says otherwise")
+    first_shard = field(header, "first_shard", int, name, 0)
+    return PlanRecord(facts, settings, first_shard, shards, count, parts, files)
+
+
+def _read_old(
+    path: Path, record: dict[str, Any], header: dict[str, Any], first: bool
+) -> tuple[tuple[Utterance, ...], dict[str, str]]:
+    """Read the utterances of a plan of version 1 (``first``) or 2; return also the files that the header names."""
+    name = str(path)
+    if first:
+        return tuple(Utterance.parse(item, name) for item in field(record, "utterances", list, name)), {}
+    packed_path = path.with_suffix(".json.zst")
+    files = {packed_path.name: field(header, "utterances_sha256", str, name)}
+    return _unpack(packed_path, header, name), files
 
 
 def _unpack(path: Path, header: dict[str, Any], header_name: str) -> tuple[Utterance, ...]:
@@ -182,13 +135,4 @@ def _unpack(path: Path, header: dict[str, Any], header_name: str) -> tuple[Utter
     names = [spec.name for spec in fields(Utterance)]
     rows = (dict(zip(names, values, strict=True)) for values in zip(*lists, strict=True))
     items = (Utterance.parse(row, str(path)) for row in rows)
-    return tuple(replace(item, path=item.path.replace("\0", item.id)) if "\0" in item.path else item for item in items)
-
-
-def _shorten(item: Utterance) -> str:
-    """Return the path with NUL in place of the id: most paths are an id with a folder and an ending.
-
-    No path holds a NUL.
-    """
-    path = item.path.replace("\0", "\N{REPLACEMENT CHARACTER}")
-    return path.replace(item.id, "\0") if item.id else path
+    return tuple(replace(item, path=whole_path(item.path, item.id)) for item in items)

@@ -3,13 +3,13 @@
 A store is a folder::
 
     plan.json             what is to be done: codec, settings, number of shards
-    plan.json.zst         the utterances in order, sources with size and sha256
+    plan.arrow.zst        the utterances in order, a part for each shard
     data-000000.arrow     one Arrow IPC stream with one record batch, columns as in `SCHEMA`
     data-000000.json      its commit record, written last: rows, bytes, sha256, frames
     rejects-000000.jsonl  every utterance that could not be used, with the reason
     state.json dataset_info.json store.json    written when all shards are there
 
-Appending adds plans (``plan-1.json``, ``plan-1.json.zst`` …) and shards with the next numbers.
+Appending adds plans (``plan-1.json``, ``plan-1.arrow.zst`` …) and shards with the next numbers.
 `codec.store.writer` writes stores.
 """
 

@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from codec.errors import SoundloomError, quoted
-from codec.store.plan_file import Utterance
+from codec.store.utterance import Utterance
 
 _LEFTOVER_SECONDS = 60.0
 _STORE_FILES = re.compile(
-    r"plan(-\d+)?\.json(\.zst)?|data-\d{6,}\.(arrow|json)|rejects-\d{6,}\.jsonl|(store|state|dataset_info)\.json"
+    r"plan(-\d+)?(\.json|\.json\.zst|\.arrow\.zst)|data-\d{6,}\.(arrow|json)|rejects-\d{6,}\.jsonl|(store|state|dataset_info)\.json"
 )
 
 

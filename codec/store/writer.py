@@ -124,7 +124,7 @@ def finalize(store: str | Path) -> dict[str, Any] | None:
     files |= {name: sha256_bytes(data) for name, data in datasets.items()}
     totals = {f"num_{key}": sum(shard[key] for shard in shards) for key in ("rows", "frames", "samples", "rejects")}
     content = {"format": FORMAT, "version": VERSION, "codec": asdict(plans[0].facts), **totals}
-    content |= {"num_utterances": sum(len(plan.utterances) for plan in plans), "shards": shards, "files": files}
+    content |= {"num_utterances": sum(plan.num_utterances for plan in plans), "shards": shards, "files": files}
     sealed = seal(content)
     try:
         for name, data in datasets.items():
@@ -146,7 +146,7 @@ def _check_shard(plan: Plan, index: int, record: ShardRecord) -> None:
     if record.plan_sha256 != plan.sha256:
         raise SoundloomError(f"{record_path}: belongs to another plan than {plan.file}; remove it and run again")
     ids = edge_ids(data_path, record, plan.facts.num_levels)
-    planned = {item.id for item in plan.shard(index)}
+    planned = set(plan.shard_ids(index))
     if not all(name in planned or name.rpartition("#")[0] in planned for name in ids):
         raise SoundloomError(f"{data_path}: holds rows of another shard; remove it and run again")
     for path, digest in ((data_path, record.sha256), (rejects_path, record.rejects_sha256)):
@@ -204,7 +204,7 @@ def _tokenize(
         raise _Unusable(item.problem)
     try:
         with fetch(item) as path:
-            digest = sha256_file(path) if path.stat().st_size == item.size else ""
+            digest = sha256_file(path) if item.size in (0, path.stat().st_size) else ""
             if not digest or not digest.startswith(item.sha256):
                 raise _Unusable("its audio changed after the plan was made")
             grids = previous.find(item) or _encode_file(plan, item, path, codec)

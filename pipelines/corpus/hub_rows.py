@@ -1,9 +1,9 @@
 """Data sets of the library `datasets` as utterances: saved ones, the hub's, and streams that are never kept.
 
-A plan needs to know every utterance, so a stream is read once when planning, to hash its audio, and once more by
-whoever tokenizes. It has no random access: a row is known by its file and its place in it, and a worker that asks for
-the rows of a shard, which follow each other, reads on from where it is. To begin a shard inside of a file it reads that
-file from its start, so about as many shards as the stream has files (``--shards``) cost the least reading.
+A plan needs to know every utterance, so a stream is read once when planning and once more by whoever tokenizes. It has
+no random access: a row is known by its file and its place in it, and a worker that asks for the rows of a shard, which
+follow each other, reads on from where it is. To begin a shard inside of a file it reads that file from its start, so
+about as many shards as the stream has files (``--shards``) cost the least reading.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,10 @@ class DatasetRows:
     @contextmanager
     def fetch(self, item: Utterance) -> Iterator[Path]:
         """Yield one row's audio as a file, a temporary one where the data set holds its bytes."""
-        audio = self._record(item)[self._column] or {}
+        record = self._record(item)
+        if not item.size and self._utterance(record, item.id, "", item.row).text != item.text:
+            raise SoundloomError(f"{self.name}: row {item.row} has another text; it changed since the plan")
+        audio = record[self._column] or {}
         content, path = audio.get("bytes"), str(audio.get("path") or "")
         if content is None:
             yield Path(path)
@@ -103,7 +107,7 @@ class DatasetRows:
 
 
 class StreamRows(DatasetRows):
-    """A stream, file by file; the row last read is kept, so that listing and hashing take one pass."""
+    """A stream, file by file; the row last read is kept, so that listing and measuring take one pass."""
 
     streaming = True
 
@@ -119,7 +123,9 @@ class StreamRows(DatasetRows):
             self._open(file)
             while self._advance():
                 index = self._place[1]
-                yield self._utterance(self._row, f"row-{file:05d}-{index:07d}", _name(file), index), self.settings.split
+                item = self._utterance(self._row, f"row-{file:05d}-{index:07d}", _name(file), index)
+                content = (self._row[self._column] or {}).get("bytes")
+                yield replace(item, size=len(content or b"")), self.settings.split
 
     def _record(self, item: Utterance) -> dict[str, Any]:
         file = int(item.path.removeprefix("file ") or 0)

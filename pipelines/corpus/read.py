@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import csv
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from codec.audio.files import AUDIO_SUFFIXES, audio_files
 from codec.common.checked import parse_json
 from codec.errors import SoundloomError
 from codec.store.plan import Fetch, Settings, Utterance, open_file
 from pipelines.corpus.fields import FIELD_NAMES, is_text, pick, without_suffix
+from pipelines.corpus.folder import read_folder
 from pipelines.corpus.hub_rows import DatasetRows, StreamRows
-
-_MAX_TEXT = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ def open_corpus(settings: Settings) -> Corpus:
             path = path / manifests[0]
         elif (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
             return _open_dataset(settings, str(path))
-    read: Callable[[Path, Settings], Iterator[tuple[Utterance, str]]] = _read_folder
+    read: Callable[[Path, Settings], Iterator[tuple[Utterance, str]]] = read_folder
     if path.is_file():
         read = {".jsonl": _read_jsonl, ".csv": _read_csv, ".tsv": _read_csv}.get(path.suffix.lower(), _refuse)
     elif not path.is_dir():
@@ -75,8 +72,10 @@ def _select(rows: Iterable[tuple[Utterance, str]], settings: Settings) -> Iterat
         if settings.limit and count >= settings.limit:
             return
         count += 1
-        defaults = {"language": item.language or settings.language, "speaker": item.speaker or settings.speaker}
-        yield Utterance(**{**vars(item), **defaults, "id": settings.id_prefix + item.id})
+        changes = {"language": item.language or settings.language, "speaker": item.speaker or settings.speaker}
+        changes["id"] = settings.id_prefix + item.id
+        changes = {key: value for key, value in changes.items() if value != getattr(item, key)}
+        yield Utterance(**{**vars(item), **changes}) if changes else item
     if settings.split and not count:
         names = ", ".join(repr(split) for split in sorted(splits)) or "none"
         raise SoundloomError(f"{settings.corpus}: no row of split {settings.split!r}; its splits are {names}")
@@ -84,42 +83,6 @@ def _select(rows: Iterable[tuple[Utterance, str]], settings: Settings) -> Iterat
 
 def _refuse(path: Path, settings: Settings) -> Iterator[tuple[Utterance, str]]:
     raise SoundloomError(f"{path}: unknown kind of corpus; expected a folder or a .jsonl, .csv or .tsv manifest")
-
-
-def _read_folder(folder: Path, settings: Settings) -> Iterator[tuple[Utterance, str]]:
-    """List a folder's audio; the text is in a ``.txt`` or ``.lab`` next to each file, where there is one."""
-    found = [(path, "") for path in audio_files(folder)]
-    # audio_files() passes over links that lead nowhere or in a circle; a corpus must not lose them silently.
-    links = (path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_symlink())
-    found += [(path, "the link leads nowhere or in a circle") for path in links if not _exists(path)]
-    stems = Counter(str(path.with_suffix("")) for path, _ in found)
-    for path, problem in sorted(found):
-        name = path.relative_to(folder).as_posix()
-        utterance_id = name if stems[str(path.with_suffix(""))] > 1 else name[: -len(path.suffix)]
-        if is_text(name):
-            text = "" if problem else _text_beside(path)
-            yield Utterance(utterance_id, name, text, problem=problem), ""
-        else:
-            name = name.encode("utf-8", "backslashreplace").decode("utf-8")
-            yield Utterance(name, name, problem="its name is not UTF-8"), ""
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, RuntimeError):
-        return False
-
-
-def _text_beside(path: Path) -> str:
-    for suffix in (".normalized.txt", ".txt", ".lab"):
-        beside = path.with_suffix(suffix)
-        try:
-            if beside.is_file() and beside.stat().st_size <= _MAX_TEXT:
-                return " ".join(beside.read_text(encoding="utf-8").split())
-        except (OSError, UnicodeDecodeError):
-            continue
-    return ""
 
 
 def _read_lines(path: Path) -> Iterator[str]:
@@ -178,14 +141,16 @@ def _from_record(record: Any, settings: Settings, number: int) -> Iterator[tuple
         yield Utterance(values["id"] or name, path or name, problem=f"{name}: no audio file is named"), values["split"]
         return
     text, speaker, language = (" ".join(values[key].split()) for key in ("text", "speaker", "language"))
-    item = Utterance(values["id"] or without_suffix(path), path, text, speaker, language)
+    length = record.get("duration")  # of the whole file
+    seconds = float(length) if isinstance(length, int | float) and 0 < length < 1e9 else 0.0
+    item = Utterance(values["id"] or without_suffix(path), path, text, speaker, language, seconds=seconds)
     try:
         segments = _segments(record, settings.max_seconds)
     except (ValueError, TypeError, KeyError, OverflowError):
         yield Utterance(**{**vars(item), "problem": f"{name}: its times are no numbers of seconds"}), values["split"]
         return
     for order, (start, duration, text) in enumerate(segments):
-        span = {"start": start, "duration": duration, "text": text or item.text}
+        span = {"start": start, "duration": duration, "text": text or item.text, "seconds": 0.0}
         if not values["id"] or len(segments) > 1:
             span["id"] = f"{item.id}@{order:03d}" if values["id"] else f"{item.id}@{start:.3f}"
         yield Utterance(**{**vars(item), **span}), values["split"]

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
 
 from codec.audio.files import read_audio
 from codec.errors import SoundloomError
-from codec.store.plan import Plan, Settings
+from codec.store.plan import Plan, Settings, Utterance
 from codec.store.writer import tokenize_shard
 from pipelines.command_line.progress import Bar
 from pipelines.corpus.read import Corpus, open_corpus
@@ -116,20 +117,22 @@ class Forecast:
 
 def make_forecast(plan: Plan, shards: Sequence[int], codec: Any, corpus: Corpus) -> Forecast:
     """Estimate size and time from the headers and from encoding up to five seconds of the plan's own audio."""
-    items = [item for index in shards for item in plan.shard(index) if not item.problem]
-    seconds = sum(item.seconds for item in items)
+    positions = [plan.position(index) for index in shards]
+    seconds = sum(map(plan.parts.seconds, positions))
+    count = sum(map(plan.parts.usable, positions))
     codes = seconds * plan.facts.frame_rate * plan.facts.num_levels * 2
     plan_bytes = sum((plan.store / name).stat().st_size for name in plan.files)
-    text = sum(len(item.text.encode("utf-8")) for item in items)
-    speed = _measure_speed(plan, items, codec, corpus)
-    size = int(codes + text + len(items) * _ROW_BYTES + plan_bytes)
-    return Forecast(len(items), len(shards), seconds, size, seconds * speed)
+    text = sum(map(plan.parts.text_bytes, positions))
+    samples = (item for index in shards for item in plan.shard(index) if not item.problem)
+    speed = _measure_speed(plan, samples, codec, corpus)
+    size = int(codes + text + count * _ROW_BYTES + plan_bytes)
+    return Forecast(count, len(shards), seconds, size, seconds * speed)
 
 
-def _measure_speed(plan: Plan, items: Sequence[Any], codec: Any, corpus: Corpus) -> float:
+def _measure_speed(plan: Plan, items: Iterable[Utterance], codec: Any, corpus: Corpus) -> float:
     """Seconds of work for a second of audio, reading included; 0 where no file of the first ten can be read."""
     speed = 0.0
-    for item in items[:10]:
+    for item in islice(items, 10):
         try:
             for _ in range(2):  # the first time is a warm-up
                 with corpus.fetch(item) as path:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from store_helpers import log_size, speech, store_bytes, tokenize, write_corpus
 
 from codec.store.plan import Settings
 from codec.store.reader import StoreReader, shard_paths, verify_store
-from pipelines.corpus import read
+from pipelines.corpus import folder
 
 
 @pytest.fixture(scope="module")
@@ -167,12 +169,43 @@ def test_a_store_without_its_plan_is_left_alone(reference: tuple[Path, Path], tm
 
 
 def test_listing_a_folder_takes_linear_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = [tmp_path / f"{number // 2}.{'wav' if number % 2 else 'flac'}" for number in range(40_000)]
-    monkeypatch.setattr(read, "audio_files", lambda folder: paths)
-    monkeypatch.setattr(read, "_text_beside", lambda path: "")
+    names = [f"{number // 2}.{'wav' if number % 2 else 'flac'}" for number in range(40_000)]
+    entries = [SimpleNamespace(name=name, is_dir=lambda: False, is_file=lambda: True) for name in names]
+    monkeypatch.setattr(folder.os, "scandir", lambda path: nullcontext(entries))
+    monkeypatch.setattr(folder.Path, "is_file", lambda path: pytest.fail("no file is asked for that is not listed"))
     began = time.process_time()
-    items = list(read.open_corpus(Settings("", str(tmp_path))).utterances())
-    assert len({item.id for item in items}) == 40_000 and time.process_time() - began < 5
+    ids = {item.id for item, _ in folder.read_folder(tmp_path, Settings("", str(tmp_path)))}
+    assert len(ids) == 40_000 and time.process_time() - began < 5
+
+
+def test_a_folder_is_listed_in_the_order_of_its_paths(tmp_path: Path) -> None:
+    names = [
+        "b.wav",
+        "b/x.wav",
+        "b/a.b.flac",
+        "a b/c.ogg",
+        "a/z.wav",
+        "a/z.mp3",
+        "a-.wav",
+        "B.wav",
+        ".h/x.wav",
+        "a/t.txt",
+    ]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "b" / "loop").symlink_to(tmp_path)
+    (tmp_path / "gone.wav").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "b.normalized.txt").write_text("of b\n here")
+    (tmp_path / "b.txt").write_text("another")
+    items = [item for item, _ in folder.read_folder(tmp_path, Settings("", str(tmp_path)))]
+    audio = sorted(
+        [tmp_path / name for name in names if name[-4:] != ".txt" and name[0] != "."] + [tmp_path / "gone.wav"]
+    )
+    assert [item.path for item in items] == [path.relative_to(tmp_path).as_posix() for path in audio]
+    found = {item.id: item for item in items}
+    assert {"a/z.wav", "a/z.mp3", "b/a.b"} < set(found) and found["b"].text == "of b here"
+    assert "leads nowhere" in found["gone"].problem
 
 
 def test_odd_rows_do_not_look_like_changes(tmp_path: Path) -> None:
