@@ -30,6 +30,7 @@ from codec.common.checked import field, parse_json
 from codec.common.files import check_file, read_bytes, sha256_file
 from codec.errors import SoundloomError, quoted
 from codec.store.schema import FORMAT, SCHEMA, VERSION, ShardRecord, StoreFacts, seal, shard_paths
+from codec.store.speakers import number_names
 
 if TYPE_CHECKING:
     from codec.pretrained import AudioCodec
@@ -111,6 +112,8 @@ class StoreReader:
         self.num_frames = _join([shard.num_frames for shard in self._shards])
         #: samples of every row at `sample_rate`, int64 ``[len(self)]``
         self.num_samples = _join([shard.num_samples for shard in self._shards])
+        #: bytes of every row's text, int64 ``[len(self)]``
+        self.text_bytes = _join([np.diff(np.asarray(shard.strings["text"][1])) for shard in self._shards])
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -141,6 +144,11 @@ class StoreReader:
         """Read one row's speaker alone, "" where it is not known."""
         shard, row = self._locate(index)
         return self._string(shard, "speaker", row)
+
+    def speakers(self) -> tuple[np.ndarray, list[str]]:
+        """Return every row's speaker as a number, int64 ``[len(self)]``, and the names in order by number."""
+        columns = (shard.strings["speaker"] for shard in self._shards)
+        return number_names(columns, lambda name: self._decode("speaker", name))
 
     def require_codec(self, codec: AudioCodec) -> None:
         """Raise `SoundloomError` unless ``codec`` is the one that made this store."""
@@ -188,8 +196,11 @@ class StoreReader:
 
     def _string(self, shard: _Shard, name: str, row: int) -> str:
         data, offsets = shard.strings[name]
+        return self._decode(name, data[offsets[row] : offsets[row + 1]])
+
+    def _decode(self, name: str, data: bytes | memoryview) -> str:
         try:
-            return str(data[offsets[row] : offsets[row + 1]], "utf-8")
+            return str(data, "utf-8")
         except UnicodeDecodeError as error:
             raise SoundloomError(f"{self.path}: {name} of a row is not UTF-8 ({error})") from error
 

@@ -49,8 +49,9 @@ class BatchPlan:
             )
         bucket = np.floor(np.log(np.maximum(total, 1)) / np.log(_BUCKET_RATIO)).astype(np.int64)
         self._buckets: list[tuple[np.ndarray, int]] = []
-        for number in np.unique(bucket):
-            rows = np.flatnonzero(bucket == number)
+        order = np.argsort(bucket.astype(np.int16), kind="stable")
+        bounds = np.flatnonzero(np.diff(bucket[order])) + 1
+        for rows in np.split(order, bounds):
             size = max(1, frames_per_batch // int(self.lengths[rows].max() + self.text_lengths[rows].max()))
             self._buckets.append((rows, -(-len(rows) // size)))
         self.batches_per_epoch = sum(count for _, count in self._buckets)
@@ -59,18 +60,20 @@ class BatchPlan:
     def rows(self, number: int) -> np.ndarray:
         """Return the rows of batch ``number`` (0, 1, 2 … without end)."""
         epoch, place = divmod(number, self.batches_per_epoch)
-        return self._epoch(epoch)[place]
+        rows, starts, order = self._epoch(epoch)
+        batch = order[place]
+        return rows[starts[batch] : starts[batch + 1]]
 
     def frames(self, number: int) -> int:
         """Return the frames of batch ``number`` that are scored, padding not counted."""
         return int(self.scored[self.rows(number)].sum())
 
-    def _make_epoch(self, epoch: int) -> list[np.ndarray]:
-        batches: list[np.ndarray] = []
-        for rows, count in self._buckets:
-            batches += np.array_split(rows[np.argsort(hash_keys(self.seed, epoch, rows))], count)
-        order = np.argsort(hash_keys(self.seed, ~epoch, np.arange(len(batches))))
-        return [batches[i] for i in order]
+    def _make_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return an epoch's rows, where each batch starts among them (and the end), and the order of the batches."""
+        rows = [rows[np.argsort(hash_keys(self.seed, epoch, rows))] for rows, _ in self._buckets]
+        sizes = [len(rows) // count + (np.arange(count) < len(rows) % count) for rows, count in self._buckets]
+        order = np.argsort(hash_keys(self.seed, ~epoch, np.arange(self.batches_per_epoch)))
+        return np.concatenate(rows), np.concatenate([[0], *sizes]).cumsum(), order
 
 
 def hash_keys(seed: int, epoch: int, values: np.ndarray) -> np.ndarray:

@@ -25,6 +25,7 @@ from codec.errors import SoundloomError
 from codec.store.reader import StoreReader
 from lm.data.batch_plan import BatchPlan
 from lm.data.pairs import speaker_pairs
+from lm.data.texts import read_texts
 from lm.prefix import PromptSpan
 from lm.text.tokenizer import TextTokenizer
 
@@ -101,8 +102,9 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
 class GridDataset:
     """The usable rows of a token store with their texts as ids.
 
-    All texts are encoded once at the start (about 0.1 ms each). Rows over ``max_frames`` and rows whose text cannot be
-    spoken are left out; ``dropped`` holds the reason. Rows without any text stay, as examples of unconditional audio.
+    Texts are encoded once at the start, or those of a large store when a batch is made (`lm.data.texts`).
+    Rows over ``max_frames`` and rows whose text cannot be spoken are left out; ``dropped`` holds the reason. Rows
+    without any text stay, as examples of unconditional audio.
 
     Args:
         reader: the store; its ``num_levels`` decides how many levels a batch has.
@@ -134,42 +136,33 @@ class GridDataset:
         self.tokenizer = tokenizer
         self.spell_probability = spell_probability
         self.seed = seed
-        self.dropped: dict[str, str] = {}
-        num_frames = np.asarray(reader.num_frames, dtype=np.int64)
-        rows: list[int] = []
-        texts: list[np.ndarray] = []
-        for row in range(len(reader)):
-            if 0 < max_frames < num_frames[row]:
-                self.dropped[reader.id(row)] = f"{num_frames[row]} frames, over max_frames {max_frames}"
-                continue
-            text = reader.text(row)
-            try:
-                ids = tokenizer.encode(text) if text.strip() else []
-            except SoundloomError as error:
-                self.dropped[reader.id(row)] = str(error)
-                continue
-            rows.append(row)
-            texts.append(np.array(ids, dtype=np.int32))
-        if not rows:
+        self._texts = texts = read_texts(reader, tokenizer, max_frames)
+        self.dropped = texts.dropped
+        if not len(texts.rows):
             why = next(iter(self.dropped.values()), "it is empty")
             raise SoundloomError(f"{reader.path}: no row can be used for training, first reason: {why}")
-        self.rows = np.array(rows, dtype=np.int64)  # place in the store
-        self._texts = np.concatenate(texts)
-        self._units = np.array([len(ids) for ids in texts], dtype=np.int64)
-        self._frames = num_frames[self.rows]
-        self._text_ends = np.cumsum(self._units)
+        self.rows = texts.rows  # place in the store
+        self._units = texts.units
+        self._frames = np.asarray(reader.num_frames, dtype=np.int64)[self.rows]
         self._lay_out(join, speakers, prompted, max_frames)
 
     def _lay_out(self, join: float, speakers: Sequence[str] | None, prompted: float, max_frames: int) -> None:
         """Decide which rows are examples alone and which stand in pairs."""
         needed = speakers is not None or join > 0
-        names = np.array([self.reader.speaker(int(row)) if needed else "" for row in self.rows])
-        own = np.ones(len(names), dtype=bool) if speakers is None else np.isin(names, list(speakers))
+        numbers, names = self.reader.speakers() if needed else (np.zeros(len(self.reader), np.int64), [""])
+        numbers = numbers[self.rows]
+        wanted = [number for number, name in enumerate(names) if speakers is None or name in speakers]
+        own = np.isin(numbers, wanted)
         if not own.any():
-            has = ", ".join(sorted(set(names.tolist()))[:10])
+            has = ", ".join(names[number] for number in np.unique(numbers)[:10].tolist())
             raise SoundloomError(f"{self.reader.path}: has no speaker {', '.join(speakers or [])}; it has {has}")
         pairs = partial(
-            speaker_pairs, speakers=names, frames=self._frames, units=self._units, max_frames=max_frames, seed=self.seed
+            speaker_pairs,
+            speakers=numbers,
+            frames=self._frames,
+            units=self._units,
+            max_frames=max_frames,
+            seed=self.seed,
         )
         self._alone = np.flatnonzero(own)  # places in ``rows`` of those that are examples by themselves
         joined = pairs(round(join * int(own.sum())), own)
@@ -191,8 +184,9 @@ class GridDataset:
 
         Where the rows make no rising line that starts at 0 or above, the mean ratio and 0; (1.0, 0.0) without text.
         """
-        spoken = self._units > 0
-        if not spoken.any():
+        measured = self._texts.measured
+        spoken = measured[self._units[measured] > 0]
+        if not len(spoken):
             return 1.0, 0.0
         units, frames = self._units[spoken], self._frames[spoken]
         ratio = float(frames.sum() / units.sum())
@@ -219,14 +213,12 @@ class GridDataset:
 
     def _row(self, index: int, draw: int) -> Example:
         row = int(self.rows[index])
-        end, length = int(self._text_ends[index]), int(self._units[index])
         identity = self.reader.id(row)
-        if self.spell_probability > 0 and length:
+        text_ids = self._texts.ids(index)
+        if self.spell_probability > 0 and text_ids:
             # Seeding with a string hashes it with SHA-512: the same in every process, on every machine.
             rng = random.Random(f"{self.seed}/{draw}/{identity}")
             text_ids = self.tokenizer.encode(self.reader.text(row), self.spell_probability, rng)
-        else:
-            text_ids = self._texts[end - length : end].tolist()
         return Example(identity, text_ids, self.reader.codes(row))
 
     def batch(self, indices: Iterable[int], draw: int = 0) -> Batch:

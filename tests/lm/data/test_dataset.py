@@ -13,6 +13,7 @@ from lm_store import FACTS, grid, write_rows, write_store
 
 from codec.errors import SoundloomError
 from codec.store.reader import StoreReader
+from lm.data import texts as later_texts
 from lm.data.batch_plan import BatchPlan
 from lm.data.dataset import Example, GridDataset, collate, prefetch
 from lm.text.tokenizer import TextTokenizer
@@ -203,9 +204,42 @@ def test_prefetch_hands_errors_on_and_can_be_left(store: StoreReader, tokenizer:
     next(batches)
     batches.close()
     dataset._texts = None  # type: ignore[assignment]
-    with pytest.raises(TypeError):
+    with pytest.raises(AttributeError):
         next(prefetch(dataset, plan, range(3), 1))
 
 
 def test_the_facts_of_the_helper_store(store: StoreReader) -> None:
     assert (store.num_levels, store.codebook_size, store.frame_rate) == (FACTS.num_levels, 16, 20.0)
+
+
+def test_a_large_store_is_encoded_when_a_batch_is_made(
+    store: StoreReader, tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rows = [(f"u{i}", store.text(i), grid(store.text(i))) for i in range(len(store))]
+    rows += [("odd", "???", grid("odd")), ("silent", " ", grid("silent")), ("long", "seven " * 9, grid("seven " * 60))]
+    reader = StoreReader(write_rows(tmp_path, rows))
+    whole = GridDataset(reader, tokenizer, max_frames=600)
+    encode, calls = tokenizer.encode, []
+    monkeypatch.setattr(later_texts, "MANY_ROWS", 10)
+    monkeypatch.setattr(later_texts, "_SAMPLE", 5)
+    monkeypatch.setattr(tokenizer, "encode", lambda text, *rest: calls.append(text) or encode(text, *rest))
+    later = GridDataset(reader, tokenizer, max_frames=600)
+    assert len(calls) == 5  # the sample, no more
+    assert set(later.dropped) == {"long"} and len(later) == len(whole) + 1
+    for index, row in enumerate(whole.rows.tolist()):
+        place = later.rows.tolist().index(row)
+        ours, theirs = later.example(place), whole.example(index)
+        assert (ours.id, ours.text_ids) == (theirs.id, theirs.text_ids) and torch.equal(ours.codes, theirs.codes)
+    assert later.example(later.rows.tolist().index(len(store))).text_ids == []  # cannot be spoken: audio without text
+    share = later.text_lengths[: len(store)] / whole.text_lengths[: len(store)]
+    assert 0.9 < np.median(share) < 1.4 and later.pace[0] == pytest.approx(whole.pace[0], rel=0.3)
+    plan = BatchPlan(later.lengths, later.text_lengths, 700, 0)
+    again = GridDataset(reader, tokenizer, max_frames=600)
+    assert later.batch(plan.rows(3), 3).ids == again.batch(plan.rows(3), 3).ids
+
+
+def test_speakers_have_numbers_in_the_order_of_their_names(tmp_path: Path) -> None:
+    names = ["zoe", "", "éva", "zoe", "adam"]
+    rows = [(str(i), "red", grid("red")) for i in range(len(names))]
+    numbers, found = StoreReader(write_rows(tmp_path, rows, speakers=names)).speakers()
+    assert found == sorted(set(names)) and [found[number] for number in numbers] == names
