@@ -242,9 +242,10 @@ def _check_fresh(arguments: argparse.Namespace, corpus: Any) -> None:
 
     A stream would have to be read whole for it, and a job of an array leaves it to whoever finishes the store.
     """
-    from codec.store.plan import load_plans
+    from codec.store.changes import corpus_changes
+    from codec.store.plan import Planned, load_plans
     from codec.store.previous import set_aside
-    from codec.store.upkeep import corpus_changes, has_shards, remove_store
+    from codec.store.upkeep import has_shards, remove_store
 
     store = arguments.store
     if arguments.refresh and not (store / "plan.json").exists() and has_shards(store):
@@ -252,9 +253,8 @@ def _check_fresh(arguments: argparse.Namespace, corpus: Any) -> None:
     plans = [] if corpus.settings.corpus.startswith("stream:") else _find_plans(store, corpus)
     if not plans or arguments.append or (arguments.shard_range and not arguments.refresh):
         return
-    planned = [item for plan in plans for item in plan]
     finished = not any(plan.missing() for plan in plans)
-    changes = corpus_changes(planned, corpus.utterances(), corpus.settings.root, finished)
+    changes = corpus_changes(Planned(plans), corpus.utterances(), corpus.settings.root, finished)
     if not changes:
         return
     if not arguments.refresh:

@@ -107,6 +107,16 @@ class Plan:
         return [index for index in self.shards if not self.is_done(index)]
 
 
+@dataclass(frozen=True)
+class Planned:
+    """The utterances of several plans, read shard by shard each time that they are iterated over."""
+
+    plans: list[Plan]
+
+    def __iter__(self) -> Iterator[Utterance]:
+        return (item for plan in self.plans for item in plan)
+
+
 def make_plan(
     store: str | Path,
     utterances: Callable[[], Iterable[Utterance]],
