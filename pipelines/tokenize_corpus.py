@@ -20,6 +20,7 @@ from pipelines.corpus.early_workers import EarlyWorkers
 
 if TYPE_CHECKING:
     from codec.store.plan import Plan
+    from pipelines.corpus.launcher import Share
 
 #: options that determine, with the corpus, which rows come out
 _CHOICES = (
@@ -42,7 +43,7 @@ examples:
   accelerate launch --num_processes 8 pipelines/tokenize_corpus.py CORPUS STORE       a share for each process
   python pipelines/tokenize_corpus.py CORPUS STORE --engine slurm --tasks 200 --engine-option partition=cpu \\
       --engine-option time=20:00:00                                                   by datatrove (extra: cluster)
-  sbatch --array 0-9 …: tokenize_corpus.py CORPUS STORE --shard-range $((ID*10)):$((ID*10+10))
+  python pipelines/tokenize_corpus.py CORPUS STORE --part 3/10                        every tenth shard, from the fourth
   python pipelines/tokenize_corpus.py MORE STORE --append --id-prefix more-           add another corpus
   python pipelines/tokenize_corpus.py verify STORE                                    check every byte
   python pipelines/tokenize_corpus.py export STORE OUT.parquet [--levels 4]
@@ -81,6 +82,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--device", default="cpu", help="cpu, cuda, cuda:1 … (default %(default)s)")
     add("--shards", type=int, help="number of shards (default: one for each quarter of an hour)")
     add("--shard-range", metavar="A:B", help="do only shards A to B-1, for job arrays")
+    add("--part", metavar="I/N", help="do only part I (from 0) of N, for job arrays; under srun each task has a share")
     add("--engine", choices=["local", "slurm", "ray"], help="let datatrove run the shards (extra: cluster)")
     add("--tasks", type=int, default=1, help="with --engine: number of tasks (default %(default)s)")
     add("--engine-option", action="append", default=[], metavar="KEY=VALUE", help="for datatrove's executor")
@@ -129,13 +131,13 @@ def _tokenize_with(
     from codec.store.plan import Settings
     from codec.store.reader import StoreFacts
     from codec.store.upkeep import collect_leftovers
+    from pipelines.corpus.launcher import find_share
     from pipelines.corpus.read import open_corpus
     from pipelines.corpus.tokenize_shards import (
         HoursBar,
         Job,
         do_shards,
         free_bytes,
-        launcher_share,
         make_forecast,
         prepare_codec,
     )
@@ -145,12 +147,14 @@ def _tokenize_with(
 
         load_codec = load_any_codec
     settings = Settings(root="", corpus=arguments.corpus, **{name: getattr(arguments, name) for name in _CHOICES})
+    share = find_share(arguments.part)
+    arguments.device = share.device(arguments.device)
     corpus = open_corpus(settings)
     codec = prepare_codec(load_codec, arguments.codec, arguments.device)
     facts = StoreFacts.of(codec, arguments.levels)
     collect_leftovers(arguments.store)
-    plan = _plan(arguments, corpus, facts)
-    wanted = launcher_share(_shard_range(arguments.shard_range, plan))
+    plan = _plan(arguments, corpus, facts, share)
+    wanted = share.of(_shard_range(arguments.shard_range, plan))
     shards = [index for index in wanted if not plan.is_done(index)]
     if shards:
         forecast = make_forecast(plan, shards, codec, corpus)
@@ -158,7 +162,7 @@ def _tokenize_with(
     if arguments.plan_only:
         _say(f"{plan.store / plan.file}: {plan.num_utterances} utterances in {plan.num_shards} shards")
         return 0
-    _mend_earlier_plans(arguments, corpus, plan, load_codec)
+    _mend_earlier_plans(arguments, corpus, plan, load_codec, share)
     if shards:
         del codec  # the workers load their own
         if arguments.engine:
@@ -177,14 +181,14 @@ def _tokenize_with(
     return _finish(plan, arguments.max_reject_rate)
 
 
-def _mend_earlier_plans(arguments: argparse.Namespace, corpus: Any, plan: Plan, load_codec: Any) -> None:
+def _mend_earlier_plans(arguments: argparse.Namespace, corpus: Any, plan: Plan, load_codec: Any, share: Share) -> None:
     """Make shards again that earlier plans of this corpus had finished and that were lost since."""
-    from pipelines.corpus.tokenize_shards import Job, do_shards, launcher_share
+    from pipelines.corpus.tokenize_shards import Job, do_shards
 
     if arguments.shard_range or arguments.engine:
         return
     for earlier in _find_plans(plan.store, corpus):
-        lost = launcher_share(earlier.missing()) if earlier.number != plan.number else []
+        lost = share.of(earlier.missing()) if earlier.number != plan.number else []
         if lost:
             _say(f"{plan.store}: {len(lost)} shards of {earlier.file} are lost and made again")
             job = Job(earlier, corpus.settings, arguments.codec, arguments.device, load_codec)
@@ -201,15 +205,14 @@ def _finish(plan: Plan, max_reject_rate: float) -> int:
     return _report(plan, content, max_reject_rate)
 
 
-def _plan(arguments: argparse.Namespace, corpus: Any, facts: Any) -> Plan:
-    """Make the plan, or under a launcher let the first process make it and the others wait for it."""
+def _plan(arguments: argparse.Namespace, corpus: Any, facts: Any, share: Share) -> Plan:
+    """Make the plan, or where the work is shared let the first process make it and the others wait for it."""
     from codec.store.plan import make_plan
-    from pipelines.corpus.tokenize_shards import launcher_rank
 
-    rank, size = launcher_rank()
-    if size > 1 and arguments.append:
+    rank = share.rank
+    if share.size > 1 and arguments.append:
         raise SoundloomError(
-            "--append under a launcher: plan first (--append --plan-only), then launch without --append"
+            "--append under a launcher or with --part: plan first (--append --plan-only), then run without --append"
         )
     if rank == 0:
         _check_fresh(arguments, corpus)

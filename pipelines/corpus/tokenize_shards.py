@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -43,26 +42,6 @@ def prepare_codec(load_codec: LoadCodec, name: str | None, device: str) -> Any:
     if hasattr(codec, "eval"):
         codec = codec.eval()
     return codec.to(device) if device != "cpu" and hasattr(codec, "to") else codec
-
-
-def launcher_share(shards: Sequence[int]) -> list[int]:
-    """Take this process's part of the shards under `accelerate launch` or torchrun; all of them otherwise.
-
-    Only the environment is read: tokenizing needs no talk between processes, and none waits for another that died.
-    """
-    rank, size = launcher_rank()
-    return list(shards[rank::size])
-
-
-def launcher_rank() -> tuple[int, int]:
-    """Return (rank, number of processes) as a launcher set them; (0, 1) without one."""
-    try:
-        rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    except ValueError:
-        rank, size = -1, 0
-    if not 0 <= rank < size:
-        raise SoundloomError("RANK and WORLD_SIZE are set but are no numbers of a process; unset them")
-    return rank, size
 
 
 def do_shards(job: Job, shards: Sequence[int], progress: Progress) -> None:
