@@ -24,6 +24,11 @@ from codec.store.utterance import Utterance
 #: opens an utterance's source as a file for as long as the block runs
 Fetch = Callable[[Utterance], AbstractContextManager[Path]]
 
+
+class SourceChanged(SoundloomError):
+    """A source is no longer what it was when the plan was made."""
+
+
 _FIRST_HEADERS, _FIRST_FETCHED = 1000, 64  # headers read at the start: of local files, of what must be fetched
 _EVERY = 1000
 _CHUNK, _SLICE, _THREADS = 4096, 256, 16  # sizes are asked for together: a network's disk takes a millisecond for each

@@ -12,14 +12,15 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from codec.common.files import sha256_file
 from codec.errors import SoundloomError
 from codec.store.plan import Plan, load_plans
-from codec.store.plan_file import Utterance
 from codec.store.reader import StoreReader, shard_paths
 from codec.store.schema import ShardRecord
 from codec.store.upkeep import remove_store, store_files
+from codec.store.utterance import Utterance
 
 _FOLDER = ".previous"
 
@@ -48,15 +49,23 @@ def remove_previous(store: Path) -> None:
 
 
 @functools.lru_cache(maxsize=2)  # a process does many shards
-def _open(folder: Path, written_ns: int) -> tuple[StoreReader, dict[str, int], list[Plan]] | None:
+def _open(folder: Path, written_ns: int) -> tuple[StoreReader, dict[str, int], list[str], list[Plan]] | None:
     try:
         reader = StoreReader(folder)
+        digests: list[str] = []
         for index, record in enumerate(reader.records):
             if not _is_whole(folder, index, record):
                 return None
-        return reader, {reader.id(row): row for row in range(len(reader))}, load_plans(folder)
+            digests += _digests(folder, index)
+        return reader, {reader.id(row): row for row in range(len(reader))}, digests, load_plans(folder)
     except (SoundloomError, OSError):
         return None  # damaged: everything is encoded
+
+
+def _digests(folder: Path, index: int) -> list[str]:
+    """Return the sha256 of the source of each row of a shard."""
+    with pa.memory_map(str(shard_paths(folder, index)[0])) as source, pa.ipc.open_stream(source) as stream:
+        return [digest.hex() for digest in stream.read_next_batch().column("source_sha256").to_pylist()]
 
 
 def _is_whole(folder: Path, index: int, record: ShardRecord) -> bool:
@@ -75,15 +84,21 @@ class PreviousCodes:
             return
         if found is None:
             return
-        self._reader, self._rows, plans = found
+        self._reader, self._rows, digests, plans = found
         cut = plan.settings.max_seconds, plan.settings.min_seconds
         for old in plans:
             if old.facts == plan.facts and (old.settings.max_seconds, old.settings.min_seconds) == cut:
-                self._ids |= {_key(item): item.id for item in old.utterances if item.sha256 and not item.problem}
+                for item in old:
+                    row = self._rows.get(item.id, self._rows.get(f"{item.id}#000"))
+                    if row is not None and not item.problem:
+                        self._ids[_key(item, digests[row])] = item.id
 
-    def find(self, item: Utterance) -> list[tuple[np.ndarray, int]]:
-        """Return an utterance's codes int16 ``[T, K]`` and samples by piece; an empty list where they are not known."""
-        name = self._ids.get(_key(item))
+    def find(self, item: Utterance, digest: str) -> list[tuple[np.ndarray, int]]:
+        """Return an utterance's codes int16 ``[T, K]`` and samples by piece; an empty list where they are not known.
+
+        ``digest``: the sha256 of its source.
+        """
+        name = self._ids.get(_key(item, digest))
         if name is None:
             return []
         rows = [self._rows[name]] if name in self._rows else []
@@ -93,5 +108,5 @@ class PreviousCodes:
         return [(np.ascontiguousarray(row.codes.T.numpy()), row.num_samples) for row in grids]
 
 
-def _key(item: Utterance) -> tuple[str, float, float]:
-    return item.sha256, item.start, item.duration
+def _key(item: Utterance, digest: str) -> tuple[str, float, float]:
+    return digest, item.start, item.duration

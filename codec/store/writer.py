@@ -16,6 +16,7 @@ from codec.audio.files import audio_info, read_audio
 from codec.common.checked import dump_json, parse_json
 from codec.common.files import atomic_path, read_bytes, sha256_bytes, sha256_file, write_bytes
 from codec.errors import SoundloomError
+from codec.store.measure import SourceChanged
 from codec.store.plan import Fetch, Plan, Utterance, describe_unusable, load_plans, open_file
 from codec.store.previous import PreviousCodes, remove_previous
 from codec.store.reader import (
@@ -34,6 +35,7 @@ from codec.store.upkeep import collect_leftovers
 if TYPE_CHECKING:
     from codec.pretrained import AudioCodec
 
+_CHANGED = "its audio changed after the plan was made"
 #: called after each utterance with it and its reason if it was rejected, else ""
 Progress = Callable[[Utterance, str], None]
 
@@ -206,8 +208,8 @@ def _tokenize(
         with fetch(item) as path:
             digest = sha256_file(path) if item.size in (0, path.stat().st_size) else ""
             if not digest or not digest.startswith(item.sha256):
-                raise _Unusable("its audio changed after the plan was made")
-            grids = previous.find(item) or _encode_file(plan, item, path, codec)
+                raise _Unusable(_CHANGED)
+            grids = previous.find(item, digest) or _encode_file(plan, item, path, codec)
     except (OSError, ValueError) as error:
         problem = describe_unusable(error) if Path(plan.settings.root).exists() or item.row >= 0 else ""
         if not problem:

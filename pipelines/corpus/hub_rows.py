@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from codec.errors import SoundloomError
+from codec.store.measure import SourceChanged
 from codec.store.plan import Settings, Utterance
 from pipelines.corpus.fields import FIELD_NAMES, pick
 
@@ -51,8 +52,8 @@ class DatasetRows:
     def fetch(self, item: Utterance) -> Iterator[Path]:
         """Yield one row's audio as a file, a temporary one where the data set holds its bytes."""
         record = self._record(item)
-        if not item.size and self._utterance(record, item.id, "", item.row).text != item.text:
-            raise SoundloomError(f"{self.name}: row {item.row} has another text; it changed since the plan")
+        if self._utterance(record, item.id, "", item.row).text != item.text:
+            raise SourceChanged(f"{self.name}: row {item.row} has another text; it changed since the plan")
         audio = record[self._column] or {}
         content, path = audio.get("bytes"), str(audio.get("path") or "")
         if content is None:
