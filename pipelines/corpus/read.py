@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import os
+import posixpath
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,8 @@ from codec.store.plan import Fetch, Settings, Utterance, open_file
 from pipelines.corpus.fields import FIELD_NAMES, is_text, pick, without_suffix
 from pipelines.corpus.folder import read_folder
 from pipelines.corpus.hub_rows import DatasetRows, StreamRows
+from pipelines.corpus.packed import packed_kind
+from pipelines.corpus.remote import Remote, read_remote_lines
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,8 @@ def open_corpus(settings: Settings) -> Corpus:
 
     A ``.jsonl``, ``.csv`` or ``.tsv`` manifest; a folder with ``manifest.jsonl``, with LJSpeech's ``metadata.csv``,
     with a data set saved by `datasets`, or just with audio files; ``hf:name`` or ``hf:name:config`` for the hub,
-    ``stream:`` instead of ``hf:`` to read it without keeping it.
+    ``stream:`` instead of ``hf:`` to read it without keeping it; WebDataset's tar files or Parquet, one or a folder of
+    them; ``s3://`` and whatever else fsspec opens, for a folder of audio, of packed files, or a manifest.jsonl.
     ``settings.root`` is filled in.
 
     Raises:
@@ -39,13 +45,19 @@ def open_corpus(settings: Settings) -> Corpus:
     name = settings.corpus
     if name.startswith(("hf:", "stream:")):
         return _open_dataset(settings, name)
+    if "://" in name:
+        return _open_remote(settings, name)
     path = Path(name).resolve()
+    if path.suffix.lower() in (".tar", ".parquet") and path.is_file():
+        return _open_packed(settings, str(path))
     if path.is_dir():
         manifests = [file for file in ("manifest.jsonl", "metadata.csv") if (path / file).is_file()]
         if manifests:
             path = path / manifests[0]
         elif (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
             return _open_dataset(settings, str(path))
+        elif packed_kind(os.listdir(path)) is not None:
+            return _open_packed(settings, str(path))
     read: Callable[[Path, Settings], Iterator[tuple[Utterance, str]]] = read_folder
     if path.is_file():
         read = {".jsonl": _read_jsonl, ".csv": _read_csv, ".tsv": _read_csv}.get(path.suffix.lower(), _refuse)
@@ -56,6 +68,32 @@ def open_corpus(settings: Settings) -> Corpus:
     root = str(path if path.is_dir() else path.parent)
     settings = _replace(settings, root=root, corpus=str(path))
     return Corpus(settings, lambda: _select(read(path, settings), settings), open_file(root))
+
+
+def _open_remote(settings: Settings, name: str) -> Corpus:
+    """Open a folder or file of an object store."""
+    remote = Remote(name)
+    manifest = name if name.endswith(".jsonl") else f"{remote.url}/manifest.jsonl"
+    if remote.fs.exists(manifest):
+        settings = _replace(settings, root=posixpath.dirname(manifest), corpus=name)
+        source = Remote(settings.root)
+        lines = partial(read_remote_lines, manifest)
+        return Corpus(settings, lambda: _select(_read_json_lines(lines(), settings), settings), source.fetch)
+    if remote.is_file or packed_kind([posixpath.basename(path) for path, _ in remote.files()]) is not None:
+        return _open_packed(settings, name)
+    settings = _replace(settings, root=remote.root, corpus=name)
+    return Corpus(settings, lambda: _select(remote.audio(), settings), remote.fetch)
+
+
+def _open_packed(settings: Settings, name: str) -> Corpus:
+    """Open tar or Parquet files, one or all those of a folder."""
+    files = Remote(name)
+    kind = packed_kind([path for path, _ in files.files()])
+    if kind is None:
+        raise SoundloomError(f"{name}: unknown kind of file; expected .jsonl, .tar or .parquet, or a folder")
+    settings = _replace(settings, root=files.root, corpus=name)
+    rows = kind(files, settings)
+    return Corpus(settings, lambda: _select(rows.utterances(), settings), rows.fetch)
 
 
 def _replace(settings: Settings, **changes: Any) -> Settings:
@@ -94,7 +132,11 @@ def _read_lines(path: Path) -> Iterator[str]:
 
 
 def _read_jsonl(path: Path, settings: Settings) -> Iterator[tuple[Utterance, str]]:
-    for number, line in enumerate(_read_lines(path), start=1):
+    return _read_json_lines(_read_lines(path), settings)
+
+
+def _read_json_lines(lines: Iterable[str], settings: Settings) -> Iterator[tuple[Utterance, str]]:
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
