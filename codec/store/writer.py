@@ -16,7 +16,6 @@ from codec.audio.files import audio_info, read_audio
 from codec.common.checked import dump_json, parse_json
 from codec.common.files import atomic_path, read_bytes, sha256_bytes, sha256_file, write_bytes
 from codec.errors import SoundloomError
-from codec.store.measure import SourceChanged
 from codec.store.plan import Fetch, Plan, Utterance, describe_unusable, load_plans, open_file
 from codec.store.previous import PreviousCodes, remove_previous
 from codec.store.reader import (
@@ -210,6 +209,8 @@ def _tokenize(
             if not digest or not digest.startswith(item.sha256):
                 raise _Unusable(_CHANGED)
             grids = previous.find(item, digest) or _encode_file(plan, item, path, codec)
+    except SourceChanged as error:
+        raise _Unusable(_CHANGED) from error
     except (OSError, ValueError) as error:
         problem = describe_unusable(error) if Path(plan.settings.root).exists() or item.row >= 0 else ""
         if not problem:
