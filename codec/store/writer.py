@@ -16,6 +16,7 @@ from codec.audio.files import audio_info, read_audio
 from codec.common.checked import dump_json, parse_json
 from codec.common.files import atomic_path, read_bytes, sha256_bytes, sha256_file, write_bytes
 from codec.errors import SoundloomError
+from codec.store.measure import SourceChanged
 from codec.store.plan import Fetch, Plan, Utterance, describe_unusable, load_plans, open_file
 from codec.store.previous import PreviousCodes, remove_previous
 from codec.store.reader import (
