@@ -51,4 +51,4 @@ def find_share(part: str | None = None, environment: Mapping[str, str] = os.envi
     first, parts = (int(found[1]), int(found[2])) if found else (0, 0)
     if not 0 <= first < parts:
         raise SoundloomError(f"--part {quoted(part)}: expected i/n with i from 0 to n-1, such as 0/10")
-    return Share(first * size + rank, parts * size, local)
+    return Share(first + parts * rank, parts * size, local)

@@ -21,6 +21,7 @@ from pipelines.corpus.read import Corpus, open_corpus
 LoadCodec = Callable[[str | None], Any]
 #: called with the seconds of an utterance and the reason if it was rejected, else ""
 Progress = Callable[[float, str], None]
+_SHARD_BYTES = 1200  # what a shard's Arrow stream takes without rows
 _ROW_BYTES = 150  # measured: what a row takes without codes and text, most of it id and sha256
 
 
@@ -104,7 +105,7 @@ def make_forecast(plan: Plan, shards: Sequence[int], codec: Any, corpus: Corpus)
     text = sum(map(plan.parts.text_bytes, positions))
     samples = (item for index in shards for item in plan.shard(index) if not item.problem)
     speed = _measure_speed(plan, samples, codec, corpus)
-    size = int(codes + text + count * _ROW_BYTES + plan_bytes)
+    size = int(codes + text + count * _ROW_BYTES + len(shards) * _SHARD_BYTES + plan_bytes)
     return Forecast(count, len(shards), seconds, size, seconds * speed)
 
 

@@ -564,7 +564,7 @@ def test_an_append_that_was_cut_off_goes_on(reference: tuple[Path, Path], tmp_pa
 
 
 def test_the_forecast_comes_first_and_is_near(reference: tuple[Path, Path], tmp_path: Path, capfd: Any) -> None:
-    assert tokenize(reference[0], tmp_path, "--plan-only") == 0
+    assert tokenize(reference[0], tmp_path, "--shards", "8", "--plan-only") == 0
     told = capfd.readouterr().err
     assert "40 utterances" in told and "forecast: store" in told and not list(tmp_path.glob("data*"))
     kilobytes = float(told.partition("forecast: store ")[2].split()[0])

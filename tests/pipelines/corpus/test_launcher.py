@@ -28,7 +28,7 @@ def test_where_a_share_comes_from() -> None:
     step = {"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "2"}
     assert find_share(None, step) == Share(2, 4, 2)
     assert find_share(None, step | torchrun) == Share(5, 8, 1)  # torchrun inside a step
-    assert find_share("1/3", step) == Share(6, 12, 2)
+    assert find_share("1/3", step) == Share(7, 12, 2)
 
 
 @pytest.mark.parametrize("part", ["3", "3/3", "-1/3", "1/0", "a/b", "1/3/5", ""])
