@@ -16,7 +16,7 @@ from codec.errors import SoundloomError
 from codec.store.plan_parts import COLUMNS, make_batch
 from codec.store.utterance import Utterance
 
-_ROWS, _CHARACTERS = 1 << 14, 1 << 25  # a batch has at most about so many
+_ROWS, _CHARACTERS = 1 << 14, 1 << 25  # about the most of a batch
 
 
 @dataclass

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from codec.audio.files import AUDIO_SUFFIXES
+from codec.common.extras import install_hint
 from codec.errors import SoundloomError
 from codec.store.measure import SourceChanged
 from codec.store.plan import Utterance
@@ -39,7 +40,7 @@ class Remote:
             self.is_file = bool(self.fs.isfile(self.base))
             there = self.is_file or self.fs.isdir(self.base)
         except (ImportError, ValueError) as error:
-            raise SoundloomError(f"{url}: cannot be opened ({error}); s3:// needs the extra remote") from error
+            raise SoundloomError(f"{url}: cannot be opened ({error}); {install_hint('remote')} for S3") from error
         except Exception as error:  # whatever its client raises, from credentials to the network
             raise _failed(url, error) from error
         if not there:

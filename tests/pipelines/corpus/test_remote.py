@@ -34,7 +34,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StoreReader]
 def bucket() -> Iterator[str]:
     url = f"memory://bucket-{uuid.uuid4().hex}"
     yield url
-    fsspec.filesystem("memory").rm(url, recursive=True)
+    files = fsspec.filesystem("memory")
+    if files.exists(url):
+        files.rm(url, recursive=True)
 
 
 def records(folder: Path) -> list[dict[str, str]]:
