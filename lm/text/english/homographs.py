@@ -132,7 +132,7 @@ def _lead(place: Place) -> str | None:
     metal = "lˈɛd"
     if place.after_modal() or place.verb_score(False) > 2:
         return None
-    kinds = "pipe pipes paint poisoning metal weight weights bullet bullets acid battery batteries shot ore mine mines"
+    kinds = "pipe pipes paint poisoning metal weight weights bullet bullets acid battery batteries shot mine mines"
     if place.right() in f"{kinds} roof pencil solder glass crystal oxide dust".split():
         return metal
     if place.left() in "of with without contain contains contained containing like as molten liquid and or".split():
