@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+RARE = ("AVR", "MPC2K", "MAT4", "MAT5")
 EXTRA = (
     "codes: .ecdc",
-    *(f"header: {kind}" for kind in ("RF64", "W64", "AU", "CAF", "VOC", "NIST", "AIFF", "FLAC", "OGG")),
+    *(f"header: {kind}" for kind in ("RF64", "W64", "AU", "CAF", "VOC", "NIST", "AIFF", "FLAC", "OGG", *RARE)),
 )
 DEFAULT = (
     r"\.loom|\.ecdc|store\.json|plan: its header|commit record|voice\.json|config\.json|text\.json|lexicon: TSV|"
