@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from codec.common.devices import widest_float
 from codec.metrics import alive_share, attainable_perplexity, codebook_use, count_codes, expected_usage
 from codec.model import Codec
 from codec.pretrained import AudioCodec
@@ -155,10 +156,11 @@ def survey(
 
 def _energies(codec: Codec, latent: Tensor, codes: Tensor) -> Tensor:
     """Return the sum of squares of latent [B, D, T] and of what is left of it after each level: [K + 1]."""
-    residual, found = latent, [latent.double().square().sum()]
+    wide = widest_float(latent.device)
+    residual, found = latent, [latent.to(wide).square().sum()]
     for k, codebook in enumerate(codec.quantizer.codebooks()):
         residual = residual - F.embedding(codes[:, k], codebook).transpose(1, 2)
-        found.append(residual.double().square().sum())
+        found.append(residual.to(wide).square().sum())
     return torch.stack(found).cpu()
 
 
