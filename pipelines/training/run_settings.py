@@ -35,7 +35,7 @@ class RunSettings:
         time_limit_minutes: stop, saved and resumable, after this long; null = no limit.
         optimizer: AdamW and its learning-rate schedule.
         tensorboard: also write events for TensorBoard, into the output folder.
-        profile_steps: profile so many steps after the third of a start, into trace.json; 0 = none.
+        profile_steps: number of steps to profile after the third of a start, into trace.json; 0 = none.
     """
 
     output: str

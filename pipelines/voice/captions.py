@@ -35,7 +35,7 @@ class Caption:
 
 
 def moved(words: Sequence[WordTime], seconds: float) -> list[WordTime]:
-    """Return the words so many seconds later."""
+    """Return the words moved by a number of seconds."""
     return [replace(word, start=round(word.start + seconds, 3), end=round(word.end + seconds, 3)) for word in words]
 
 
