@@ -45,7 +45,7 @@ def open_page(
     page.goto(f"{url}/{path}")
     yield page
     context.close()
-    assert not trouble
+    assert not trouble, trouble
 
 
 def serious_findings(page: Any) -> list[Any]:

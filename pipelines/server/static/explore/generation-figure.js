@@ -14,7 +14,7 @@ function build(root, state, status) {
       <button id="gen-run" type="button" disabled>Run</button>
       <button id="gen-so-far" type="button" disabled>Play the tokens so far</button>
       <button id="gen-voice" type="button" disabled>Play the voice</button></div>
-    <div id="gen-tokens" class="tokens" aria-label="Text units; the darker, the more attention"></div>
+    <div id="gen-tokens" class="tokens" role="group" aria-label="Text units; the darker, the more attention"></div>
     <figure><canvas id="gen-grid" role="img" aria-label="Tokens with the delay pattern"></canvas>
       <figcaption>Tokens as they are written: level k is one step later for each level before it.</figcaption></figure>
     <div id="gen-top" class="pair"></div>
