@@ -23,12 +23,16 @@ _TO_FLOATS = {
 
 @dataclass
 class CodecState:
-    """Position of a stream: the encoder's and the decoder's past. One per request; `init_state` makes it."""
+    """Position of a stream: the encoder's and the decoder's past. One per request; `init_state` makes it.
+
+    norms: the codebooks' squared lengths, taken once a stream where the codec searches them itself.
+    """
 
     encoder: Any
     decoder: Any
     batch: int = 1
     ended: set[str] = field(default_factory=set)
+    norms: list[Tensor] | None = None
 
     def advance(self, direction: Literal["encoding", "decoding"], rows: int, last: bool) -> None:
         """Check that a chunk of this many rows continues the stream, and end it with ``last``.

@@ -206,8 +206,10 @@ class Codec(CodecFace):
         """
         wave = self.checked_wave(wave)
         state.advance("encoding", len(wave), last)
+        if state.norms is None:
+            state.norms = self.quantizer.norms()
         with full_precision(wave.device):
-            return self.quantizer.encode(self._latent(wave, state.encoder, last))
+            return self.quantizer.encode(self._latent(wave, state.encoder, last), state.norms)
 
     @torch.no_grad()
     def decode_chunk(self, codes: Tensor, state: CodecState, last: bool = False) -> Tensor:

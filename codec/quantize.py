@@ -72,10 +72,14 @@ class VectorQuantizer(nn.Module):
         self.register_buffer("usage", torch.ones(codebook_size))
         self.register_buffer("total", codebook.clone())
 
-    def nearest(self, vectors: Tensor) -> Tensor:
-        """Return the index of the nearest code: vectors [M, D] -> long [M]."""
+    def norms(self) -> Tensor:
+        """Return the squared length of each code, [V]."""
+        return self.codebook.pow(2).sum(1)
+
+    def nearest(self, vectors: Tensor, norms: Tensor | None = None) -> Tensor:
+        """Return the index of the nearest code: vectors [M, D] -> long [M]; ``norms`` saves taking them again."""
         # |x - c|^2 = |x|^2 - 2 x.c + |c|^2, and |x|^2 is the same for every code.
-        scores = torch.addmm(self.codebook.pow(2).sum(1), vectors, self.codebook.t(), beta=-0.5)
+        scores = torch.addmm(self.norms() if norms is None else norms, vectors, self.codebook.t(), beta=-0.5)
         if scores.device.type == "cpu" and scores.dtype == torch.float32 and not scores.requires_grad:
             return torch.from_numpy(scores.numpy().argmax(1))  # ten times as fast as torch's, and the same on ties
         return scores.argmax(1)
@@ -183,13 +187,17 @@ class ResidualVectorQuantizer(nn.Module):
         """Return each level's codebook [V, D]."""
         return [level.codebook for level in self._each()]
 
-    def encode(self, latent: Tensor) -> Tensor:
-        """Return the codes long [B, K, T] of latent [B, D, T]."""
+    def norms(self) -> list[Tensor]:
+        """Return the squared lengths of each level's codes, for `encode` of one chunk after another."""
+        return [level.norms() for level in self._each()]
+
+    def encode(self, latent: Tensor, norms: list[Tensor] | None = None) -> Tensor:
+        """Return the codes long [B, K, T] of latent [B, D, T]; see `norms`."""
         B, D, T = latent.shape
         residual = latent.transpose(1, 2).reshape(B * T, D)
         codes = []
-        for level in self._each():
-            indices = level.nearest(residual)
+        for k, level in enumerate(self._each()):
+            indices = level.nearest(residual, None if norms is None else norms[k])
             residual = residual - level.lookup(indices)
             codes.append(indices.view(B, T))
         return torch.stack(codes, 1)

@@ -8,12 +8,14 @@ that trains several times faster than a pair that begins and ends at the sample 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codec.errors import SoundloomError
+from codec.spectral_steps import FewSteps, PackedDecoder, PackedEncoder
 
 _LARGEST_WINDOW = 1 << 16
 _MOST_OVERLAPS = 16  # windows over one sample; the shipped codec has 4, and no weight's shape bounds them
@@ -69,13 +71,15 @@ class SpectralState:
     """What a stream carries from chunk to chunk.
 
     past: by layer, the steps that its next output needs; waiting [B, 1, n]: samples that do not fill a frame yet;
-    tail [B, 1, overlap]: the unfinished part of the decoder's sum of windows; skip: samples of the start still to drop.
+    tail [B, 1, overlap]: the unfinished part of the decoder's sum of windows; skip: samples of the start still to drop;
+    packed: the network's weights, laid out for short chunks.
     """
 
     past: dict[str, Tensor] = field(default_factory=dict)
     waiting: Tensor | None = None
     tail: Tensor | None = None
     skip: int = 0
+    packed: Any = None
 
 
 class Past(nn.Module):
@@ -137,7 +141,7 @@ def _per_frame(layer: nn.Module, x: Tensor) -> Tensor:
     return layer(x.transpose(1, 2)).transpose(1, 2)
 
 
-class SpectralEncoder(nn.Module):
+class SpectralEncoder(FewSteps):
     """Waveform [B, 1, N] -> latent [B, D, T], T = ceil(N / hop_length); no frame depends on what follows it."""
 
     window: Tensor
@@ -163,6 +167,10 @@ class SpectralEncoder(nn.Module):
         """Size of a frame's vector."""
         return self.config.latent_dim
 
+    def pack(self) -> PackedEncoder:
+        """Return the network after its transform as a function of a few steps."""
+        return PackedEncoder(self)
+
     def init_state(self, batch: int = 1) -> SpectralState:
         """Return the state at the start of ``batch`` streams."""
         return SpectralState(waiting=self.window.new_zeros(batch, 1, 0))
@@ -177,13 +185,10 @@ class SpectralEncoder(nn.Module):
         wave = F.pad(wave, (0, -wave.shape[-1] % self.hop_length))
         if wave.shape[-1] == 0:
             return wave.new_zeros(wave.shape[0], config.latent_dim, 0)
-        frames = self.wave_past(wave, state).squeeze(1).unfold(-1, config.window, config.hop)  # [B, F, window]
-        with torch.autocast(wave.device.type, enabled=False):
-            spectrum = torch.fft.rfft(frames.float() * self.window)  # [B, F, bins]
-            power = spectrum.real.square() + spectrum.imag.square() + 1e-8
-            # Cube-root magnitudes keep the phase; the logarithm shows quiet parts.
-            compressed = spectrum * power.pow(-1 / 3)
-            features = torch.cat([compressed.real, compressed.imag, 0.25 * power.log()], -1)
+        features = self.features(self.wave_past(wave, state))
+        packed = self.packed(features, len(features) * features.shape[1], state)
+        if packed is not None and state is not None:
+            return packed(features, state.past)
         x = self.input_norm(self.input(features)).transpose(1, 2)
         for block in self.blocks:
             x = block(x, state)
@@ -194,8 +199,18 @@ class SpectralEncoder(nn.Module):
             x = block(x, state)
         return _per_frame(nn.Sequential(self.norm, self.output), x)
 
+    def features(self, wave: Tensor) -> Tensor:
+        """Return the compressed spectra [B, F, 3 * bins] of wave [B, 1, (F - 1) * hop + window]."""
+        frames = wave.squeeze(1).unfold(-1, self.config.window, self.config.hop)  # [B, F, window]
+        with torch.autocast(wave.device.type, enabled=False):
+            spectrum = torch.fft.rfft(frames.float() * self.window)  # [B, F, bins]
+            power = spectrum.real.square() + spectrum.imag.square() + 1e-8
+            # Cube-root magnitudes keep the phase; the logarithm shows quiet parts.
+            compressed = spectrum * power.pow(-1 / 3)
+            return torch.cat([compressed.real, compressed.imag, 0.25 * power.log()], -1)
 
-class SpectralDecoder(nn.Module):
+
+class SpectralDecoder(FewSteps):
     """Latent [B, D, T] -> waveform [B, 1, T * hop_length], from predicted spectra and overlapping windows."""
 
     window: Tensor
@@ -224,6 +239,21 @@ class SpectralDecoder(nn.Module):
     def spectra(self, latent: Tensor, state: SpectralState | None) -> Tensor:
         """Return the windowed waveform frames [B, T * stride, decoder_window] of latent [B, D, T]."""
         config = self.config
+        packed = self.packed(latent, len(latent) * latent.shape[2] * config.stride, state)
+        if packed is not None and state is not None:
+            magnitude, phase = packed(latent, state.past)
+        else:
+            magnitude, phase = self._layers(latent, state)
+        with torch.autocast(latent.device.type, enabled=False):
+            # Above e^5 a spectrum would clip any waveform: the bound keeps an early training step from exploding.
+            magnitude = magnitude.clamp(max=5.0).exp()
+            frames = torch.fft.irfft(torch.polar(magnitude, phase), n=config.decoder_window)
+            # Squared Hann windows sum to 3/8 of the number of overlaps.
+            return frames * self.window * (config.hop / config.decoder_window / 0.375)
+
+    def _layers(self, latent: Tensor, state: SpectralState | None) -> tuple[Tensor, Tensor]:
+        """Return the logarithmic magnitude and the phase of each bin, [B, T * stride, bins]."""
+        config = self.config
         x = _per_frame(self.input, latent)
         for block in self.bottleneck:
             x = block(x, state)
@@ -232,13 +262,7 @@ class SpectralDecoder(nn.Module):
         for block in self.blocks:
             x = block(x, state)
         h = self.norm(x.transpose(1, 2))
-        magnitude, phase = self.magnitude(h).float(), self.phase(h).float()
-        with torch.autocast(latent.device.type, enabled=False):
-            # Above e^5 a spectrum would clip any waveform: the bound keeps an early training step from exploding.
-            magnitude = magnitude.clamp(max=5.0).exp()
-            frames = torch.fft.irfft(torch.polar(magnitude, phase), n=config.decoder_window)
-            # Squared Hann windows sum to 3/8 of the number of overlaps.
-            return frames * self.window * (config.hop / config.decoder_window / 0.375)
+        return self.magnitude(h).float(), self.phase(h).float()
 
     def overlap_add(self, frames: Tensor) -> Tensor:
         """Sum frames [B, F, window] at their places: [B, 1, F * hop + overlap]."""
@@ -255,6 +279,10 @@ class SpectralDecoder(nn.Module):
     def latent_dim(self) -> int:
         """Size of a frame's vector."""
         return self.config.latent_dim
+
+    def pack(self) -> PackedDecoder:
+        """Return the network before its transform as a function of a few steps."""
+        return PackedDecoder(self)
 
     def init_state(self, batch: int = 1) -> SpectralState:
         """Return the state at the start of ``batch`` streams."""

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from codec.common.devices import to_device
 from codec.errors import SoundloomError
+from codec.packed import pack_linear, weights_version
 from lm.config import LMConfig
-from lm.cpu_linear import PackedTransformer, pack_linear, weights_version
+from lm.cpu_linear import PackedTransformer
 from lm.delay import Pattern
 from lm.generation.generate import generate_codes
 from lm.generation.request import Request

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from codec.packed import packs_in_half
 from codec.transformers_codecs import import_transformers
-from lm.cpu_linear import packs_in_half
 from lm.step_lm import StepLM
 from pipelines.benchmarks.size import Size
 from pipelines.benchmarks.timing import Entry, Work, take_turns

@@ -9,8 +9,8 @@ import pytest
 import torch
 from lm_models import CODES, LEVELS, SHAPE, TEXT, batch, delay_lm
 
+from codec.packed import pack_linear, packs_in_half, weights_version
 from lm.config import TransformerConfig
-from lm.cpu_linear import pack_linear, packs_in_half, weights_version
 
 SHAPES = {
     "shared keys": SHAPE,
