@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from codec.common.devices import full_precision
+from codec.common.meta import shapes_only
 from codec.config import CodecConfig
 from codec.conv import folded_state
 from codec.errors import SoundloomError, quoted
@@ -274,8 +275,7 @@ class Codec(CodecFace):
         config = read_config(folder / "config.json")
         with errors_name(folder):
             weights = open_weights(folder, config)
-            # On the meta device nothing is allocated, and torch's global generator stays where it is.
-            with torch.device("meta"):
+            with shapes_only():
                 codec = cls(config)
             codec.load_state_dict(read_tensors(weights, codec.state_dict()), assign=True)
         codec.decoders, codec._folder = decoder_names(folder), folder

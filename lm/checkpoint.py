@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from codec.common.checked import read_json
 from codec.common.files import atomic_path, check_file, sha256_file, write_text
 from codec.common.hub import resolve
+from codec.common.meta import shapes_only
 from codec.errors import SoundloomError, quoted
-from codec.store.reader import StoreFacts
+from codec.store.facts import StoreFacts
 from lm.config import LMConfig, from_dict, to_dict
 from lm.fine_lm import CoarseFineLM, FineLM
 from lm.step_lm import CoarseLM, DelayLM, DelayLMConfig
@@ -161,7 +162,7 @@ def _load_model(folder: Path, config: dict[str, Any], path: Path) -> LanguageMod
             raise SoundloomError(f"{file}: damaged, its sha256 is not the one in {CONFIG_FILE}")
         with safe_open(file, framework="pt") as opened:
             names = list(opened.keys())
-            with torch.device("meta"):
+            with shapes_only():
                 model = _build(config, str(path), len(names))
             expected = {name: list(t.shape) for name, t in model.state_dict().items()}
             shapes = {name: opened.get_slice(name).get_shape() for name in names}

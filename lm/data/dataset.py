@@ -14,6 +14,7 @@ import random
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,12 +23,14 @@ from torch import Tensor
 from codec.common.devices import to_device
 from codec.common.read_ahead import read_ahead
 from codec.errors import SoundloomError
-from codec.store.reader import StoreReader
 from lm.data.batch_plan import BatchPlan
 from lm.data.pairs import speaker_pairs
 from lm.data.texts import read_texts
 from lm.prefix import PromptSpan
 from lm.text.tokenizer import TextTokenizer
+
+if TYPE_CHECKING:
+    from codec.store.reader import StoreReader
 
 
 @dataclass(frozen=True)

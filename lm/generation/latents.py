@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lm.data.dataset import Batch
 from lm.delay import Pattern
+
+if TYPE_CHECKING:
+    from lm.data.dataset import Batch
 
 SKIPPED = 10  # frames at a recording's start, where a model does not know yet who speaks
 _TRUST = 3  # a recording of this many frames moves the statistics half the way
