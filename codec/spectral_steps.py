@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from codec.common.packed import pack_linear, weights_version
 from codec.conv import steps_first
-from codec.packed import pack_linear, weights_version
 
 if TYPE_CHECKING:
     from codec.spectral import ConvNeXtBlock, SpectralDecoder, SpectralEncoder, SpectralState

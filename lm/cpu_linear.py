@@ -3,7 +3,7 @@
 Such a product reads every weight once, so memory bounds it. PyTorch's general product of a few rows reads weights
 several times slower than memory allows. Two ways out, the same numbers within rounding:
 
-- `codec.packed.pack_linear` and `PackedTransformer` lay the weights out once, for a tenth of the time a step. It is a
+- `codec.common.packed.pack_linear` and `PackedTransformer` lay the weights out once, for a tenth of the time a step. It is a
   second copy of every weight.
 - `linear` copies nothing, for a model of gigabytes. It cuts the product over the threads, or swaps its operands. It is
   slower than packing from two rows on at the sizes of a small voice, from four at a MusicGen's.
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from codec.packed import pack_linear
+from codec.common.packed import pack_linear
 from lm.transformer import Block, KVCache, Transformer, rotary_tables
 
 MOST_ROWS = 8  # beyond that `linear` leaves the product to `F.linear`, which is faster

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codec.common.devices import to_device
+from codec.common.packed import pack_linear, weights_version
 from codec.errors import SoundloomError
-from codec.packed import pack_linear, weights_version
 from lm.config import LMConfig
 from lm.cpu_linear import PackedTransformer
 from lm.delay import Pattern

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from codec.packed import packs_in_half
+from codec.common.packed import packs_in_half
 from codec.transformers_codecs import import_transformers
 from lm.step_lm import StepLM
 from pipelines.benchmarks.size import Size

@@ -9,7 +9,7 @@ import pytest
 import torch
 from lm_models import CODES, LEVELS, SHAPE, TEXT, batch, delay_lm
 
-from codec.packed import pack_linear, packs_in_half, weights_version
+from codec.common.packed import pack_linear, packs_in_half, weights_version
 from lm.config import TransformerConfig
 
 SHAPES = {
