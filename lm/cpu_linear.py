@@ -3,8 +3,8 @@
 Such a product reads every weight once, so memory bounds it. PyTorch's general product of a few rows reads weights
 several times slower than memory allows. Two ways out, the same numbers within rounding:
 
-- `codec.common.packed.pack_linear` and `PackedTransformer` lay the weights out once, for a tenth of the time a step. It is a
-  second copy of every weight.
+- `codec.common.packed.pack_linear` and `PackedTransformer` lay the weights out once, for a tenth of the time a step.
+  It is a second copy of every weight.
 - `linear` copies nothing, for a model of gigabytes. It cuts the product over the threads, or swaps its operands. It is
   slower than packing from two rows on at the sizes of a small voice, from four at a MusicGen's.
 """
