@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-# From good to bad. "length": much shorter or longer than such a text takes; "silence": nothing, or a long hole.
-FINISH_REASONS = ("end", "length", "silence", "loop", "cap")
+# From good to bad. "words": one was said twice or left out, or sound follows the text; "length": much shorter or longer
+# than such a text takes; "silence": nothing, or a long hole.
+FINISH_REASONS = ("end", "words", "length", "silence", "loop", "cap")
 _BLOCK = 0.02  # seconds
 _QUIET = 10 ** (-50 / 20)
 _LONGEST_HOLE = 1.5  # seconds of quiet inside a sentence

@@ -89,7 +89,7 @@ class Planner:
             raise SoundloomError(f"retries is {retries}; expected 0 to 20")
         vectors = self._vectors(sampling, levels)
         player = self.codec if vectors is None else self.player
-        return Style(sampling, levels, retries, player, vectors, checked_speed(options.speed))
+        return Style(sampling, levels, retries, player, vectors, checked_speed(options.speed), options.check_words)
 
     def _vectors(self, sampling: GenerateConfig, levels: int) -> Tensor | None:
         """Return the codebooks of the levels, where not all of them are decoded as sampled codes."""

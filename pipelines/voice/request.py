@@ -34,7 +34,10 @@ def device_of(lm: LoadedLM) -> torch.device:
 
 @dataclass(frozen=True)
 class SpeakOptions:
-    """The options of one call, as a user gives them; see `Voice.speak`. ``sampling``: fields of `GenerateConfig`."""
+    """The options of one call, as a user gives them; see `Voice.speak`. ``sampling``: fields of `GenerateConfig`.
+
+    ``check_words``: whether the guard looks for words said twice or left out; None = in short utterances only.
+    """
 
     speaker: str | None = None
     prompt: Prompt | None = None
@@ -43,6 +46,7 @@ class SpeakOptions:
     retries: int | None = None
     speed: float = 1.0
     strict: bool = False
+    check_words: bool | None = None
     sampling: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
@@ -67,6 +71,7 @@ class Style:
     player: AudioCodec
     vectors: Tensor | None = None
     speed: float = 1.0
+    check_words: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from lm.generation.grid_writer import GenerativeLM
 from lm.generation.request import Request, make_request
 from pipelines.voice.edges import Edges
 from pipelines.voice.guard import verdict, worse
+from pipelines.voice.reading import SHORT_UNITS, reads_well
 from pipelines.voice.request import SentenceRequest, device_of
 from pipelines.voice.speech import Sentence
 from pipelines.voice.timescale import Stretcher, stretch
@@ -46,7 +47,7 @@ def synthesize(lm: LoadedLM, requests: Sequence[SentenceRequest]) -> list[Take]:
         tried = [_with_retry_seed(requests[i], attempt) for i in waiting]
         written = generate(_writer(lm), lm_request(lm, tried))
         for row, (i, request) in enumerate(zip(waiting, tried, strict=True)):
-            take, before = _take(request, written, row, attempt + 1), best[i]
+            take, before = _take(lm, request, written, row, attempt + 1), best[i]
             if before is not None and not worse(before.sentence.finish_reason, take.sentence.finish_reason):
                 take = before
             best[i] = replace(take, sentence=replace(take.sentence, attempts=attempt + 1))
@@ -62,7 +63,7 @@ def _with_retry_seed(request: SentenceRequest, attempt: int) -> SentenceRequest:
     return request if attempt == 0 else replace(request, seed=retry_seed(request.seed, attempt))
 
 
-def _take(request: SentenceRequest, written: Generation, row: int, attempt: int) -> Take:
+def _take(lm: LoadedLM, request: SentenceRequest, written: Generation, row: int, attempt: int) -> Take:
     """Decode one row of what was written and let the guard check it."""
     first, end = request.prompt_frames, int(written.lengths[row])
     codes = written.codes[row, :, first:end].clone()
@@ -71,7 +72,16 @@ def _take(request: SentenceRequest, written: Generation, row: int, attempt: int)
     rate = request.player.sample_rate
     wave = Edges(rate).whole(stretch(raw, rate, request.style.speed))
     reason = finish_reason(request, written.finish_reasons[row], raw, wave)
+    if reason == "end" and _words_are_checked(request):
+        reason = "end" if reads_well(lm, request.text, request.text_ids, codes, raw) else "words"
     return Take(Sentence(request.text, codes, request.seed, reason, attempt, 0, wave.shape[-1], latents), wave)
+
+
+def _words_are_checked(request: SentenceRequest) -> bool:
+    asked = request.style.check_words
+    if not request.text_ids or request.expected_seconds is None:
+        return False
+    return len(request.text_ids) <= SHORT_UNITS if asked is None else asked
 
 
 def finish_reason(request: SentenceRequest, reason: str, raw: Tensor, wave: Tensor) -> str:
