@@ -26,7 +26,7 @@ _LARGEST_STEP = 4  # text units that may pass within one frame
 _FLOOR = 1e-4  # of an attention weight, so that no path is impossible
 _JUMP = 8.0  # nats that a jump must gain over the best path without it
 _LEAST_JUMP = 2  # units; a smaller one back says nothing again
-_CLEAR = 0.5  # mean of the largest weights of frames with sound; below it, a word without any frame is no evidence
+_CLEAR = 0.5  # mean of the largest weights of frames with sound, up to which attention shows nothing
 
 
 def reads_well(lm: LoadedLM, text: str, text_ids: Sequence[int], codes: Tensor, wave: Tensor) -> bool:
@@ -47,18 +47,17 @@ def reads_well(lm: LoadedLM, text: str, text_ids: Sequence[int], codes: Tensor, 
 def follows(weights: Tensor, sound: Tensor, words: Sequence[tuple[int, int]], frame_rate: float) -> bool:
     """Return whether attention [T, L] passes once over ``words``, given by their first and last text units.
 
-    sound bool [T]: frames with sound.
+    sound bool [T]: frames with sound. True where the attention is too blurred to show anything.
     """
-    lead = round(_LEAD * frame_rate)
-    path = path_with_jumps(weights, lead)
+    if not bool(sound.any()) or float(weights[sound].amax(1).mean()) <= _CLEAR:
+        return True
+    path = path_with_jumps(weights, round(_LEAD * frame_rate))
     back = (path.diff() <= -_LEAST_JUMP).nonzero().flatten()
     again = int(sound[int(back[0]) + 1 :].sum()) if len(back) else 0
     behind = int((sound & (path > words[-1][1])).sum()) if words else 0
-    if max(again / _MOST_AGAIN, behind / _MOST_BEHIND) > frame_rate:
+    if again > _MOST_AGAIN * frame_rate or behind > _MOST_BEHIND * frame_rate:
         return False
-    clear = bool(sound.any()) and float(weights[sound].amax(1).mean()) > _CLEAR
-    read = [bool(((path >= first) & (path <= last)).any()) for first, last in words]
-    return all(read) or not clear
+    return all(bool(((path >= first) & (path <= last)).any()) for first, last in words)
 
 
 def frames_with_sound(wave: Tensor, frames: int) -> Tensor:
