@@ -26,6 +26,7 @@ _LARGEST_STEP = 4  # text units that may pass within one frame
 _FLOOR = 1e-4  # of an attention weight, so that no path is impossible
 _JUMP = 8.0  # nats that a jump must gain over the best path without it
 _LEAST_JUMP = 2  # units; a smaller one back says nothing again
+_LEAST_SHARE = 0.1  # of a frame's attention that a word gets at its best, if it is read
 _CLEAR = 0.5  # mean of the largest weights of frames with sound, up to which attention shows nothing
 
 
@@ -57,7 +58,7 @@ def follows(weights: Tensor, sound: Tensor, words: Sequence[tuple[int, int]], fr
     behind = int((sound & (path > words[-1][1])).sum()) if words else 0
     if again > _MOST_AGAIN * frame_rate or behind > _MOST_BEHIND * frame_rate:
         return False
-    return all(bool(((path >= first) & (path <= last)).any()) for first, last in words)
+    return all(float(weights[:, first : last + 1].sum(1).max()) >= _LEAST_SHARE for first, last in words)
 
 
 def frames_with_sound(wave: Tensor, frames: int) -> Tensor:

@@ -19,7 +19,7 @@ STRAIGHT = [7] * 10 + [0] * 8 + [1] * 4 + [2] * 4 + [3] * 2 + [4] * 6 + [5] * 4 
 
 
 def attention(places: list[int], clear: float = 0.9) -> Tensor:
-    weights = torch.full((len(places), 8), (1 - clear) / 7)
+    weights = torch.full((len(places), 8), (1 - clear) / 30)
     weights[torch.arange(len(places)), torch.tensor(places)] = clear
     return weights
 
