@@ -85,7 +85,9 @@ def test_lossy_files_written_in_pieces_sound_as_the_whole(tmp_path: Path, suffix
     with open_writer(tmp_path / f"x{suffix}", 24_000) as write:
         for piece in wave.split(7_777, 1):
             write(piece)
-    whole = read_audio(io.BytesIO(encode_audio(wave, 24_000, suffix)))
+    # From a file: libsndfile now and then refuses an MP3 in memory, for reasons of its own.
+    (tmp_path / f"whole{suffix}").write_bytes(encode_audio(wave, 24_000, suffix))
+    whole = read_audio(tmp_path / f"whole{suffix}")
     again = read_audio(tmp_path / f"x{suffix}")
     assert again.shape == whole.shape
     if suffix != ".ogg":  # Vorbis places its blocks by how much it has seen
