@@ -12,7 +12,7 @@ import json
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from codec.errors import SoundloomError
 
 _PREFIX = "model.encoder."
 _CTRANSLATE2_VERSION = 6
-_TYPES = {0: np.dtype("<f4"), 2: np.dtype("<i2"), 3: np.dtype("<i4"), 4: np.dtype("<f2")}
+_TYPES: dict[int, np.dtype[Any]] = {0: np.dtype("<f4"), 2: np.dtype("<i2"), 3: np.dtype("<i4"), 4: np.dtype("<f2")}
 _IN_LAYER = {
     "self_attention/layer_norm": "self_attn_layer_norm",
     "self_attention/linear_1": "self_attn.out_proj",
