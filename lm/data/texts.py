@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from codec.errors import SoundloomError
-from codec.store.reader import StoreReader
 from lm.text.tokenizer import MAX_CHARACTERS, TextTokenizer
+
+if TYPE_CHECKING:
+    from codec.store.reader import StoreReader
 
 #: a store with more rows is not encoded at the start: that would take minutes, in every process
 MANY_ROWS = 200_000
