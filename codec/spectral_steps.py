@@ -38,7 +38,7 @@ class FewSteps(nn.Module):
         raise NotImplementedError
 
     def packed(self, x: Tensor, rows: int, state: SpectralState | None) -> Any:
-        """Return what `pack` made, or None where a chunk of so many rows takes the layers themselves."""
+        """Return what `pack` made, or None where a chunk has too many rows for it to pay."""
         if state is None or rows > _MOST_ROWS or x.dtype != torch.float32 or not steps_first(x):
             return None
         if state.packed is None:  # once a stream: its weights do not change

@@ -35,6 +35,8 @@ def lock_output(output: str | os.PathLike[str], is_main: bool = True) -> Iterato
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = _acquire(folder)
+    except FileExistsError:
+        raise SoundloomError(f"{folder}: cannot be made a folder, it is a file; choose another output") from None
     except OSError as error:
         raise SoundloomError(f"{folder}: cannot write it ({error.strerror}); choose another output") from error
     try:

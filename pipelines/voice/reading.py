@@ -1,7 +1,7 @@
 """Was a text read once, from its start to its end? Seen in where the model looks while it writes.
 
-A voice may say a short utterance twice, or go on after its end. Its attention then moves back over the text, or rests
-behind the last sound of the text, while there is sound.
+A voice may say a short utterance twice, or continue after its end. Its attention then moves back over the text, or
+rests behind the last sound of the text, while there is sound.
 """
 
 from __future__ import annotations

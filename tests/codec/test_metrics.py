@@ -132,10 +132,11 @@ def test_visqol_orders_damage_and_refuses_silence() -> None:
     assert metrics.visqol(wave, 0 * wave, RATE) is None and metrics.visqol(wave[:1600], wave[:1600], RATE) is None
 
 
-def test_mel_spectra_by_blocks_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    wave = 0.1 * torch.randn(1, 30_000, generator=torch.Generator().manual_seed(0))
-    whole = metrics._mel(wave, 512, 80, 24_000)
-    assert whole.shape[1] == 30_000 // 128 + 1
-    for frames in (1, 7, 100):
-        monkeypatch.setattr(metrics, "_BLOCK", frames)
-        torch.testing.assert_close(metrics._mel(wave, 512, 80, 24_000), whole)
+def test_mel_distance_by_pieces_is_that_of_the_whole() -> None:
+    reference, estimate = 0.1 * torch.randn(2, 1, 30_000, generator=torch.Generator().manual_seed(0))
+    whole = metrics.mel_distance(reference, estimate, 24_000)
+    for size in (100, 700, 29_999):
+        distance = metrics.MelDistance(24_000)
+        for piece in zip(reference.split(size, -1), estimate.split(size, -1), strict=True):
+            distance.add(*piece)
+        assert distance.value() == pytest.approx(whole, rel=1e-5)

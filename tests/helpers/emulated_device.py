@@ -239,6 +239,12 @@ class _Backend:
     def manual_seed_all(self, seed: int) -> None:
         pass
 
+    def get_rng_state(self, device: object = None) -> Tensor:
+        return torch.zeros(0, dtype=torch.uint8)
+
+    def set_rng_state(self, state: Tensor, device: object = None) -> None:
+        pass
+
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16]
 
