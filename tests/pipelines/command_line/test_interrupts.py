@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -24,8 +25,15 @@ for path in sys.argv[1:]:
 
 def python(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {"PYTHONPATH": f"{folder}:{ROOT}", "PATH": ""}
+    # A test that runs in the background of a shell has Ctrl-C ignored, and so would its children.
     return subprocess.run(
-        [sys.executable, *words], capture_output=True, text=True, check=False, env=environment, timeout=60
+        [sys.executable, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        timeout=60,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 
