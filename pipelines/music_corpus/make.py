@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections import deque
 from collections.abc import Generator, Iterable
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +14,7 @@ import torch
 from codec.audio import audio_info, read_audio, write_audio
 from codec.common.files import write_text
 from codec.errors import SoundloomError
+from pipelines.corpus.worker_pool import rows_in_order
 from pipelines.corpus.write import Reject, Row, split_of
 from pipelines.music_corpus.arrange import arrange
 from pipelines.music_corpus.captions import describe_clip
@@ -25,7 +22,6 @@ from pipelines.music_corpus.compose import compose
 from pipelines.music_corpus.render import SAMPLE_RATE, Synthesizer, render
 from pipelines.music_corpus.score import Clip, Piece
 from pipelines.music_corpus.tunes import Source, read_tune
-from pipelines.teachers.reading import end_with_parent
 
 _BATCH = 8
 
@@ -139,19 +135,4 @@ def make_all(job: Job, tasks: Iterable[Task], workers: int) -> Generator[MusicRo
         return
     queue = iter(tasks)
     batches = iter(lambda: list(itertools.islice(queue, _BATCH)), [])
-    # spawn: a forked child would inherit torch's threads in an unknown state
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), end_with_parent)
-    waiting: deque[Future[list[MusicRow | Reject]]] = deque()
-    try:
-        for batch in itertools.islice(batches, 4 * workers):
-            waiting.append(pool.submit(_make_batch, job, batch))
-        while waiting:
-            yield from waiting.popleft().result()
-            for batch in itertools.islice(batches, 1):
-                waiting.append(pool.submit(_make_batch, job, batch))
-    except BrokenProcessPool as error:
-        raise SoundloomError(
-            f"{job.folder}: a worker died (out of memory?); start again with fewer --workers to resume"
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    yield from rows_in_order(_make_batch, job, batches, workers, job.folder)

@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import os
-import threading
-from collections import deque
 from collections.abc import Generator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import wait
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +13,7 @@ import torch
 from codec.audio import audio_info, read_audio, resample, write_audio
 from codec.errors import SoundloomError
 from pipelines.corpus.texts import text_id
+from pipelines.corpus.worker_pool import rows_in_order
 from pipelines.corpus.write import Reject, Row, split_of
 from pipelines.teachers.base import Teacher, Wave
 from pipelines.teachers.registry import open_teacher
@@ -127,18 +121,6 @@ def _problem(wave: Wave, sample_rate: int) -> str:
 _readers: dict[Job, Reader] = {}
 
 
-def end_with_parent() -> None:
-    """End a worker whose parent was killed: it waits on a pipe whose other end it holds, so nothing else ends it."""
-    parent = parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def _make_batch(job: Job, texts: list[str]) -> list[Row | Reject]:
     torch.set_num_threads(1)
     reader = _readers.setdefault(job, Reader(job))
@@ -155,19 +137,4 @@ def make_all(job: Job, texts: list[str], workers: int) -> Generator[Row | Reject
         yield from itertools.chain.from_iterable(map(reader.make, texts))
         return
     batches = iter([texts[i : i + _BATCH] for i in range(0, len(texts), _BATCH)])
-    # spawn: a forked child would inherit the threads of torch and onnxruntime in an unknown state
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), end_with_parent)
-    waiting: deque[Future[list[Row | Reject]]] = deque()
-    try:
-        for batch in itertools.islice(batches, 4 * workers):
-            waiting.append(pool.submit(_make_batch, job, batch))
-        while waiting:
-            yield from waiting.popleft().result()
-            for batch in itertools.islice(batches, 1):
-                waiting.append(pool.submit(_make_batch, job, batch))
-    except BrokenProcessPool as error:
-        raise SoundloomError(
-            f"{job.folder}: a worker died (out of memory?); start again with fewer --workers to resume"
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    yield from rows_in_order(_make_batch, job, batches, workers, job.folder)
