@@ -81,8 +81,7 @@ class CodecLosses(nn.Module):
         plain = weights.balance == "sum"
         self.balancer = Balancer(weights.balanced(), every=weights.balance_every, plain=plain)
         self._samples = round(weights.discriminator_seconds * sample_rate)
-        # In a tuple, so that its frozen weights go neither into checkpoints nor to the discriminators' optimizer.
-        self._recogniser = (_open_recogniser(weights, sample_rate),)
+        self.recogniser = _open_recogniser(weights, sample_rate)  # all of it buffers that no checkpoint stores
 
     def generator_step(self, codec: Codec, wave: Tensor, mode: StepMode) -> GeneratorStep:
         """Run the codec on wave [B, C, N] and go backward through it; the networks run again where there are parts."""
@@ -152,10 +151,9 @@ class CodecLosses(nn.Module):
         for part, target in pairs:
             made = part.detach().requires_grad_()
             losses = {"mel": self.mel(made, target), "wave": (made - target).abs().mean()}
-            (recogniser,) = self._recogniser
-            if recogniser is not None:
+            if self.recogniser is not None:
                 with _autocast(made, mode.bf16):
-                    losses["recogniser"] = recogniser.to(made.device)(made, target)
+                    losses["recogniser"] = self.recogniser(made, target)
             adversarial = self._adversarial(step, made, target, sizes) if mode.adversarial else {}
             for name, loss in (losses | adversarial).items():
                 log[name] = log.get(name, 0.0) + _figure(loss) / mode.parts

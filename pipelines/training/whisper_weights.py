@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -61,7 +62,7 @@ def _from_transformers(folder: Path) -> WhisperEncoderWeights:
     try:
         heads = int(json.loads((folder / "config.json").read_text())["encoder_attention_heads"])
         tensors = load_file(folder / "model.safetensors")
-    except Exception as error:  # the library's own errors have no common class
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise SoundloomError(f"{folder}: not a Whisper model of transformers: {error}") from error
     own = {name.removeprefix(_PREFIX): t.float() for name, t in tensors.items() if name.startswith(_PREFIX)}
     return WhisperEncoderWeights(own, heads)
