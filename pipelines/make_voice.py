@@ -35,25 +35,6 @@ if TYPE_CHECKING:
 CARD_FACTS = ("licence", "data", "cost", "note")
 
 
-def codec_reference(name: str) -> tuple[str, str]:
-    """Return what voice.json calls the codec, and what `load_codec` opens.
-
-    A shipped codec goes by its name, a folder by "codec". Raises: SoundloomError for what cannot be a name.
-    """
-    from codec.pretrained import SHIPPED
-
-    try:
-        path = Path(name).expanduser()
-        is_folder = path.is_dir()
-    except (OSError, RuntimeError, ValueError) as error:
-        raise SoundloomError(f"no codec {quoted(name)}: not the name of a folder ({error})") from None
-    if re.fullmatch(r"[\w-]+", name) and (SHIPPED.parent / name).is_dir() and not is_folder:
-        return name, str(SHIPPED.parent / name)
-    if is_folder and path.resolve().parent == SHIPPED.parent.resolve():
-        return path.resolve().name, str(path)
-    return ("codec", name) if is_folder else (name, name)
-
-
 def make_card(parts: VoiceParts, facts: dict[str, str], figures: str) -> str:
     """Return README.md of a voice, with the header that the Hugging Face hub reads. Missing facts are named so."""
     config, codec = parts.config, parts.codec
@@ -99,13 +80,13 @@ def make_voice(options: argparse.Namespace) -> Path:
 
     from codec.folder import read_layers
     from codec.pretrained import load_codec
+    from pipelines.voice.codec_part import codec_reference, require_copyable
     from pipelines.voice.folder import VoiceParts, open_lm, open_pair
     from pipelines.voice.voice import Voice
 
     reference, place = codec_reference(options.codec)
     codec = load_codec(place)
-    if reference == "codec" and not hasattr(codec, "save_pretrained"):
-        raise SoundloomError(f"{options.codec}: only codecs of soundloom can be copied; give this one by its hub name")
+    require_copyable(codec, reference, options.codec)
     lm = open_lm(options.lm, codec) if options.lm else open_pair(options.coarse, options.fine, codec)
     decoder = read_layers(Path(options.decoder)) if options.decoder else None
     speakers = _speakers(options.speakers) if options.speakers else {}

@@ -1,19 +1,21 @@
-"""Make music from a description, with a MusicGen checkpoint.
+"""Make music from a description.
 
-    python pipelines/music.py "a calm piano piece" -o piano.wav
-    python pipelines/music.py "80s pop with bassy drums" --seconds 12 --seed 3 -o pop.flac --plot pop.png
+    python pipelines/music.py "slow solo piano in A minor" -o piano.wav
+    python pipelines/music.py "fast jazz, saxophone and piano, 160 beats per minute" --seconds 30 --seed 3 -o jazz.flac
     python pipelines/music.py "the same with strings" --prompt melody.wav --seconds 8 -o longer.wav
-    python pipelines/music.py "slow jazz" --model checkpoints/musicgen-medium -o - | aplay
+    python pipelines/music.py "happy folk, fiddle and harp, D major" -o - | aplay
     python pipelines/music.py "an hour of rain" --seconds 120 -o rain.wav --keep-codes
     python pipelines/music.py --decode rain.wav.codes.safetensors -o rain.flac   # the codes again, without writing them
     python pipelines/music.py --lines -f descriptions.txt -o pieces/           # a file a line: pieces/0001.wav …
+    python pipelines/music.py "80s pop with bassy drums" --model facebook/musicgen-small -o pop.wav --plot pop.png
     python pipelines/music.py --model facebook/musicgen-small --save-model checkpoints/copy
 
-The model is a name on the Hugging Face hub (downloaded at first use: about 2.4 GB for musicgen-small) or a folder in
-transformers' format: config.json, safetensors, tokenizer. Mono and stereo models open. With --prompt the music
-continues a recording; --seconds is how much to add, and the output holds both unless --only-new is given. More than 30
-seconds are written in overlapping windows. The same seed, model and number of threads give the same music. Exit code:
-0; 1 where some lines failed (--lines); 2 for bad input.
+The model is the shipped one, which needs no network. --model names another: a folder that make_music.py wrote, or a
+MusicGen checkpoint, a name on the Hugging Face hub (downloaded at first use: about 2.4 GB for musicgen-small) or a
+folder in transformers' format. With --prompt the music continues a recording; --seconds is how much to add, and the
+output holds both unless --only-new is given. Long pieces are written in overlapping windows (10 s; MusicGen's have 30).
+A window of ours that is silent or repeats itself is tried again. The same seed, model and number of threads give the
+same music. Exit code: 0; 1 where some lines failed (--lines); 2 for bad input.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,13 +44,13 @@ from pipelines.command_line.voice_options import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pipelines.musicgen.model import MusicGen
+    from pipelines.music_model.writer import Music, MusicWriter, Written
 
 SAMPLING = {
-    "temperature": (float, "0: always the likeliest code (default: 1)"),
-    "top_k": (int, "sample from the k likeliest codes (default: 250)"),
-    "top_p": (float, "sample from the likeliest codes that together have this probability (default: 1)"),
-    "guidance": (float, "how strongly the description is followed (default: 3)"),
+    "temperature": (float, "0: always the likeliest code (default: the model's; MusicGen: 1)"),
+    "top_k": (int, "sample from the k likeliest codes (default: the model's; MusicGen: 250)"),
+    "top_p": (float, "sample from the likeliest codes that together have this probability (default: the model's)"),
+    "guidance": (float, "how strongly the description is followed (default: the model's; MusicGen: 3)"),
 }
 
 
@@ -56,7 +58,7 @@ SAMPLING = {
 class Writer:
     """Writes pieces with the options of one call; ``prompt`` [C, N] is the recording that they continue."""
 
-    model: MusicGen
+    model: MusicWriter
     options: argparse.Namespace
     prompt: Tensor | None
 
@@ -64,14 +66,13 @@ class Writer:
         """Write one piece to -o."""
         output = self.options.output
         began = time.perf_counter()
-        (codes,) = self.codes([text], [output])
-        music = self.model.music(codes, self.prompt if self.options.only_new else None)
+        (row,) = self.rows([text], [output])
+        music = self.model.finished(row, self.prompt if self.options.only_new else None)
         music.save(output)
         if self.options.plot:
             plot(self.options.plot, music, self.model.codec, text)
         where = "" if output == "-" else f"wrote {output}: "
-        made = self.options.seconds
-        print(f"{where}{describe('music', time.perf_counter() - began, made)}", file=sys.stderr)
+        print(f"{where}{self._described(time.perf_counter() - began, music)}", file=sys.stderr)
 
     def lines(self, text: str) -> int:
         """Write a file for each line; report and leave out lines that fail. Returns the exit code."""
@@ -85,39 +86,46 @@ class Writer:
         """Write some lines side by side, or one by one where they fail together; return whether any failed."""
         began = time.perf_counter()
         try:
-            rows = self.codes(lines[begin:end], [str(path) for path in paths[begin:end]])
+            rows = self.rows(lines[begin:end], [str(path) for path in paths[begin:end]])
         except SoundloomError as error:
             if end - begin > 1:
                 return any([self._group(lines, paths, i, i + 1) for i in range(begin, min(end, len(lines)))])
             print(f"error: line {begin + 1}: {error}", file=sys.stderr, flush=True)
             return True
-        for path, codes in zip(paths[begin:end], rows, strict=True):
-            self.model.music(codes, self.prompt if self.options.only_new else None).save(path)
+        for path, row in zip(paths[begin:end], rows, strict=True):
+            music = self.model.finished(row, self.prompt if self.options.only_new else None)
+            music.save(path)
             seconds = (time.perf_counter() - began) / len(rows)
-            print(f"wrote {path}: {describe('music', seconds, self.options.seconds)}", file=sys.stderr, flush=True)
+            print(f"wrote {path}: {self._described(seconds, music)}", file=sys.stderr, flush=True)
         return False
 
-    def codes(self, texts: list[str], outputs: list[str]) -> list[Tensor]:
+    def _described(self, seconds: float, music: Music) -> str:
+        """Return the line about a piece: how long it took, and how it ended where that was not well."""
+        line = describe("music", seconds, self.options.seconds)
+        if music.finish_reason != "end":
+            line += f", finish reason: {music.finish_reason}; try another --seed"
+        return line if music.attempts == 1 else f"{line}, {music.attempts} attempts"
+
+    def rows(self, texts: list[str], outputs: list[str]) -> list[Written]:
         """Write the codes of some pieces, with progress on standard error; save them with --keep-codes."""
-        from lm.musicgen.generate import MusicGenSampling
         from pipelines.command_line.progress import Progress
         from pipelines.musicgen.codes_file import SUFFIX, save_codes
 
         options, model = self.options, self.model
         given = {name: getattr(options, name) for name in SAMPLING if getattr(options, name) is not None}
         with Progress(model.steps(options.seconds, self.prompt)) as progress:
-            codes = model.write_codes(
+            rows = model.write_rows(
                 texts,
                 options.seconds,
                 prompt=self.prompt,
                 seeds=[options.seed] * len(texts),
-                settings=MusicGenSampling(**given),
+                settings=replace(model.sampling, **given),
                 on_step=lambda step, _: progress.advance(step),
             )
         if options.keep_codes:
-            for row, text, output in zip(codes, texts, outputs, strict=True):
-                save_codes(f"{output}{SUFFIX}", row, model.codec.fingerprint, text)
-        return list(codes)
+            for row, text, output in zip(rows, texts, outputs, strict=True):
+                save_codes(f"{output}{SUFFIX}", row.codes, model.codec.fingerprint, text)
+        return rows
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -148,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     add("text", nargs="*", help="what the music should be like; omit it or use '-' to read standard input")
     add("-f", "--file", help="text file with the description, or - (standard input)")
     add("-o", "--output", help="audio file (.wav, .flac …), or - (default: music.wav)")
-    add("--model", default="facebook/musicgen-small", help="hub name or folder (default: %(default)s)")
+    add("--model", default="shipped", help="a folder, or the name of a MusicGen checkpoint (default: the shipped one)")
     add("--seconds", type=float, default=8.0, help="how much to make or to add, at most 600 (default: %(default)s)")
     add("--prompt", help="recording to continue, or - (standard input)")
     add("--only-new", action="store_true", help="write the continuation without the recording")
@@ -161,7 +169,7 @@ def _parser() -> argparse.ArgumentParser:
         add(f"--{name.replace('_', '-')}", type=kind, help=text)
     add("--plot", help="draw waveform, spectrogram and codes: .png, .svg or .pdf")
     add("--device", default="cpu", help="where the networks run: auto, cpu, cuda or mps (default: cpu)")
-    add("--save-model", help="write the model, in transformers' format and float32, to this folder")
+    add("--save-model", help="write the model, in the format that it was opened from and float32")
     add_threads_option(parser)
     return parser
 
@@ -175,9 +183,9 @@ def main(argv: list[str] | None = None) -> int:
         if not text.strip():
             raise SoundloomError("the text is empty; say what the music should be like")
     set_threads(options.threads)
-    from pipelines.musicgen.model import load_musicgen
+    from pipelines.music_model.choice import open_model
 
-    model = load_musicgen(options.model, device=options.device)
+    model = open_model(options.model, device=options.device)
     if options.save_model:
         model.save_pretrained(options.save_model)
         print(f"wrote {options.save_model}", file=sys.stderr)
@@ -191,7 +199,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def decode(model: MusicGen, options: argparse.Namespace) -> int:
+def decode(model: MusicWriter, options: argparse.Namespace) -> int:
     """Decode the codes of an earlier piece. Returns the exit code."""
     from pipelines.musicgen.codes_file import load_codes
 

@@ -8,7 +8,7 @@ The loop knows only a model's face, `GenerativeLM`: a decoder that takes steps, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -49,24 +49,27 @@ class Frame(NamedTuple):
     latent: Tensor | None
 
 
-def generate(model: GenerativeLM, request: Request) -> Generation:
-    """Write the codes that `make_request` asked for.
+def generate(model: GenerativeLM, request: Request, on_step: Callable[[int], None] | None = None) -> Generation:
+    """Write the codes that `make_request` asked for; ``on_step`` is called with the steps taken after the prompt.
 
     Each row has its own seed, so its result does not depend on its neighbours, up to samples that fall within rounding
     (about 1e-6) of a border.
     """
-    made = _written(model, request)
+    made = _written(model, request, on_step)
     # Clones made out here can be used in training, unlike tensors of inference mode.
     latents = None if made.latents is None else made.latents.clone()
     return replace(made, codes=made.codes.clone(), lengths=made.lengths.clone(), latents=latents)
 
 
 @torch.inference_mode()
-def _written(model: GenerativeLM, request: Request) -> Generation:
+def _written(model: GenerativeLM, request: Request, on_step: Callable[[int], None] | None) -> Generation:
     with evaluating(model):
         run = GridWriter(model, request)
+        begin = run.step
         while not run.finished:
             run.advance()
+            if on_step is not None:
+                on_step(run.step - begin)
         codes = model.complete(run.grid(), run.lengths, request, run.generators)
     latents = None if request.vectors is None else run.latents[:, : codes.shape[2]].transpose(1, 2)
     return Generation(codes, run.lengths, run.reasons, [1] * len(run.reasons), latents)

@@ -12,7 +12,7 @@ from codec.errors import SoundloomError, quoted
 from pipelines.command_line.run import add_threads_option, set_threads
 
 if TYPE_CHECKING:
-    from pipelines.musicgen.model import Music
+    from pipelines.music_model.writer import Music
     from pipelines.voice.speech import Speech
     from pipelines.voice.voice import Voice
 

@@ -92,7 +92,7 @@ def read_config(path: Path) -> VoiceConfig:
     if version != VERSION:
         raise SoundloomError(f"{path}: version {quoted(version)} is unknown; this soundloom reads version {VERSION}")
     speakers = _speakers(record.pop("speakers", {}), str(path))
-    files = _files(record.pop("files", {}), str(path))
+    files = parse_files(record.pop("files", {}), str(path))
     if isinstance(record.get("generation"), dict):
         record["generation"] = with_current_names(record["generation"])
     config = from_dict(VoiceConfig, record, str(path))
@@ -113,7 +113,8 @@ def _speakers(values: Any, where: str) -> dict[str, SpeakerFacts]:
     return {check_name(name, where): from_dict(SpeakerFacts, facts, where) for name, facts in values.items()}
 
 
-def _files(values: Any, where: str) -> dict[str, str]:
+def parse_files(values: Any, where: str) -> dict[str, str]:
+    """Return the SHA-256 of files by path. Raises: SoundloomError for a path out of the folder, or another digest."""
     if not isinstance(values, dict) or len(values) > _MOST_FILES:
         raise SoundloomError(f"{where}: files should be an object of at most {_MOST_FILES} names")
     for name, digest in values.items():

@@ -22,12 +22,12 @@ def require_regular(path: Path, folder: Path) -> None:
 
     Raises: SoundloomError.
     """
-    check_plain_file(path, missing="the voice is not complete, so get it or make it again")
+    check_plain_file(path, missing="the folder is not complete, so get it or make it again")
     if path.is_symlink() or path.parent.is_symlink():
         target, root = path.resolve(), folder.resolve()
         blobs = root.parent.parent / "blobs"  # where the hub's client keeps the files of its snapshots
         if not (target.is_relative_to(root) or target.is_relative_to(blobs)):
-            raise SoundloomError(f"{path}: is a link out of the voice's folder; put the file itself there")
+            raise SoundloomError(f"{path}: is a link out of its folder; put the file itself there")
 
 
 def hash_files(folder: Path, leave_out: tuple[str, ...]) -> dict[str, str]:
@@ -37,19 +37,19 @@ def hash_files(folder: Path, leave_out: tuple[str, ...]) -> dict[str, str]:
     return {name: sha256_file(path) for name, path in names.items() if name not in leave_out}
 
 
-def check_file(path: Path, folder: Path, digest: str) -> None:
-    """Raises: SoundloomError where a listed file is missing or has changed."""
+def check_file(path: Path, folder: Path, digest: str, record: str = "voice.json") -> None:
+    """Raises: SoundloomError where a file that ``record`` lists is missing or has changed."""
     require_regular(path, folder)
     try:
         found = sha256_file(path)
     except OSError as error:
         raise SoundloomError(f"{path}: cannot be read ({error.strerror or error})") from error
     if found != digest:
-        raise SoundloomError(f"{path}: has changed, its SHA-256 is not the one in voice.json; make the voice again")
+        raise SoundloomError(f"{path}: has changed, its SHA-256 is not the one in {record}; make the folder again")
 
 
-def check_files(folder: Path, files: Mapping[str, str]) -> None:
-    """Check that every listed file is there, and all but the recordings of speakers by their hashes.
+def check_files(folder: Path, files: Mapping[str, str], record: str = "voice.json") -> None:
+    """Check that every file that ``record`` lists is there, and all but the recordings of speakers by their hashes.
 
     Those are checked when they are used. Raises: SoundloomError that names the file.
     """
@@ -57,7 +57,7 @@ def check_files(folder: Path, files: Mapping[str, str]) -> None:
         if name.startswith(f"{SPEAKERS_FOLDER}/"):
             require_regular(folder / name, folder)
         else:
-            check_file(folder / name, folder, digest)
+            check_file(folder / name, folder, digest, record)
 
 
 @dataclass(frozen=True)

@@ -18,26 +18,22 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from codec.common.files import write_folder, write_text
 from codec.common.hub import resolve
 from codec.errors import SoundloomError
-from codec.folder import read_layers
-from codec.model import Codec
-from codec.pretrained import SHIPPED as SHIPPED_CODEC
-from codec.pretrained import AudioCodec, load_codec
-from lm.checkpoint import DTYPES, LoadedLM, load_lm, save_lm
+from codec.pretrained import AudioCodec
+from lm.checkpoint import LoadedLM, load_lm, save_lm
 from lm.fine_lm import CoarseFineLM, FineLM
 from lm.step_lm import StepLM
 from lm.text.tokenizer import MODEL_FILE
+from pipelines.voice.codec_part import OWN_CODEC, copy_codec, open_codec, read_own_layers, require_fit, write_own_layers
 from pipelines.voice.config import VOICE_FILE, SpeakerFacts, VoiceConfig, read_config, write_record
 from pipelines.voice.contents import (
     SPEAKERS_FOLDER,
@@ -46,16 +42,14 @@ from pipelines.voice.contents import (
     check_files,
     find_speakers,
     hash_files,
-    require_regular,
 )
 from pipelines.voice.ready import read_ready
 
 __all__ = ["Card", "SpeakerFacts", "SpeakerPrompt", "VoiceConfig", "find_speakers", "find_voice", "open_voice_folder"]
 
-CARD_FILE, OWN_CODEC, DECODER_FILE = "README.md", "codec", "decoder.safetensors"
+CARD_FILE = "README.md"
 SHIPPED_VOICES = Path(__file__).parent / "shipped"
 DEFAULT_VOICE = "heart"
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.tsv.gz", "*.md", f"{SPEAKERS_FOLDER}/*"]
 
 
@@ -76,13 +70,7 @@ def open_voice_folder(name: str | os.PathLike[str] | None) -> VoiceParts:
     """Open a voice's parts: the shipped one (None, or by its name), a folder, or a hub name. Raises: SoundloomError."""
     folder = find_voice(name)
     config, codec, lm = read_voice(folder)
-    own = folder / DECODER_FILE
-    decoder = None
-    if own.exists() or own.is_symlink():
-        if config.files and DECODER_FILE not in config.files:
-            raise SoundloomError(f"{own}: is not listed in {VOICE_FILE}; add it with make_voice.py --decoder")
-        require_regular(own, folder)
-        decoder = read_layers(own)
+    decoder = read_own_layers(folder, config.files, VOICE_FILE, "make_voice.py")
     speakers = find_speakers(folder / SPEAKERS_FOLDER, config.files)
     ready = read_ready(folder, config)
     return VoiceParts(config, codec, lm, Card(folder / CARD_FILE), decoder, speakers, ready)
@@ -130,14 +118,8 @@ def read_voice(folder: Path) -> tuple[VoiceConfig, AudioCodec, LoadedLM]:
     path = folder / VOICE_FILE
     config = read_config(path)
     check_files(folder, config.files)
-    codec = _open_codec(folder, config, path)
-    if codec.fingerprint != config.codec_fingerprint:
-        raise SoundloomError(
-            f"{path}: was made for a codec with fingerprint {config.codec_fingerprint[:16]}…, but {config.codec!r} has "
-            f"{codec.fingerprint[:16]}…; give the voice its own codec, or make it again"
-        )
-    if codec.sample_rate != config.sample_rate:
-        raise SoundloomError(f"{path}: sample_rate is {config.sample_rate}, the codec's is {codec.sample_rate}")
+    codec = open_codec(folder, config.codec, path)
+    require_fit(codec, config.codec, config.codec_fingerprint, config.sample_rate, path)
     if (folder / "lm").is_dir():
         lm = open_lm(folder / "lm", codec)
     elif (folder / "coarse").is_dir() and (folder / "fine").is_dir():
@@ -179,11 +161,7 @@ def write_voice(
     Raises: SoundloomError where ``folder`` exists (unless ``replace``, for a voice), or cannot be written.
     """
     folder = Path(folder)
-    if folder.exists():
-        if not replace:
-            raise SoundloomError(f"{folder}: exists already; choose another place, or say that it may be replaced")
-        if not (folder / VOICE_FILE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-            raise SoundloomError(f"{folder}: is not a voice, so it is not replaced; choose another place")
+    require_free(folder, VOICE_FILE, "voice", replace)
 
     def fill(place: Path) -> None:
         _write_models(place, parts, dtype)
@@ -198,34 +176,23 @@ def write_voice(
     return write_folder(folder, fill)
 
 
+def require_free(folder: Path, record: str, what: str, replace: bool) -> None:
+    """Raises: SoundloomError where ``folder`` exists, unless it is one of a ``record`` that may be replaced."""
+    if folder.exists():
+        if not replace:
+            raise SoundloomError(f"{folder}: exists already; choose another place, or say that it may be replaced")
+        if not (folder / record).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+            raise SoundloomError(f"{folder}: is not a {what}, so it is not replaced; choose another place")
+
+
 def _write_models(place: Path, parts: VoiceParts, dtype: str) -> None:
     """Write the codec (where it is copied), the language model and the voice's own layers of the decoder."""
     lm, codec = parts.lm, parts.codec
     if parts.config.codec == OWN_CODEC:
-        if not isinstance(codec, Codec):
-            raise SoundloomError("only codecs of soundloom can be copied into a voice; name this one by its hub name")
-        codec.save_pretrained(place / OWN_CODEC)
+        copy_codec(codec, place)
     if isinstance(lm.model, CoarseFineLM):
         for part, model in (("coarse", lm.model.coarse), ("fine", lm.model.fine)):
             save_lm(place / part, model, lm.tokenizer, lm.codec_facts, dtype)
     else:
         save_lm(place / "lm", lm.model, lm.tokenizer, lm.codec_facts, dtype)
-    if parts.decoder:
-        tensors = {name: value.to("cpu", DTYPES[dtype]).contiguous() for name, value in parts.decoder.items()}
-        save_file(tensors, place / DECODER_FILE)
-
-
-def _open_codec(folder: Path, config: VoiceConfig, path: Path) -> AudioCodec:
-    """Open the codec that voice.json names; never a path out of the voice's own folder."""
-    if config.codec == OWN_CODEC:
-        return load_codec(folder / OWN_CODEC)
-    if re.fullmatch(r"[\w-]+", config.codec):
-        place = SHIPPED_CODEC.parent / config.codec
-        if not place.is_dir():
-            raise SoundloomError(f"{path}: codec {config.codec!r} is not shipped with this soundloom ({place})")
-        return load_codec(place)
-    if not _HUB_NAME.fullmatch(config.codec):
-        raise SoundloomError(
-            f'{path}: codec {config.codec!r}; expected "{OWN_CODEC}", "{SHIPPED_CODEC.name}" or a hub name owner/name'
-        )
-    return load_codec(config.codec)
+    write_own_layers(place, parts.decoder, dtype)

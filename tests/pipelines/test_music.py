@@ -8,17 +8,20 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from music_models import write_parts
 from musicgen_checkpoint import transformers, write_musicgen
 
+import pipelines.music_model.folder as music_folder
+import pipelines.music_model.model as music_model
 from codec.audio.files import read_audio, write_audio
 from codec.errors import SoundloomError
 from codec.pretrained import load_codec
 from lm.musicgen.generate import generate
-from pipelines import music
+from pipelines import make_music, music
 from pipelines.command_line.run import run
+from pipelines.music_model.windows import Windows, window_seed
 from pipelines.musicgen.codes_file import save_codes
 from pipelines.musicgen.model import MusicGen, load_musicgen
-from pipelines.musicgen.windows import Windows, window_seed
 
 
 @pytest.fixture(scope="module")
@@ -187,4 +190,30 @@ def test_a_hub_out_of_reach_tells_the_way_round(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     with pytest.raises(SoundloomError, match=r"hf download facebook/musicgen-small .* give FOLDER.*no route$"):
-        music.main(["a calm piano", "-o", "never.wav"])
+        music.main(["a calm piano", "-o", "never.wav", "--model", "facebook/musicgen-small"])
+
+
+def test_without_shipped_weights_the_way_round_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(music_folder, "SHIPPED_MUSIC", tmp_path)
+    with pytest.raises(SoundloomError, match=r"shipped music model is missing .* name another with --model, such as"):
+        music.main(["a calm piano", "-o", str(tmp_path / "never.wav")])
+    write_parts(tmp_path)
+    parts = ["--lm", str(tmp_path / "lm"), "--codec", str(tmp_path / "codec")]
+    assert make_music.main([str(tmp_path / "small"), *parts]) == 0
+    monkeypatch.chdir(tmp_path)
+    assert music.main(["a calm piano", "-o", "a.wav", "--seconds", "0.2"]) == 0 and read_audio("a.wav").shape[1] == 4800
+    assert music.main(["a calm piano", "-o", "b.wav", "--seconds", "0.2", "--model", "shipped", "--keep-codes"]) == 0
+    assert Path("a.wav").read_bytes() == Path("b.wav").read_bytes()
+    assert music.main(["--decode", "b.wav.codes.safetensors", "-o", "c.wav"]) == 0
+    assert Path("c.wav").read_bytes() == Path("b.wav").read_bytes()
+
+
+def test_how_a_piece_ended_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_parts(tmp_path)
+    make_music.main([str(tmp_path / "m"), "--lm", str(tmp_path / "lm"), "--codec", str(tmp_path / "codec")])
+    monkeypatch.setattr(music_model, "verdict", lambda *_: "loop")
+    common = ["--model", str(tmp_path / "m"), "--seconds", "0.2", "-o", str(tmp_path / "a.wav")]
+    assert music.main(["a calm piano", *common]) == 0
+    assert capsys.readouterr().err.rstrip().endswith("finish reason: loop; try another --seed, 3 attempts")

@@ -125,7 +125,7 @@ def test_pipes_links_and_large_files_are_refused(folder: Path) -> None:
     ann = folder / "speakers" / "ann.txt"
     ann.unlink()
     ann.symlink_to(Path(__file__))
-    with pytest.raises(SoundloomError, match="a link out of the voice's folder"):
+    with pytest.raises(SoundloomError, match="a link out of its folder"):
         load_voice(folder).speak("hi", speaker="ann")
     ann.unlink()
     ann.write_text("x" * 10_000)

@@ -465,7 +465,6 @@ def test_a_shipped_codec_is_named_not_copied(
     parts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(parts["codec"], tmp_path / "weights" / "small")
-    monkeypatch.setattr(voice_folder, "SHIPPED_CODEC", tmp_path / "weights" / "speech-24khz")
     monkeypatch.setattr("codec.pretrained.SHIPPED", tmp_path / "weights" / "speech-24khz")
     out = tmp_path / "v"
     assert make_voice.main([str(out), "--codec", "small", "--lm", str(parts["delay"])]) == 0

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from codec.common.seeds import checked_seed, stable_seed
-from lm.generation.sampling import SamplingConfig
-from lm.musicgen.generate import generate
-from lm.musicgen.network import MusicGenLM
 
 
 @dataclass(frozen=True)
@@ -39,43 +37,41 @@ class Windows:
         return sum(added + lag for _, added in self.parts(before, new))
 
 
-@dataclass(frozen=True)
-class TextStates:
-    """What T5 makes of texts: float [B, L, D] and lengths long [B]; None without texts."""
+class WriteWindow(Protocol):
+    """Writes one window: codes long [B, K, frames] that begin with prompt [B, K, P], a row for each seed."""
 
-    states: Tensor | None = None
-    lengths: Tensor | None = None
+    def __call__(
+        self, frames: int, prompt: Tensor | None, seeds: Sequence[int], on_step: Callable[[int], None]
+    ) -> Tensor: ...
 
 
 def write_windows(
-    model: MusicGenLM,
-    text: TextStates,
+    write: WriteWindow,
     windows: Windows,
     new: int,
     prompt: Tensor,
     seeds: Sequence[int],
-    settings: SamplingConfig | None = None,
+    lag: int,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Write ``new`` frames after prompt [B, K, P]; return all codes [B, K, P + new].
 
-    Each window has seeds of its own, made from ``seeds``; the first has these themselves.
+    Each window has seeds of its own, made from ``seeds``; the first has these themselves. ``lag``: steps by which a
+    window takes longer than it has frames.
     """
     codes, before = prompt, prompt.shape[2]
-    total, taken = windows.steps(before, new, model.config.lag), 0
+    total, taken = windows.steps(before, new, lag), 0
     for index, (kept, added) in enumerate(windows.parts(before, new)):
         start = taken
 
-        def count(step: int, _: int, start: int = start) -> None:
+        def count(step: int, start: int = start) -> None:
             if on_step is not None:
                 on_step(start + step, total)
 
-        written = generate(
-            model, text.states, text.lengths, kept + added, prompt_codes=codes[:, :, -kept:] if kept else None,
-            seeds=[window_seed(seed, index) for seed in seeds], settings=settings, on_step=count,
-        )  # fmt: skip
+        context = codes[:, :, -kept:] if kept else None
+        written = write(kept + added, context, [window_seed(seed, index) for seed in seeds], count)
         codes = torch.cat([codes.to(written.device), written[:, :, kept:]], dim=2)
-        taken += added + model.config.lag
+        taken += added + lag
     return codes
 
 
