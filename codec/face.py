@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -124,6 +125,14 @@ class CodecFace(nn.Module):
                     f"codes run from {low} to {high}; this codec's codebooks hold 0 to {self.codebook_size - 1}"
                 )
         return codes
+
+    def encode_rows(self, waves: Sequence[Tensor]) -> list[Tensor]:
+        """Encode waves [C, N_i] of any lengths to the codes [K, T_i] that `encode` gives; here one after another."""
+        return [self.encode(wave[None])[0] for wave in waves]
+
+    def encode(self, wave: Tensor) -> Tensor:
+        """Encode a wave float [B, C, N] to codes long [B, K, T]."""
+        raise NotImplementedError
 
     def no_codes(self, wave: Tensor) -> Tensor:
         """Return the codes of a wave without samples or rows."""

@@ -7,13 +7,14 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from codec.batched import encode_rows
 from codec.common.devices import full_precision
 from codec.common.meta import shapes_only
 from codec.config import CodecConfig
@@ -156,6 +157,10 @@ class Codec(CodecFace):
         wave = self.checked_wave(wave)
         with full_precision(wave.device):
             return self._by_pieces(step, self.encoder, wave, self.hop_length) if wave.numel() else self.no_codes(wave)
+
+    def encode_rows(self, waves: Sequence[Tensor]) -> list[Tensor]:
+        """Encode waves [C, N_i] of any lengths to codes [K, T_i], as one batch where the networks are causal."""
+        return encode_rows(self, waves) if self.streams else super().encode_rows(waves)
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codec.errors import SoundloomError
-from pipelines.command_line.run import A_LOT, MOST_WORKERS, check_numbers, run
+from pipelines.command_line.run import A_LOT, MOST_BATCH, MOST_WORKERS, check_numbers, run
 from pipelines.corpus.early_workers import EarlyWorkers
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--speaker", default="", help="speaker of rows that name none")
     add("--id-prefix", default="", help="put before each id, where a corpus has ids that the store has already")
     add("--workers", type=int, default=1, help="processes, one thread each (default %(default)s)")
-    add("--device", default="cpu", help="cpu, cuda, cuda:1 … (default %(default)s)")
+    add("--device", default="cpu", help="auto, cpu, cuda, cuda:1 … or mps (default %(default)s)")
+    add("--batch", type=int, help="pieces encoded together, by length (default: 1 on a CPU, 16 elsewhere)")
     add("--shards", type=int, help="number of shards (default: one for each quarter of an hour)")
     add("--shard-range", metavar="A:B", help="do only shards A to B-1, for job arrays")
     add("--part", metavar="I/N", help="do only part I (from 0) of N, for job arrays; under srun each task has a share")
@@ -111,7 +112,8 @@ def main(argv: list[str] | None = None, load_codec: Callable[[str | None], Any] 
 
 def _check(arguments: argparse.Namespace) -> None:
     counts: dict[str, tuple[float, float]] = {"limit": (0, A_LOT), "tasks": (1, A_LOT), "shards": (1, A_LOT)}
-    check_numbers(arguments, min_seconds=(0, 150), workers=(1, MOST_WORKERS), max_reject_rate=(0, 1), **counts)
+    counts |= {"workers": (1, MOST_WORKERS), "batch": (1, MOST_BATCH)}
+    check_numbers(arguments, min_seconds=(0, 150), max_reject_rate=(0, 1), **counts)
     if not max(1.0, 4 * arguments.min_seconds) <= arguments.max_seconds <= 600:
         raise SoundloomError(
             f"--max-seconds {arguments.max_seconds}: expected 1 to 600, and four times --min-seconds or more"
@@ -128,6 +130,7 @@ def _tokenize_with(
     workers: EarlyWorkers | None, arguments: argparse.Namespace, load_codec: Callable[[str | None], Any] | None
 ) -> int:
     # Imported here: torch takes seconds, and --help must not.
+    from codec.pretrained import choose_device
     from codec.store.plan import Settings
     from codec.store.reader import StoreFacts
     from codec.store.upkeep import collect_leftovers
@@ -136,6 +139,7 @@ def _tokenize_with(
     from pipelines.corpus.tokenize_shards import (
         HoursBar,
         Job,
+        default_batch,
         do_shards,
         free_bytes,
         make_forecast,
@@ -148,7 +152,9 @@ def _tokenize_with(
         load_codec = load_any_codec
     settings = Settings(root="", corpus=arguments.corpus, **{name: getattr(arguments, name) for name in _CHOICES})
     share = find_share(arguments.part)
-    arguments.device = share.device(arguments.device)
+    device = choose_device("auto").type if arguments.device == "auto" else arguments.device
+    arguments.device = share.device(device)
+    arguments.batch = arguments.batch or default_batch(arguments.device)
     corpus = open_corpus(settings)
     codec = prepare_codec(load_codec, arguments.codec, arguments.device)
     facts = StoreFacts.of(codec, arguments.levels)
@@ -169,10 +175,10 @@ def _tokenize_with(
             from pipelines.corpus.tokenize_cluster import ShardTask, run_engine
 
             place = (plan.store.resolve(), tuple(shards), corpus.settings)
-            task = ShardTask(*place, arguments.codec, arguments.device, load_codec)
+            task = ShardTask(*place, arguments.codec, arguments.device, load_codec, arguments.batch)
             run_engine(arguments.engine, task, arguments.tasks, arguments.engine_option)
             return _finish(plan, arguments.max_reject_rate)
-        job = Job(plan, corpus.settings, arguments.codec, arguments.device, load_codec)
+        job = Job(plan, corpus.settings, arguments.codec, arguments.device, load_codec, arguments.batch)
         with HoursBar(forecast.audio_seconds) as bar:
             if workers is None:
                 do_shards(job, shards, bar.add)
@@ -191,7 +197,7 @@ def _mend_earlier_plans(arguments: argparse.Namespace, corpus: Any, plan: Plan, 
         lost = share.of(earlier.missing()) if earlier.number != plan.number else []
         if lost:
             _say(f"{plan.store}: {len(lost)} shards of {earlier.file} are lost and made again")
-            job = Job(earlier, corpus.settings, arguments.codec, arguments.device, load_codec)
+            job = Job(earlier, corpus.settings, arguments.codec, arguments.device, load_codec, arguments.batch)
             do_shards(job, lost, lambda seconds, reason: None)
 
 

@@ -93,6 +93,9 @@ class PreviousCodes:
                     if row is not None and not item.problem:
                         self._ids[_key(item, digests[row])] = item.id
 
+    def __bool__(self) -> bool:
+        return bool(self._ids)
+
     def find(self, item: Utterance, digest: str) -> list[tuple[np.ndarray, int]]:
         """Return an utterance's codes int16 ``[T, K]`` and samples by piece; an empty list where they are not known.
 

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 
-from codec.audio.files import audio_info, read_audio
 from codec.common.checked import dump_json, parse_json
 from codec.common.files import atomic_path, read_bytes, sha256_bytes, sha256_file, write_bytes
 from codec.errors import SoundloomError
-from codec.store.measure import SourceChanged
-from codec.store.plan import Fetch, Plan, Utterance, describe_unusable, load_plans, open_file
-from codec.store.previous import PreviousCodes, remove_previous
+from codec.store.encode import Progress, read_shard
+from codec.store.plan import Fetch, Plan, load_plans, open_file
+from codec.store.previous import remove_previous
 from codec.store.reader import (
     FORMAT,
     SCHEMA,
@@ -35,23 +32,21 @@ from codec.store.upkeep import collect_leftovers
 if TYPE_CHECKING:
     from codec.pretrained import AudioCodec
 
-_CHANGED = "its audio changed after the plan was made"
-#: called after each utterance with it and its reason if it was rejected, else ""
-Progress = Callable[[Utterance, str], None]
-
-
-class _Unusable(Exception):
-    """An utterance that goes to the rejects; the message is the reason."""
-
 
 def tokenize_shard(
-    plan: Plan, index: int, codec: AudioCodec, fetch: Fetch | None = None, progress: Progress | None = None
+    plan: Plan,
+    index: int,
+    codec: AudioCodec,
+    fetch: Fetch | None = None,
+    progress: Progress | None = None,
+    batch: int = 1,
 ) -> ShardRecord:
-    """Encode one shard of a plan and commit it; what is written depends on nothing but the plan, files and codec.
+    """Encode one shard of a plan and commit it; what is written depends on the plan, files, codec and ``batch`` alone.
 
-    Utterances are encoded one by one, so that no neighbour in a batch can change a code. Those whose codes the store
-    had before it was made again (see `codec.store.previous`) are not encoded. A shard that is
-    committed already is left as it is; two processes doing the same one write the same bytes.
+    ``batch``: how many pieces of about the same length are encoded together. With 1 no neighbour can change a code;
+    with more, rounding can, where two codes are equally near (`codec.batched`). Utterances whose codes the store had
+    before it was made again (see `codec.store.previous`) are not encoded. A shard that is committed already is left as
+    it is; two processes doing the same one write the same bytes.
 
     Raises:
         SoundloomError: another codec, a full disk or an I/O error; the shard is then still to do.
@@ -60,20 +55,9 @@ def tokenize_shard(
     data_path, record_path, rejects_path = shard_paths(plan.store, index)
     if plan.is_done(index):
         return ShardRecord.parse(parse_json(read_bytes(record_path), str(record_path)), str(record_path))
-    fetch = fetch or open_file(plan.settings.root)
-    previous = PreviousCodes(plan)
-    rows: list[tuple[Any, ...]] = []
-    rejects: list[bytes] = []
-    for item in plan.shard(index):
-        reason = ""
-        try:
-            rows += _tokenize(plan, item, codec, fetch, previous)
-        except _Unusable as error:
-            reason = str(error)
-            reject = {"id": item.id, "source": item.source, "reason": reason}
-            rejects.append(json.dumps(reject, ensure_ascii=False).encode("utf-8") + b"\n")
-        if progress is not None:
-            progress(item, reason)
+    found = read_shard(plan, index, codec, fetch or open_file(plan.settings.root), progress, batch)
+    rows = [row for one in found for row in one.rows()]
+    rejects = [one.reject() for one in found if one.reason]
     data = _dump_rows(rows)
     rejects_data = b"".join(rejects)
     record = ShardRecord(
@@ -180,104 +164,6 @@ def export_parquet(store: str | Path, path: str | Path, levels: int | None = Non
                 batch = batch.set_column(1, SCHEMA.field("codes"), pa.ListArray.from_arrays(offsets, values))
             writer.write_batch(batch.replace_schema_metadata(schema.metadata))
     return len(reader)
-
-
-def cut_on_silence(wave: torch.Tensor, sample_rate: int, shortest: int, longest: int) -> int:
-    """Find where to cut ``wave`` ``[C, N]``: the quietest 0.2 s between ``shortest`` and ``longest`` samples.
-
-    Returns: a number of samples, ``longest`` at most; the same for the same samples on every machine.
-    """
-    longest = min(longest, wave.shape[1])
-    window = max(1, sample_rate // 5)
-    if longest - shortest <= window:
-        return longest
-    # Whole numbers: sums of floats may differ in their last bit from one machine to the next, and move the cut.
-    power = (wave.detach().cpu().numpy().astype(np.float64) * 32768).round().astype(np.int64)
-    total = np.concatenate([[0], np.cumsum((power**2).sum(axis=0))])
-    energy = total[shortest + window : longest + 1] - total[shortest : longest + 1 - window]
-    return shortest + int(energy.argmin()) + window // 2
-
-
-def _tokenize(
-    plan: Plan, item: Utterance, codec: AudioCodec, fetch: Fetch, previous: PreviousCodes
-) -> list[tuple[Any, ...]]:
-    """Turn one utterance into rows of `SCHEMA`: one, or several where it is longer than the plan allows."""
-    if item.problem:
-        raise _Unusable(item.problem)
-    try:
-        with fetch(item) as path:
-            digest = sha256_file(path) if item.size in (0, path.stat().st_size) else ""
-            if not digest or not digest.startswith(item.sha256):
-                raise _Unusable(_CHANGED)
-            grids = previous.find(item, digest) or _encode_file(plan, item, path, codec)
-    except SourceChanged as error:
-        raise _Unusable(_CHANGED) from error
-    except (OSError, ValueError) as error:
-        problem = describe_unusable(error) if Path(plan.settings.root).exists() or item.row >= 0 else ""
-        if not problem:
-            raise SoundloomError(f"{item.source}: cannot be read ({error}); run again when the disk is well") from error
-        raise _Unusable(problem) from error
-    whole = len(grids) == 1
-    # Which words a piece of a cut file holds is not known, so that its text is not either.
-    text = item.text if whole else ""
-    return [
-        (
-            item.id if whole else f"{item.id}#{number:03d}",
-            grid.reshape(-1),
-            len(grid),
-            samples,
-            text,
-            item.speaker,
-            item.language,
-            bytes.fromhex(digest),
-        )
-        for number, (grid, samples) in enumerate(grids)
-    ]
-
-
-def _encode_file(plan: Plan, item: Utterance, path: Path, codec: AudioCodec) -> list[tuple[np.ndarray, int]]:
-    """Encode a file in pieces of at most ``max_seconds``: a list of (codes int16 ``[T, K]``, samples)."""
-    rate, settings = plan.facts.sample_rate, plan.settings
-    longest = max(1, round(settings.max_seconds * rate))
-    shortest = max(1, round(settings.min_seconds * rate))
-    grids: list[tuple[np.ndarray, int]] = []
-    try:
-        end = item.start + item.duration if item.duration else audio_info(path).duration
-        # Positions count samples from the start; a piece and the rest after it are both long enough to be kept.
-        position, last = 0, round((end - item.start) * rate)
-        while not grids or position < last:
-            room = last - position
-            is_rest = room <= longest
-            # The rest of a file is read to where it really ends: a header may be a little off.
-            seconds = (longest if not is_rest else room) / rate if item.duration or not is_rest else None
-            wave = read_audio(path, rate, plan.facts.channels, item.start + position / rate, seconds)
-            if wave.shape[1] < (shortest if is_rest else longest) or wave.shape[1] > longest + rate:
-                reason = f"{position / rate + wave.shape[1] / rate:.3f} s long, expected "
-                said = f"the {end - item.start:.3f} s of its header"
-                raise _Unusable(reason + (said if grids or not is_rest else f"at least {settings.min_seconds} s"))
-            if not is_rest:
-                wave = wave[:, : cut_on_silence(wave, rate, longest // 2, min(longest, room - shortest))]
-            grids.append((_encode(plan, codec, wave), wave.shape[1]))
-            position = last if is_rest else position + wave.shape[1]
-    except SoundloomError as error:
-        raise _Unusable(str(error).replace(f"{path}: ", "").replace(str(path), item.source)) from error
-    return grids
-
-
-def _encode(plan: Plan, codec: AudioCodec, wave: torch.Tensor) -> np.ndarray:
-    facts = plan.facts
-    parameters = getattr(codec, "parameters", None)
-    device = next((parameter.device for parameter in parameters()), None) if parameters else None
-    with torch.inference_mode():
-        codes = codec.encode(wave[None] if device is None else wave[None].to(device))
-    B, K, T = codes.shape
-    frames = -(-wave.shape[1] // facts.hop_length)
-    if B != 1 or facts.num_levels > K or frames != T:
-        raise RuntimeError(f"codec gave {list(codes.shape)} codes, expected [1, {facts.num_levels}, {frames}]")
-    grid = codes[0, : facts.num_levels].T.cpu().numpy()  # [T, K]
-    if grid.min() < 0 or grid.max() >= facts.codebook_size:
-        raise RuntimeError(f"codec gave codes outside 0..{facts.codebook_size - 1}")
-    return np.ascontiguousarray(grid, np.int16)
 
 
 def _dump_rows(rows: list[tuple[Any, ...]]) -> bytes:

@@ -35,6 +35,7 @@ class ShardTask:
     codec_name: str | None
     device: str
     load_codec: LoadCodec
+    batch: int = 1
 
     def __call__(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterable[Any]:
         """Tokenize; what the step before gave is handed on untouched."""
@@ -42,7 +43,7 @@ class ShardTask:
         for plan in load_plans(self.store):
             todo = [index for index in plan.missing() if index in mine]
             if todo:
-                job = Job(plan, self.settings, self.codec_name, self.device, self.load_codec)
+                job = Job(plan, self.settings, self.codec_name, self.device, self.load_codec, self.batch)
                 do_shards(job, todo, lambda seconds, reason: None)
         finalize(self.store)
         return data or ()

@@ -13,6 +13,7 @@ import torch
 
 from codec.audio.files import read_audio
 from codec.errors import SoundloomError
+from codec.pretrained import choose_device
 from codec.store.plan import Plan, Settings, Utterance
 from codec.store.writer import tokenize_shard
 from pipelines.command_line.progress import Bar
@@ -34,15 +35,17 @@ class Job:
     codec_name: str | None
     device: str
     load_codec: LoadCodec
+    batch: int = 1
 
 
 def prepare_codec(load_codec: LoadCodec, name: str | None, device: str) -> Any:
     """Load a codec for encoding; one thread, since on a CPU the number of threads may change the last bit of a sum."""
     torch.set_num_threads(1)
+    place = choose_device(device)
     codec = load_codec(name)
     if hasattr(codec, "eval"):
         codec = codec.eval()
-    return codec.to(device) if device != "cpu" and hasattr(codec, "to") else codec
+    return codec.to(place) if place.type != "cpu" and hasattr(codec, "to") else codec
 
 
 def do_shards(job: Job, shards: Sequence[int], progress: Progress) -> None:
@@ -50,7 +53,14 @@ def do_shards(job: Job, shards: Sequence[int], progress: Progress) -> None:
     codec = prepare_codec(job.load_codec, job.codec_name, job.device)
     corpus = open_corpus(job.settings)
     for index in shards:
-        tokenize_shard(job.plan, index, codec, corpus.fetch, lambda item, reason: progress(item.seconds, reason))
+        tokenize_shard(
+            job.plan, index, codec, corpus.fetch, lambda item, reason: progress(item.seconds, reason), job.batch
+        )
+
+
+def default_batch(device: str) -> int:
+    """Return how many pieces are encoded together: 1 on a CPU, where one keeps it busy."""
+    return 1 if torch.device(device).type == "cpu" else 16
 
 
 class HoursBar:

@@ -26,12 +26,13 @@ from codec.common import files
 from codec.common.files import sha256_bytes
 from codec.errors import SoundloomError
 from codec.store import plan as store_plan
+from codec.store.encode import cut_on_silence
 from codec.store.plan import Plan, Settings, Utterance, load_plans, make_plan
 from codec.store.plan_file import read_plan, write_plan
 from codec.store.plan_parts import make_batch
 from codec.store.reader import StoreFacts, StoreReader, seal, shard_paths, verify_store
 from codec.store.upkeep import collect_leftovers
-from codec.store.writer import cut_on_silence, export_parquet, finalize, tokenize_shard
+from codec.store.writer import export_parquet, finalize, tokenize_shard
 
 COUNT = 11
 
