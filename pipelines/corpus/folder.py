@@ -3,30 +3,82 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
+from typing import Literal, TypeVar
 
 from codec.audio.files import AUDIO_SUFFIXES
 from codec.errors import SoundloomError
 from codec.store.plan import Settings, Utterance
 from pipelines.corpus.fields import is_text
 
+K, T = TypeVar("K"), TypeVar("T")
+
 _MAX_TEXT = 1 << 20
 _TEXT_SUFFIXES = (".normalized.txt", ".txt", ".lab")
+_THREADS = 8  # a network's disk takes a millisecond for each folder and each text
+_AHEAD = 16  # folders, and batches of texts, that are read before their turn
+_TEXTS = 256  # files whose texts are read in one turn
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A folder, or an audio file with its stem where that is unlike the others', and the names of texts next to it."""
+
+    name: str
+    kind: Literal["folder", "file", "bad link"]
+    stem: str = ""
+    texts: tuple[str, ...] = ()
 
 
 def read_folder(folder: Path, settings: Settings) -> Iterator[tuple[Utterance, str]]:
     """List a folder's audio; the text is in a ``.txt`` or ``.lab`` next to each file, where there is one.
 
-    Links are followed, but no folder is entered twice; hidden names are left out. Only the names of one folder, and of
-    those above it, are in memory at a time.
+    Links are followed, but no folder is entered twice; hidden names are left out. Threads list the next folders and
+    read the next texts, so only the names of some dozens of folders are in memory at a time. The order is that of
+    names.
     """
-    for item in _walk(str(folder), "", {os.path.realpath(folder)}):
-        yield item, ""
+    pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="listing")
+    try:
+        for item in _walk(str(folder), "", {os.path.realpath(folder)}, pool, _list(str(folder))):
+            yield item, ""
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _walk(folder: str, prefix: str, seen: set[str]) -> Iterator[Utterance]:
+def _walk(
+    folder: str, prefix: str, seen: set[str], pool: ThreadPoolExecutor, entries: list[_Entry]
+) -> Iterator[Utterance]:
+    inside = _ahead(pool, _list, (os.path.join(folder, entry.name) for entry in entries if entry.kind == "folder"))
+    batches = (entries[first : first + _TEXTS] for first in range(0, len(entries), _TEXTS))
+    texts = _ahead(pool, partial(_read_texts, folder), batches)
+    for entry, text in zip(entries, chain.from_iterable(texts), strict=True):
+        if entry.kind != "folder":
+            yield _utterance(prefix, entry, text)
+            continue
+        listed, path = next(inside), os.path.join(folder, entry.name)
+        if (real := os.path.realpath(path)) not in seen:
+            seen.add(real)
+            yield from _walk(path, f"{prefix}{entry.name}/", seen, pool, listed)
+
+
+def _ahead(pool: ThreadPoolExecutor, make: Callable[[K], T], keys: Iterable[K]) -> Iterator[T]:
+    """Yield ``make(key)`` for each key in order, some of them made before their turn."""
+    source = iter(keys)
+    waiting = deque(pool.submit(make, key) for key in islice(source, _AHEAD))
+    while waiting:
+        ready = waiting.popleft()
+        waiting += [pool.submit(make, key) for key in islice(source, 1)]
+        yield ready.result()
+
+
+def _list(folder: str) -> list[_Entry]:
+    """Return a folder's audio files and folders in the order of their names."""
     try:
         with os.scandir(folder) as found:
             entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
@@ -34,28 +86,30 @@ def _walk(folder: str, prefix: str, seen: set[str]) -> Iterator[Utterance]:
         raise SoundloomError(f"{folder}: cannot be listed ({error.strerror or error})") from error
     names = {entry.name for entry in entries}
     stems = Counter(_stem(name) for name in names if _is_audio(name))
+    made = []
     for entry in entries:
         kind = _kind(entry)
-        if kind == "folder" and (real := os.path.realpath(entry.path)) not in seen:
-            seen.add(real)
-            yield from _walk(entry.path, f"{prefix}{entry.name}/", seen)
-        elif kind in ("file", "bad link") and _is_audio(entry.name):
+        if kind == "folder":
+            made.append(_Entry(entry.name, kind))
+        elif kind and _is_audio(entry.name):
             stem = _stem(entry.name)
-            yield _utterance(folder, prefix, entry.name, "" if stems[stem] > 1 else stem, names, kind == "file")
+            beside = tuple(stem + suffix for suffix in _TEXT_SUFFIXES if stem + suffix in names)
+            made.append(_Entry(entry.name, kind, "" if stems[stem] > 1 else stem, beside))
+    return made
 
 
-def _utterance(folder: str, prefix: str, name: str, stem: str, names: set[str], usable: bool) -> Utterance:
-    path = prefix + name
+def _utterance(prefix: str, entry: _Entry, text: str) -> Utterance:
+    path = prefix + entry.name
     if not is_text(path):
         path = path.encode("utf-8", "backslashreplace").decode("utf-8")
         return Utterance(path, path, problem="its name is not UTF-8")
-    identity = prefix + stem if stem else path
-    if not usable:  # a corpus must not lose it silently
+    identity = prefix + entry.stem if entry.stem else path
+    if entry.kind != "file":  # a corpus must not lose it silently
         return Utterance(identity, path, problem="the link leads nowhere or in a circle")
-    return Utterance(identity, path, _text_beside(folder, _stem(name), names))
+    return Utterance(identity, path, text)
 
 
-def _kind(entry: os.DirEntry[str]) -> str:
+def _kind(entry: os.DirEntry[str]) -> Literal["folder", "file", "bad link", ""]:
     try:
         if entry.is_dir():
             return "folder"
@@ -72,11 +126,13 @@ def _is_audio(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES
 
 
-def _text_beside(folder: str, stem: str, names: set[str]) -> str:
-    for suffix in _TEXT_SUFFIXES:
-        if stem + suffix not in names:
-            continue
-        path = Path(folder, stem + suffix)
+def _read_texts(folder: str, entries: Iterable[_Entry]) -> list[str]:
+    """Return the text of each entry: of the first of its texts that can be read."""
+    return [_first_text([Path(folder, name) for name in entry.texts]) for entry in entries]
+
+
+def _first_text(paths: Iterable[Path]) -> str:
+    for path in paths:
         try:
             if path.is_file() and path.stat().st_size <= _MAX_TEXT:
                 return " ".join(path.read_text(encoding="utf-8").split())
