@@ -19,6 +19,7 @@ from codec.errors import SoundloomError
 from lm.config import LMConfig
 from lm.cpu_linear import PackedTransformer
 from lm.delay import Pattern
+from lm.fixed_step import FixedStep, FixedSteps, Loan
 from lm.generation.generate import generate_codes
 from lm.generation.request import Request
 from lm.loss import LMOutput
@@ -26,10 +27,12 @@ from lm.prefix import PromptSpan, TextPrefix, causal_mask, positions
 from lm.transformer import KVCache, Transformer, additive_mask
 
 
-class _Writer:
+class Writer:
     """A snapshot of the weights that a step of generation needs, laid out for it."""
 
     def __init__(self, model: StepLM) -> None:
+        self.embed = model.embed
+        self.steps = FixedSteps(lambda rows, room: FixedStep(self, rows, room))
         self.version = model.written_version()
         self.transformer = PackedTransformer(model.transformer)
         self.heads = pack_linear(model.heads)
@@ -42,15 +45,16 @@ class StepState:
 
     The run's packed weights, rotary tables [L + max_steps, 1, head_dim] (one a row of the batch after a prompt) and
     mask of keys [B, 1, 1, L + max_steps] (added to the scores; None if all text is shown), all made once; the cache;
-    and the number of audio steps taken.
+    the number of audio steps taken; and the step of fixed shapes, where one is used.
     """
 
-    writer: _Writer
+    writer: Writer
     tables: tuple[Tensor, Tensor]
     mask: Tensor | None
     cache: KVCache
     text_length: int
     step: int = 0
+    fixed: Loan | None = None
 
 
 class StepLM(nn.Module):
@@ -70,7 +74,9 @@ class StepLM(nn.Module):
         self.hidden_audio = nn.Parameter(torch.zeros(dim))
         self.transformer = Transformer(config.transformer)
         self.heads = nn.Parameter(torch.randn(levels * config.num_outputs, dim) * (0.64 * dim**-0.5))
-        self._writer: _Writer | None = None  # made by `start`
+        self._writer: Writer | None = None  # made by `start`
+        #: whether steps have fixed shapes, as a CUDA graph needs them (`lm.fixed_step`); None: on CUDA alone
+        self.fixed_shapes: bool | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_writer": None}  # a snapshot is made again, never copied
@@ -181,7 +187,7 @@ class StepLM(nn.Module):
     ) -> StepState:
         """Read the text once; return the state that `advance` continues for at most ``max_steps`` audio steps."""
         if self._writer is None or self._writer.version != self.written_version():
-            self._writer = _Writer(self)
+            self._writer = Writer(self)
         writer = self._writer
         text, lengths = self.prefix(text_ids, text_lengths)
         B, L, _ = text.shape
@@ -203,6 +209,9 @@ class StepLM(nn.Module):
         """
         B, n = inputs.shape[0], inputs.shape[2]
         first = state.text_length + state.step
+        if state.fixed is not None and n == 1 and hidden is None:
+            state.step += 1
+            return state.fixed.step(inputs, first)
         end = first + n
         cos, sin = (table[..., first:end, :, :] for table in state.tables)
         mask = None if state.mask is None else state.mask[..., :end]
@@ -215,9 +224,21 @@ class StepLM(nn.Module):
         state.step += n
         return state.writer.heads(last).view(B, self.levels, -1)
 
+    def fix_shapes(self, state: StepState) -> None:
+        """Let the steps that follow have fixed shapes, where `fixed_shapes` says so; their scores are valid for a step.
+
+        A step of several inputs, as for a prompt, is taken as before.
+        """
+        wanted = state.cache.keys[0].device.type == "cuda" if self.fixed_shapes is None else self.fixed_shapes
+        if wanted:
+            rows, positions = len(state.cache.keys[0]), state.tables[0].shape[-3]
+            state.fixed = state.writer.steps.lend(rows, positions)
+            state.fixed.step.begin(state)
+
     def written_version(self) -> tuple[tuple[Any, ...], ...]:
-        """Return what changes when the weights that generation copies do."""
-        return weights_version([self.heads, *self.transformer.parameters()])
+        """Return what changes when the weights that generation copies do, or those that it reads are elsewhere."""
+        places = self.code_embedding.data_ptr(), self.prefix.audio_type.data_ptr()
+        return (*weights_version([self.heads, *self.transformer.parameters()]), places)
 
     @property
     def decoder(self) -> StepLM:

@@ -119,7 +119,11 @@ class GridWriter:
         span = request.span
         if span is not None and guidance != 1.0:
             span = span.repeated(2)
-        return self.decoder.start(*text, max_steps=self.inputs.shape[2], span=span)
+        state = self.decoder.start(*text, max_steps=self.inputs.shape[2], span=span)
+        fix = getattr(self.decoder, "fix_shapes", None)
+        if fix is not None:
+            fix(state)
+        return state
 
     # --- what the grid knows of itself ----------------------------------------------------------------------------
 
