@@ -84,6 +84,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -
         scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2)) + mask
         return torch.matmul(scores.softmax(dim=-1), v)
     gqa = q.shape[1] != k.shape[1]
+    if gqa and mask is not None and q.device.type != "cpu":
+        # No fused kernel of a GPU takes both a mask and fewer keys than queries; the one that would be left stores all
+        # scores, [B, H, S, keys] a layer. Repeated keys are small next to those.
+        groups, gqa = q.shape[1] // k.shape[1], False
+        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=gqa)
 
 
