@@ -16,6 +16,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from codec.common.checked import read_json
+from codec.common.devices import full_precision
 from codec.errors import SoundloomError
 from codec.face import CodecFace, CodecState
 
@@ -56,7 +57,8 @@ class TransformersCodec(CodecFace):
         wave = self.checked_wave(wave)
         if wave.numel() == 0:
             return self.no_codes(wave)
-        return self._encode(wave)[..., : -(-wave.shape[-1] // self.hop_length)]
+        with full_precision(wave.device):
+            return self._encode(wave)[..., : -(-wave.shape[-1] // self.hop_length)]
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from codec.adapter import TransformersCodec
+from codec.common.devices import full_precision
 from codec.face import CodecState
 
 
@@ -71,7 +72,8 @@ class MimiAdapter(TransformersCodec):
         state.encoder.waiting = wave[..., whole:]
         if whole == 0:
             return self.no_codes(wave[..., :0])
-        return self.model.quantizer.encode(state.encoder.run(wave[..., :whole]), None).transpose(0, 1)
+        with full_precision(wave.device):
+            return self.model.quantizer.encode(state.encoder.run(wave[..., :whole]), None).transpose(0, 1)
 
     @torch.no_grad()
     def decode_chunk(self, codes: Tensor, state: CodecState, last: bool = False) -> Tensor:

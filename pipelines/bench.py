@@ -2,6 +2,7 @@
 
     python pipelines/bench.py -o reports/speed
     python pipelines/bench.py --only codec lm --threads 2 --repeats 9 -o reports/speed
+    python pipelines/bench.py --device cuda -o reports/gpu     # ours and the peers on a GPU
     python pipelines/bench.py --quick -o reports/quick         # tiny sizes, seconds: does it run?
 
 Calls take turns (ours, peer, ours, peer …), so that the machine's other work falls on both. Next to the times is the
@@ -21,8 +22,10 @@ from typing import Any
 
 import torch
 
+from codec.common.devices import full_precision
 from codec.common.files import write_text
 from codec.errors import SoundloomError
+from codec.pretrained import choose_device
 from pipelines.benchmarks.cases import CASES
 from pipelines.benchmarks.size import Size
 from pipelines.benchmarks.timing import describe_machine, load_average, measure_machine
@@ -35,7 +38,8 @@ QUICK = Size(0.4, (0.8,), 4, (1, 2), 2, _TINY_ENCODEC, (2, 64, 6), 0.2)
 def measure(names: list[str], size: Size, quick: bool) -> dict[str, Any]:
     """Return all entries of these groups with the machine, as plain values."""
     before = load_average()
-    machine = measure_machine(quick)
+    with full_precision(torch.device(size.device)):
+        machine = measure_machine(quick, size.device)
     print(f"memory {machine.bandwidth / 1e9:.1f} GB/s, products {machine.peak / 1e9:.0f} GFLOP/s", file=sys.stderr)
     entries = []
     for name in names:
@@ -43,7 +47,7 @@ def measure(names: list[str], size: Size, quick: bool) -> dict[str, Any]:
             record = entry.record(machine)
             entries.append(record)
             print(line(record), file=sys.stderr)
-    facts = describe_machine(torch.get_num_threads())
+    facts = describe_machine(torch.get_num_threads(), size.device)
     facts |= {"bandwidth": machine.bandwidth, "peak": machine.peak}
     facts |= {"load_before": before, "load_after": load_average()}
     return {"machine": facts, "repeats": size.repeats, "entries": entries}
@@ -69,10 +73,11 @@ def to_markdown(result: dict[str, Any], command: str) -> str:
     """Return the text of bench.md."""
     m = result["machine"]
     load = "unknown" if m["load_before"] is None else f"{m['load_before']:.1f} before, {m['load_after']:.1f} after"
+    place = "" if m["device"] == "cpu" else f"{m['device']} in a machine with "
     lines = [
         "# Speed",
         "",
-        f"`{command}` on {m['processor']}, {m['cores']} cores, {m['threads']} threads, {m['system']}, Python "
+        f"`{command}` on {place}{m['processor']}, {m['cores']} cores, {m['threads']} threads, {m['system']}, Python "
         f"{m['python']}, torch {m['torch']}; load average {load}. Measured: {m['bandwidth'] / 1e9:.1f} GB/s read from "
         f"memory, {m['peak'] / 1e9:.0f} GFLOP/s in float32 products. Medians of {result['repeats']} calls that took "
         "turns with the peer's (of codecs, the second of two in a row); ratio = the peer's time over ours, median "
@@ -127,6 +132,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, help="calls of each (default: 5)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs, not for figures")
     parser.add_argument("--music", help="layers,width,frames of MusicGen's decoder (default: 24,1024,50)")
+    parser.add_argument("--device", default="cpu", help="where all run: auto, cpu, cuda or mps (default: cpu)")
     parser.add_argument("-o", "--output", required=True, help="folder for bench.json, bench.md, bench.png")
     options = parser.parse_args(argv)
     check_numbers(options, repeats=(1, A_LOT))
@@ -140,6 +146,7 @@ def main(argv: list[str] | None = None) -> int:
         if min(layers, width, frames) < 1 or width % 64:
             raise SoundloomError(f"--music {options.music}: wanted at least 1 each, the width a multiple of 64")
         changes["music"] = (layers, width, frames)
+    changes["device"] = str(choose_device(options.device))
     size = Size(**{**vars(size), **changes})
     torch.set_num_threads(options.threads)
     with torch.random.fork_rng():

@@ -28,6 +28,15 @@ def widest_float(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type in WITHOUT_FLOAT64 else torch.float64
 
 
+def wait_for(device: torch.device | str) -> None:
+    """Wait until a device has done what it was given; a clock that does not would time the giving."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        torch.cuda.synchronize(device)
+    elif kind == "mps":
+        torch.mps.synchronize()
+
+
 def on_host(figures: Mapping[str, Any]) -> dict[str, Any]:
     """Return figures with each tensor as a number or a list of them, all read from the device in one copy."""
     tensors = {name: value.detach() for name, value in figures.items() if isinstance(value, Tensor)}

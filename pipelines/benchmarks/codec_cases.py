@@ -37,6 +37,8 @@ def codec_cases(size: Size) -> Iterator[Entry]:
     with tempfile.TemporaryDirectory() as folder:
         peer = random_encodec(Path(folder), dict(size.encodec))
         ours = convert_encodec(Path(folder))
+    peer.to(size.device)
+    ours.to(size.device)
     second = noise(1, 1.0, ours)
     codes = ours.encode(second)
     counts = {
@@ -47,7 +49,7 @@ def codec_cases(size: Size) -> Iterator[Entry]:
         yield from _encodec_cases(ours, peer, size, batch, seconds, counts)
     yield from _bfloat16_cases(ours, peer, size)
     yield from _stream_cases("EnCodec", ours, size)
-    shipped = load_codec()
+    shipped = load_codec(device=size.device)
     assert isinstance(shipped, Codec)
     for batch in size.batches:
         yield from _shipped_cases(shipped, size, batch)
@@ -73,7 +75,7 @@ def _encodec_cases(
         ),
     }
     for name, (functions, checks) in pairs.items():
-        times = take_turns(functions, size.repeats, settle=1)
+        times = take_turns(functions, size.repeats, settle=1, device=size.device)
         label = f"EnCodec {name}, batch {batch} of {seconds:g} s"
         work = Work(operations=counts[name] * batch * seconds)
         yield Entry("codec", label, "s of sound", batch * seconds, times, "transformers", work, checks)
@@ -87,7 +89,7 @@ def _shipped_cases(shipped: Codec, size: Size, batch: int) -> Iterator[Entry]:
         "decode": lambda: shipped.decode(codes),
     }
     for name, call in calls.items():
-        times = take_turns({"ours": call}, size.repeats, settle=1)
+        times = take_turns({"ours": call}, size.repeats, settle=1, device=size.device)
         label = f"shipped codec {name}, batch {batch} of {size.seconds:g} s"
         yield Entry("codec", label, "s of sound", batch * size.seconds, times)
 
@@ -115,12 +117,16 @@ def _bfloat16_cases(ours: Codec, peer: Any, size: Size) -> Iterator[Entry]:
         {"ours": lambda: half.encode(wave), "peer": lambda: peer.encode(wave, bandwidth=bandwidth)},
         size.repeats,
         settle=1,
+        device=size.device,
     )
     checks: dict[str, Any] = {"codes of level 0 equal": float(equal[0]), "of all levels": float(equal.mean())}
     label = "EnCodec encode, batch 1, bfloat16"
     yield Entry("codec", label, "s of sound", size.seconds, times, "transformers, float32", checks=checks)
     times = take_turns(
-        {"ours": lambda: half.decode(codes), "peer": lambda: peer.decode(theirs, [None])}, size.repeats, settle=1
+        {"ours": lambda: half.decode(codes), "peer": lambda: peer.decode(theirs, [None])},
+        size.repeats,
+        settle=1,
+        device=size.device,
     )
     label, checks = "EnCodec decode, batch 1, bfloat16", {"dB above the difference": round(float(ratio), 1)}
     yield Entry("codec", label, "s of sound", size.seconds, times, "transformers, float32", checks=checks)
@@ -144,5 +150,5 @@ def _stream_cases(label: str, codec: Codec, size: Size) -> Iterator[Entry]:
 
     wholes = {"encode": lambda: codec.encode(wave), "decode": lambda: codec.decode(codes)}
     for name, call in (("encode", encode), ("decode", decode)):
-        times = take_turns({"ours": call, "peer": wholes[name]}, size.repeats, settle=1)
+        times = take_turns({"ours": call, "peer": wholes[name]}, size.repeats, settle=1, device=size.device)
         yield Entry("codec", f"{label} {name}, streaming", "s of sound", size.seconds, times, "ours, whole")

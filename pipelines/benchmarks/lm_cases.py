@@ -22,7 +22,7 @@ from pipelines.voice.voice import load_voice
 @torch.inference_mode()
 def lm_cases(size: Size) -> Iterator[Entry]:
     """Time the shipped voice's language model against transformers' Llama of the same shape, heads included."""
-    model = load_voice().lm.model.decoder
+    model = load_voice(device=size.device).lm.model.decoder
     assert isinstance(model, StepLM)
     c = model.config.transformer
     transformers = import_transformers()
@@ -36,6 +36,7 @@ def lm_cases(size: Size) -> Iterator[Entry]:
             num_key_value_heads=c.kv_heads,
         )
     ).eval()
+    llama.to(size.device)
     for batch in size.batches:
         yield from _writing_cases(model, llama, size, batch)
 
@@ -43,10 +44,11 @@ def lm_cases(size: Size) -> Iterator[Entry]:
 def _writing_cases(model: StepLM, llama: Any, size: Size, batch: int, units: int = 80) -> Iterator[Entry]:
     """Time reading a text of ``units`` and the steps after it."""
     rows = 2 * batch  # guidance: with text and without
-    text = torch.randint(1, model.config.text_vocab_size, (rows, units))
-    lengths = torch.tensor([units] * batch + [0] * batch)
-    embedded = torch.randn(rows, units, model.config.transformer.dim)
-    step = torch.randint(0, model.config.codebook_size, (rows, model.levels, 1))
+    place, c = torch.device(size.device), model.config
+    text = torch.randint(1, c.text_vocab_size, (rows, units)).to(place)
+    lengths = torch.tensor([units] * batch + [0] * batch).to(place)
+    embedded = torch.randn(rows, units, c.transformer.dim).to(place)
+    step = torch.randint(0, c.codebook_size, (rows, model.levels, 1)).to(place)
 
     def prefill() -> Any:
         return model.start(text, lengths, size.steps)
@@ -55,6 +57,7 @@ def _writing_cases(model: StepLM, llama: Any, size: Size, batch: int, units: int
         return llama(inputs_embeds=embedded, use_cache=True).past_key_values
 
     state, past = prefill(), prefill_peer()
+    model.fix_shapes(state)  # as generation does on a GPU
 
     def steps() -> None:
         state.step, state.cache.length = 0, units  # back to the end of the text
@@ -68,9 +71,9 @@ def _writing_cases(model: StepLM, llama: Any, size: Size, batch: int, units: int
             torch.nn.functional.linear(output.last_hidden_state[:, -1], model.heads)
 
     label, peer = f"voice, batch {batch} with guidance", "transformers' Llama, same shape"
-    times = take_turns({"ours": prefill, "peer": prefill_peer}, size.repeats)
+    times = take_turns({"ours": prefill, "peer": prefill_peer}, size.repeats, device=size.device)
     yield Entry("lm", f"{label}, prefill", "text units", units * rows, times, peer)
-    times = take_turns({"ours": steps, "peer": steps_peer}, size.repeats)
+    times = take_turns({"ours": steps, "peer": steps_peer}, size.repeats, device=size.device)
     codes = size.steps * batch * model.levels
     work = step_work(model, rows, units + size.steps // 2)
     work = Work(work.bytes * size.steps, work.operations * size.steps)
@@ -99,13 +102,14 @@ def music_cases(size: Size) -> Iterator[Entry]:
     model, levels = _random_musicgen(layers, width), 4
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
-        ours = load_decoder(folder)
+        ours = load_decoder(folder).to(size.device)
+    model.to(size.device)
     for batch in size.batches:
-        text = torch.randint(1, 39, (batch, 10))
+        text = torch.randint(1, 39, (batch, 10)).to(size.device)
 
         def write(text: Tensor = text) -> Tensor:
             states = model.text_encoder(input_ids=text).last_hidden_state
-            lengths = torch.full((len(text),), text.shape[1])
+            lengths = torch.full((len(text),), text.shape[1], device=text.device)
             settings = MusicGenSampling(temperature=0.0, guidance=3.0)
             return generate(ours, states, lengths, frames, seeds=range(len(text)), settings=settings)
 
@@ -119,7 +123,7 @@ def music_cases(size: Size) -> Iterator[Entry]:
                 max_new_tokens=frames + levels - 1,
             )
 
-        times = take_turns({"ours": write, "peer": write_peer}, size.repeats)
+        times = take_turns({"ours": write, "peer": write_peer}, size.repeats, device=size.device)
         weights = sum(p.numel() for p in model.decoder.parameters() if p.dim() == 2)
         steps = frames + levels - 1
         cached = 2 * layers * 2 * batch * (steps // 2 + 10) * width

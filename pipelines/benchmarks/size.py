@@ -15,7 +15,8 @@ from codec.model import Codec
 class Size:
     """How much to time: ``seconds`` of sound per row, ``longer`` rows of a codec, ``steps`` of generation.
 
-    ``music``: layers, width and frames of a MusicGen. A second of sound costs more in large tensors.
+    ``music``: layers, width and frames of a MusicGen. A second of sound costs more in large tensors. ``device``: where
+    everything runs, peers included.
     """
 
     seconds: float = 4.0
@@ -26,9 +27,11 @@ class Size:
     encodec: tuple[tuple[str, Any], ...] = ()
     music: tuple[int, int, int] = (24, 1024, 50)
     corpus_minutes: float = 180.0
+    device: str = "cpu"
 
 
 def noise(batch: int, seconds: float, codec: Codec) -> Tensor:
-    """Return white noise [B, C, N] at the codec's sample rate, always the same."""
+    """Return white noise [B, C, N] at the codec's sample rate and on its device, always the same."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(batch, codec.channels, int(seconds * codec.sample_rate), generator=generator) * 0.1
+    wave = torch.randn(batch, codec.channels, int(seconds * codec.sample_rate), generator=generator) * 0.1
+    return wave.to(codec.device)

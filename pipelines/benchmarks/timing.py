@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from codec.common.devices import wait_for
+
 
 @dataclass(frozen=True)
 class Work:
@@ -70,11 +72,14 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "low": min(values), "high": max(values)}
 
 
-def take_turns(functions: Mapping[str, Callable[[], object]], repeats: int, settle: int = 0) -> dict[str, list[float]]:
+def take_turns(
+    functions: Mapping[str, Callable[[], object]], repeats: int, settle: int = 0, device: str = "cpu"
+) -> dict[str, list[float]]:
     """Time ``repeats`` calls of each, A B A B …, after one call of each that does not count; seconds by name.
 
     In turns, so that the machine's other work falls on all of them. ``settle``: calls at the start of each turn that do
     not count, for functions that fill much memory: the first pays for what the function before it released.
+    ``device``: where they run; a call ends when the device has done its work.
     """
     for function in functions.values():
         function()
@@ -83,22 +88,26 @@ def take_turns(functions: Mapping[str, Callable[[], object]], repeats: int, sett
         for name, function in functions.items():
             for _ in range(settle):
                 function()
+            wait_for(device)
             begin = time.perf_counter()
             function()
+            wait_for(device)
             seconds[name].append(time.perf_counter() - begin)
     return seconds
 
 
-def measure_machine(quick: bool = False) -> Machine:
+def measure_machine(quick: bool = False, device: str = "cpu") -> Machine:
     """Measure the sum of an array far larger than any cache and a product of square matrices, the best of several."""
     floats, side, repeats = (1 << 22, 256, 3) if quick else (1 << 26, 1536, 9)
-    array, square = torch.ones(floats), torch.randn(side, side)
-    times = take_turns({"sum": array.sum, "product": lambda: square @ square}, repeats)
+    if device != "cpu" and not quick:
+        side = 8192  # a smaller product does not fill a GPU
+    array, square = torch.ones(floats, device=device), torch.randn(side, side).to(device)
+    times = take_turns({"sum": array.sum, "product": lambda: square @ square}, repeats, device=device)
     return Machine(4 * floats / min(times["sum"]), 2 * side**3 / min(times["product"]))
 
 
-def describe_machine(threads: int) -> dict[str, Any]:
-    """Return processor, cores, versions and threads."""
+def describe_machine(threads: int, device: str = "cpu") -> dict[str, Any]:
+    """Return processor, device, cores, versions and threads."""
     model = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
@@ -107,6 +116,7 @@ def describe_machine(threads: int) -> dict[str, Any]:
         pass  # not Linux
     return {
         "processor": model,
+        "device": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else device,
         "cores": os.cpu_count(),
         "threads": threads,
         "torch": torch.__version__,

@@ -39,6 +39,7 @@ def tokenize_cases(size: Size) -> Iterator[Entry]:
             for who, workers in (("ours", "2"), ("peer", "1")):
                 store = Path(place) / f"{who}{repeat}"
                 command = [sys.executable, str(program), str(corpus), str(store), "--workers", workers, "--shards", "8"]
+                command += ["--device", size.device]
                 begin = time.perf_counter()
                 subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
                 times[who].append(time.perf_counter() - begin)
@@ -47,10 +48,10 @@ def tokenize_cases(size: Size) -> Iterator[Entry]:
 
 def train_cases(size: Size) -> Iterator[Entry]:
     """Time forward, backward and AdamW: the shipped codec with its mel loss, and the voice's language model."""
-    codec = load_codec()
+    codec = load_codec(device=size.device)
     assert isinstance(codec, Codec)
     wave = noise(4, 1.0, codec)
-    mel = MelLoss(codec.sample_rate)
+    mel = MelLoss(codec.sample_rate).to(size.device)
     codec.train().requires_grad_(True)
     optimizer = torch.optim.AdamW(codec.parameters(), lr=1e-6)
 
@@ -59,20 +60,20 @@ def train_cases(size: Size) -> Iterator[Entry]:
         rebuilt = codec.decoder(codec.quantizer(latent).latent)
         _learn(mel(rebuilt, wave[..., : rebuilt.shape[-1]]), optimizer)
 
-    times = take_turns({"ours": codec_step}, size.repeats)
+    times = take_turns({"ours": codec_step}, size.repeats, device=size.device)
     yield Entry("train", "codec step, 4 crops of 1 s", "s of sound", 4.0, times)
-    model = load_voice().lm.model
+    model = load_voice(device=size.device).lm.model
     model.train().requires_grad_(True)
     c = model.config
     lm_optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
-    text = torch.randint(1, c.text_vocab_size, (4, 50))
-    codes = torch.randint(0, c.codebook_size, (4, c.num_levels, 150))
-    text_lengths, lengths = torch.full((4,), 50), torch.full((4,), 150)
+    text = torch.randint(1, c.text_vocab_size, (4, 50)).to(size.device)
+    codes = torch.randint(0, c.codebook_size, (4, c.num_levels, 150)).to(size.device)
+    text_lengths, lengths = (torch.full((4,), length, device=size.device) for length in (50, 150))
 
     def lm_step() -> None:
         _learn(lm_loss(model(text, text_lengths, codes, lengths), codes, lengths).loss, lm_optimizer)
 
-    times = take_turns({"ours": lm_step}, size.repeats)
+    times = take_turns({"ours": lm_step}, size.repeats, device=size.device)
     yield Entry("train", "language model step, 4 rows of 3 s", "s of sound", 600 / c.frame_rate, times)
 
 
