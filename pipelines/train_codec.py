@@ -57,7 +57,9 @@ from pipelines.training.quality_clips import CLIP_SECONDS, QualityClips
 from pipelines.training.recompute import recompute_activations
 from pipelines.training.run_lock import lock_output
 from pipelines.training.run_settings import resume_point
+from pipelines.training.saver import Saver
 from pipelines.training.sharding import refuse_sharding
+from pipelines.training.spikes import SpikeGuard
 from pipelines.training.stopping import StopFlag
 
 DEV_SECONDS = 2.0
@@ -149,7 +151,8 @@ class CodecTask:
         losses = CodecLosses(settings.codec.sample_rate, settings.losses, settings.discriminators)
         losses.to(self.accelerator.device)
         learning = settings.optimizer, settings.discriminator_lr, settings.ema_decay
-        return AdversarialState("codec", self.codec, losses, *learning)
+        spikes = SpikeGuard(settings.spike_threshold, settings.spike_patience)
+        return AdversarialState("codec", self.codec, losses, *learning, spikes, Saver(settings.save_in_background))
 
     @property
     def finished(self) -> int:
@@ -161,7 +164,8 @@ class CodecTask:
         return [f"{count:.1f} M parameters, {self.crops.hours:.1f} h of audio, from step {self.finished}"]
 
     def batches(self) -> Generator[tuple[Tensor, list[str]], None, None]:
-        return self.crops.prefetched(self.finished, self.settings.steps)
+        skipped = self.state.spikes.skipped
+        return self.crops.prefetched(self.finished + skipped, self.settings.steps + skipped)
 
     def step(self, batch: tuple[Tensor, list[str]]) -> None:
         begin = time.monotonic()
@@ -203,6 +207,15 @@ class CodecTask:
         facts = {"kind": "codec", "settings": flatten_settings(self.settings), "seconds": self.seconds}
         where, keep = self.output / "checkpoints", self.settings.keep_checkpoints
         self.state.save(where, facts, self.accelerator.is_main_process, keep)
+
+    def settle(self) -> None:
+        self.state.saver.wait()
+        self.accelerator.wait_for_everyone()
+
+    def rewind(self) -> bool:
+        back = self.state.spikes.go_back(self.output / "checkpoints", self.state.step, self.state.load, self.settle)
+        self._logged = min(self._logged, self.state.step)
+        return back
 
     def result(self) -> list[str]:
         best = self.output / "best"
@@ -255,6 +268,9 @@ def take_step(
         start_quantizer(settings, codec, crops, wave.device)
     if settings.decoder_only:
         codec.quantizer.frozen = True
+    enter = settings.discriminator_start
+    if step in (settings.quantizer_start, enter, enter + settings.head_start):
+        state.spikes.forget()  # another loss enters
     lr = set_learning_rate(state.optimizer, settings.optimizer, step, settings.steps)
     buffers = {name: value.clone() for name, value in codec.named_buffers() if value.is_floating_point()}
     norms = losses.balancer.state()

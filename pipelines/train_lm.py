@@ -94,6 +94,11 @@ class LMTask:
         """Number of finished steps."""
         return self.state.step
 
+    @property
+    def _data_step(self) -> int:
+        """Place in the data: finished steps, and those that were left out."""
+        return self.state.step + self.state.spikes.skipped
+
     def introduction(self) -> list[str]:
         settings, data = self.settings, self.data
         million = sum(p.numel() for p in self.state.model.parameters()) / 1e6
@@ -117,10 +122,11 @@ class LMTask:
 
     def batches(self) -> Generator[tuple[range, list[Batch]], None, None]:
         """Yield each step's batch numbers over all processes, and this process's batches among them."""
-        first, world = self.finished * self.per_step, self.accelerator.num_processes
+        first, world = self._data_step * self.per_step, self.accelerator.num_processes
         own = count(first + self.accelerator.process_index, world)
         with closing(prefetch(self.data.train, self.data.train_plan, own, self.settings.workers)) as ready:
-            for step in range(self.finished, self.settings.steps):
+            skipped = self.state.spikes.skipped
+            for step in range(self.finished + skipped, self.settings.steps + skipped):
                 numbers = range(step * self.per_step, (step + 1) * self.per_step)
                 yield numbers, list(islice(ready, self.settings.gradient_accumulation))
 
@@ -139,17 +145,19 @@ class LMTask:
         sums = own.over_processes()
         self._norm = clip_gradients(self.model.parameters(), settings.optimizer.grad_clip)
         # The only time in a step that the host waits for the device.
-        finite = bool(self._norm.isfinite() & sums.sums.isfinite().all())
+        norm, loss = torch.stack([self._norm.float(), sums.sums.sum() / sums.counts.sum()]).tolist()
+        finite = math.isfinite(norm) and math.isfinite(loss)
         ids = [] if finite else gather_object(own.ids)
         if state.bad_steps.ok(finite, state.step, ids):
             state.optimizer.step()
             state.ema.update(state.model)
         state.optimizer.zero_grad()
         state.step += 1
+        state.spikes.see(loss, norm)
         self.means.add(sums, sum(map(plan.frames, numbers)))
 
     def figures(self, seconds: float) -> dict[str, Any]:
-        epoch = self.finished * self.per_step / self.data.train_plan.batches_per_epoch
+        epoch = self._data_step * self.per_step / self.data.train_plan.batches_per_epoch
         figures = self.means.take(self.weights, seconds)
         return figures | {"lr": self._lr, "grad_norm": float(self._norm), "epoch": epoch}
 
@@ -179,6 +187,17 @@ class LMTask:
         if self.data.dev is None:  # nothing chooses: the latest weights are exported with each checkpoint
             self.export()
 
+    def settle(self) -> None:
+        self.state.saver.wait()
+        self.accelerator.wait_for_everyone()
+
+    def rewind(self) -> bool:
+        state, folder = self.state, self.output / "checkpoints"
+        back = state.spikes.go_back(folder, state.step, state.restore, self.settle)
+        if back:
+            self.means.clear()
+        return back
+
     def result(self) -> list[str]:
         best = f", best dev loss {self.state.best:.4f}" if self.state.best is not None else ""
         kind = {"delay": "--lm", "coarse": "--coarse", "fine": "--fine"}[self.settings.model.kind]
@@ -194,9 +213,10 @@ class RunningMeans:
         self._reader = reader
         self._device = device
         self._share = share  # of the divergence from a teacher
-        self._clear()
+        self.clear()
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
+        """Begin anew."""
         self._sums = LevelSums.zeros(self._reader.num_levels, self._device)
         self._frames = 0
 
@@ -215,7 +235,7 @@ class RunningMeans:
             "audio_seconds_per_second": speed / self._reader.frame_rate,
         }
         figures |= {"kl_per_level": sums.kl_per_level()} if self._share else {}
-        self._clear()
+        self.clear()
         return figures
 
 

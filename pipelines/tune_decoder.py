@@ -49,7 +49,9 @@ from pipelines.training.optimizer import set_learning_rate
 from pipelines.training.quality_clips import QualityClips
 from pipelines.training.run_lock import lock_output
 from pipelines.training.run_settings import resume_point
+from pipelines.training.saver import Saver
 from pipelines.training.sharding import refuse_sharding
+from pipelines.training.spikes import SpikeGuard
 from pipelines.training.stopping import StopFlag
 from pipelines.voice.voice import Voice, load_voice
 
@@ -107,7 +109,8 @@ class DecoderTask:
         return [f"{count:.1f} M parameters learn, {len(self.crops.usable)} utterances, from step {self.finished}"]
 
     def batches(self) -> Generator[tuple[Tensor, Tensor, list[str]], None, None]:
-        return self.crops.prefetched(self.finished, self.settings.steps)
+        skipped = self.state.spikes.skipped
+        return self.crops.prefetched(self.finished + skipped, self.settings.steps + skipped)
 
     def step(self, batch: tuple[Tensor, Tensor, list[str]]) -> None:
         self._figures = take_step(self.settings, self.state, *batch)
@@ -151,6 +154,13 @@ class DecoderTask:
         facts = {"kind": "decoder", "settings": flatten_settings(self.settings), "best": self.best}
         where, keep = self.output / "checkpoints", self.settings.keep_checkpoints
         self.state.save(where, facts, self.accelerator.is_main_process, keep)
+
+    def settle(self) -> None:
+        self.state.saver.wait()
+        self.accelerator.wait_for_everyone()
+
+    def rewind(self) -> bool:
+        return self.state.spikes.go_back(self.output / "checkpoints", self.state.step, self.state.load, self.settle)
 
     def result(self) -> list[str]:
         weights = self.output / "decoder.safetensors"
@@ -226,9 +236,9 @@ def make_state(settings: TuneDecoderSettings, voice: Voice) -> AdversarialState:
     if not any(parameter.requires_grad for parameter in decoder.parameters()):
         raise SoundloomError(f"layers: no part of the decoder has a name that begins with {', '.join(settings.layers)}")
     losses = CodecLosses(voice.sample_rate, settings.losses, settings.discriminators)
-    return AdversarialState(
-        "decoder", decoder, losses, settings.optimizer, settings.discriminator_lr, settings.ema_decay
-    )
+    spikes = SpikeGuard(settings.spike_threshold, settings.spike_patience)
+    learning = settings.optimizer, settings.discriminator_lr, settings.ema_decay
+    return AdversarialState("decoder", decoder, losses, *learning, spikes, Saver(settings.save_in_background))
 
 
 def take_step(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from codec.common.devices import on_host
-from codec.common.distributed import alike_over_processes, average_gradients, total_over_processes
+from codec.common.distributed import alike_over_processes, average_gradients, process_place, total_over_processes
 from codec.errors import SoundloomError
 from pipelines.training.bad_steps import BadSteps
 from pipelines.training.checkpoints import (
@@ -19,11 +19,12 @@ from pipelines.training.checkpoints import (
     load_optimizer,
     module_tensors,
     optimizer_tensors,
-    save_checkpoint,
 )
 from pipelines.training.codec_losses import CodecLosses, GeneratorStep
 from pipelines.training.ema import Ema
 from pipelines.training.optimizer import OptimizerSettings, clip_gradients, make_adamw
+from pipelines.training.saver import Saver
+from pipelines.training.spikes import SpikeGuard
 
 # The name in checkpoints is older than the class: running trainings must load.
 _PREFIX = "judge_optimizer"
@@ -41,6 +42,8 @@ class AdversarialState:
         optimizer: OptimizerSettings,
         discriminator_lr: float,
         ema_decay: float,
+        spikes: SpikeGuard | None = None,
+        saver: Saver | None = None,
     ) -> None:
         self.name = name
         self.network = network
@@ -50,6 +53,8 @@ class AdversarialState:
         self.discriminator_optimizer = make_adamw(losses, settings)
         self.ema = Ema(network, ema_decay)
         self.bad_steps = BadSteps()
+        self.spikes = spikes or SpikeGuard(0.0, 1)
+        self.saver = saver or Saver()
         self.step = 0
 
     def tensors(self) -> dict[str, Tensor]:
@@ -72,7 +77,8 @@ class AdversarialState:
             )
         if is_main:
             own = {"balancer": on_host(self.losses.balancer.state()), "bad_steps": self.bad_steps.in_a_row}
-            save_checkpoint(folder, self.step, self.tensors(), own | facts, keep)
+            own["spikes"] = self.spikes.facts()
+            self.saver.save(folder, self.step, self.tensors(), own | facts, keep)
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Restore what `save` stored."""
@@ -86,6 +92,7 @@ class AdversarialState:
             raise SoundloomError(f"{checkpoint.path}: 'balancer' in its facts.json must hold numbers")
         self.losses.balancer.load(balance)
         self.bad_steps.in_a_row = checkpoint.fact("bad_steps", int)
+        self.spikes.load(checkpoint)
         self.step = checkpoint.step
 
     def move(self, figures: dict[str, Any], names: list[str], grad_clip: float, undo: Callable[[], None]) -> bool:
@@ -97,7 +104,11 @@ class AdversarialState:
         norm = clip_gradients(self.network.parameters(), grad_clip)
         losses = [value for value in figures.values() if isinstance(value, Tensor) and value.dim() == 0]
         bad = torch.stack([value.float() for value in [*losses, norm]]).isfinite().logical_not().any().float()
-        finite = not bool(total_over_processes(bad))  # the only time that the host waits for the device
+        mel = torch.as_tensor(figures.get("mel", 0.0), dtype=torch.float32, device=norm.device)
+        # The only time that the host waits for the device.
+        number, loss, size = total_over_processes(torch.stack([bad, mel, norm.float()])).tolist()
+        finite, world = not number, process_place()[1]
+        self.spikes.see(loss / world, size / world)
         if self.bad_steps.ok(finite, self.step, names):
             self.optimizer.step()
             self.ema.update(self.network)

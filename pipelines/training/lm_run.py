@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,15 @@ from pipelines.training.checkpoints import (
     load_optimizer,
     module_tensors,
     optimizer_tensors,
-    save_checkpoint,
+    with_prefix,
 )
 from pipelines.training.ema import Ema
 from pipelines.training.lm_settings import TrainLMSettings, fit_to_store, make_dataset, make_model, open_store
 from pipelines.training.optimizer import make_adamw
 from pipelines.training.recompute import recompute_activations
-from pipelines.training.sharding import gather, shard_model
+from pipelines.training.saver import Saver
+from pipelines.training.sharding import gather, local, shard_like, shard_model
+from pipelines.training.spikes import SpikeGuard
 
 
 @dataclass
@@ -57,6 +59,8 @@ class State:
     optimizer: torch.optim.Optimizer
     ema: Ema
     bad_steps: BadSteps
+    spikes: SpikeGuard
+    saver: Saver = field(default_factory=Saver)
     step: int = 0
     best: float | None = None
 
@@ -65,16 +69,25 @@ class State:
         tensors = module_tensors(self.model, "model") | optimizer_tensors(self.optimizer, self.model)
         tensors = gather(tensors | self.ema.tensors(), keep=is_main)
         if is_main:
-            facts = facts | {"best": self.best, "bad_steps": self.bad_steps.in_a_row}
-            save_checkpoint(folder, self.step, tensors, facts, keep)
+            facts = facts | {"best": self.best, "bad_steps": self.bad_steps.in_a_row, "spikes": self.spikes.facts()}
+            self.saver.save(folder, self.step, tensors, facts, keep)
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Restore everything but the model's weights, which are loaded before it may be sharded."""
+        """Restore everything but the model's weights; `restore` restores them too."""
         load_optimizer(self.optimizer, self.model, checkpoint.tensors)
         self.ema.load(checkpoint.tensors)
         self.step = checkpoint.step
         self.best = checkpoint.fact("best", (float, int, type(None)))
         self.bad_steps.in_a_row = checkpoint.fact("bad_steps", int)
+        self.spikes.load(checkpoint)
+
+    @torch.no_grad()
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go back to a checkpoint in the middle of a run, the weights of a sharded model included."""
+        saved = with_prefix(checkpoint.tensors, "model")
+        for name, tensor in self.model.state_dict().items():
+            local(tensor).copy_(local(shard_like(tensor, saved[name])))
+        self.load(checkpoint)
 
 
 def prepare_data(
@@ -146,7 +159,9 @@ def prepare_state(
             layer.compile(dynamic=True)  # one graph for every length, and for every block
     shard_model(accelerator, model, model.transformer.layers)
     guard = BadSteps(shown=accelerator.is_main_process)
-    state = State(model, make_adamw(model, settings.optimizer), Ema(model, settings.ema_decay), guard)
+    spikes = SpikeGuard(settings.spike_threshold, settings.spike_patience)
+    averages, saver = Ema(model, settings.ema_decay), Saver(settings.save_in_background)
+    state = State(model, make_adamw(model, settings.optimizer), averages, guard, spikes, saver)
     facts = {
         "kind": "lm",
         "settings": flatten_settings(settings),

@@ -69,7 +69,13 @@ class Task(Protocol):
         """Write the result of the run, made of the averaged weights."""
 
     def save(self) -> None:
-        """Commit a checkpoint."""
+        """Commit a checkpoint, or begin to: `settle` waits for it."""
+
+    def settle(self) -> None:
+        """Return when what was saved is on disk."""
+
+    def rewind(self) -> bool:
+        """Go back to the last checkpoint if losses spike (`pipelines.training.spikes`); return whether it did."""
 
     def result(self) -> Sequence[str]:
         """Return the outcome in a line, and the next command in another."""
@@ -79,14 +85,18 @@ def start_processes(settings: RunSettings, cpu: bool = False) -> Accelerator:
     """Join the other processes and set the number of threads; ``cpu`` leaves accelerators alone.
 
     Raises:
-        SoundloomError: accelerate is configured for float16, which needs a loss scale that no task here applies.
+        SoundloomError: the settings' device is not there, or accelerate is configured for float16, which needs a loss
+            scale that no task here applies.
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
     # A parameter may stay without gradient: a level that no batch of the step sampled, an input drop of 0.
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=True), InitProcessGroupKwargs(timeout=_TIMEOUT)]
     # Without cpu=True, processes on a machine without accelerator would not join.
-    accelerator = Accelerator(cpu=cpu or not torch.accelerator.is_available(), kwargs_handlers=handlers)
+    cpu = cpu or settings.device == "cpu" or not torch.accelerator.is_available()
+    accelerator = Accelerator(cpu=cpu, kwargs_handlers=handlers)
+    if settings.device not in ("auto", accelerator.device.type):
+        raise SoundloomError(f"device {settings.device}: this training would run on {accelerator.device.type}")
     if accelerator.mixed_precision == "fp16":
         raise SoundloomError("mixed_precision: fp16 in accelerate's configuration is not supported; use bf16 or no")
     return accelerator
@@ -101,13 +111,19 @@ def run(task: Task, settings: RunSettings, accelerator: Accelerator, stop: StopF
     board = open_tensorboard(output, settings.tensorboard and is_main)
     reason, clock = None, SaveClock(settings.save_minutes)
     profiler = StepProfiler(output, settings.profile_steps if is_main else 0)
-    with Progress(settings.steps, task.finished, is_main) as progress, closing(task.batches()) as batches, profiler:
+    with Progress(settings.steps, task.finished, is_main) as progress, closing(_Feed(task)) as batches, profiler:
         _say(progress, task.introduction())
         seconds, begin = 0.0, time.monotonic()
         for batch in batches:
             task.step(batch)
             seconds += time.monotonic() - begin  # includes the wait for the batch, not validation or saving
             profiler.step()
+            left = task.finished
+            if task.rewind():
+                _continue_there(task, left, batches, accelerator, log, progress)
+                clock.saved()
+                begin = time.monotonic()
+                continue
             progress.advance(task.finished)
             reason = agree_to_stop(stop, device)
             last = task.finished == settings.steps or reason is not None
@@ -135,12 +151,51 @@ def run(task: Task, settings: RunSettings, accelerator: Accelerator, stop: StopF
             if reason:
                 break
             begin = time.monotonic()
+        task.settle()
         if is_main:
             drawn = plot_curves(log.read(), output / "curve.png", task.curves)
             _say(progress, ending(task, settings, reason, drawn))
     accelerator.wait_for_everyone()  # a process that leaves while another still talks to it dies by a signal
     accelerator.end_training()
     return EXIT_CODES.get(reason or "", 0)
+
+
+class _Feed:
+    """The batches of a task from where it stands; `restart` follows it to another place."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._batches = task.batches()
+
+    def __iter__(self) -> _Feed:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self._batches)
+
+    def restart(self) -> None:
+        """Begin again at the task's present step."""
+        self.close()
+        self._batches = self._task.batches()
+
+    def close(self) -> None:
+        """End what makes batches ahead."""
+        self._batches.close()
+
+
+def _continue_there(
+    task: Task, left: int, batches: _Feed, accelerator: Accelerator, log: JsonlLog, progress: Progress
+) -> None:
+    """Commit that a run went back from step ``left``, and let data, log and progress follow it."""
+    batches.restart()
+    task.save()
+    task.settle()
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        log.rewind(task.finished)
+        log.write(step=task.finished, rewound_from=left)
+    progress.advance(task.finished)
+    _say(progress, [f"losses spiked: from step {left} back to step {task.finished}, past the data between"])
 
 
 def due(step: int, every: int) -> bool:

@@ -25,15 +25,21 @@ class RunSettings:
         seed: decides initial weights, order and everything random.
         bf16: autocast to bfloat16 where that is safe; weights stay in float32.
         threads: CPU threads of each process; 0 = torch's choice.
+        device: where to train: ``auto`` takes what is there (of several GPUs, each process its own), ``cpu`` leaves
+            GPUs alone, ``cuda`` and ``mps`` stop where there is none.
         resume: ``auto`` continues from the last whole checkpoint in output; ``never`` refuses to.
         log_every: steps between log lines.
         validate_every: steps between validations; 0 = only at the end.
         save_every: steps between checkpoints; 0 = only at the end.
         save_minutes: minutes between checkpoints, next to those by steps; null = by steps only.
         keep_checkpoints: newest checkpoints that stay in the output folder.
+        save_in_background: write checkpoints in a thread while training continues; takes the host's memory for a copy.
         ema_decay: decay of the averaged weights, which are validated and exported; 0 = the latest weights.
         time_limit_minutes: stop, saved and resumable, after this long; null = no limit.
         optimizer: AdamW and its learning-rate schedule.
+        spike_threshold: go back to the last checkpoint and past the batches since, where loss or gradient norm lie this
+            many robust standard deviations above the median of the last 64 steps; 0 = never.
+        spike_patience: number of such steps in a row before it goes back.
         tensorboard: also write events for TensorBoard, into the output folder.
         profile_steps: number of steps to profile after the third of a start, into trace.json; 0 = none.
     """
@@ -43,21 +49,25 @@ class RunSettings:
     seed: int = 0
     bf16: bool = True
     threads: int = 0
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     resume: Literal["auto", "never"] = "auto"
     log_every: int = 20
     validate_every: int = 500
     save_every: int = 500
     save_minutes: float | None = None
     keep_checkpoints: int = 2
+    save_in_background: bool = False
     ema_decay: float = 0.999
     time_limit_minutes: float | None = None
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    spike_threshold: float = 0.0
+    spike_patience: int = 3
     tensorboard: bool = False
     profile_steps: int = 0
 
     def __post_init__(self) -> None:
-        self.require_at_least(1, "steps", "log_every", "keep_checkpoints")
-        self.require_at_least(0, "validate_every", "save_every", "threads", "seed", "profile_steps")
+        self.require_at_least(1, "steps", "log_every", "keep_checkpoints", "spike_patience")
+        self.require_at_least(0, "validate_every", "save_every", "threads", "seed", "profile_steps", "spike_threshold")
         if self.save_minutes is not None and not self.save_minutes > 0:
             raise SoundloomError(f"save_minutes: must be above 0, not {self.save_minutes}")
         if self.threads > _MOST_THREADS:

@@ -53,6 +53,11 @@ class Counting:
     def save(self) -> None:
         self.saved.append(self.finished)
 
+    def settle(self) -> None: ...
+
+    def rewind(self) -> bool:
+        return False
+
     def result(self) -> list[str]:
         return ["counted"]
 
