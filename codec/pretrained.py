@@ -1,4 +1,4 @@
-"""`load_codec`: open the shipped codec, a folder, or a name on the Hugging Face hub."""
+"""`load_codec`: open a shipped codec, a folder, or a name on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from codec.folder import DECODERS, FORMAT
 from codec.model import Codec
 
 SHIPPED = Path(__file__).parent / "weights" / "speech-24khz"
+#: the shipped codecs, which lie next to each other, by what they learned
+SHIPPED_NAMES = {"speech": "speech-24khz", "music": "music-24khz"}
 #: larger models of transformers that hold an EnCodec, and where
 HOLDERS = {"musicgen": "audio_encoder", "musicgen_melody": "audio_encoder"}
 _FILES = ["config.json", "model*.safetensors*", f"{DECODERS}/*.safetensors"]
@@ -86,7 +88,7 @@ def load_codec(
     device: str | torch.device = "cpu",
     decoder: str | None = None,
 ) -> AudioCodec:
-    """Open a codec, ready to run: the shipped one, a folder, or a hub name such as ``facebook/encodec_24khz``.
+    """Open a codec, ready to run: a shipped one, a folder, or a hub name such as ``facebook/encodec_24khz``.
 
     A folder is one of ours or a checkpoint in transformers' format (EnCodec, DAC, Mimi, X-Codec, Higgs Audio). An
     EnCodec checkpoint that fits our own network (24 kHz mono, MusicGen's) is opened as our `Codec`, which gives the
@@ -94,7 +96,7 @@ def load_codec(
     is opened. Safetensors and JSON are all that is read; the internet is used for a hub name only.
 
     Args:
-        name_or_folder: what to open; None is the shipped codec.
+        name_or_folder: what to open; None is the shipped codec of speech, "music" that of music.
         native: open EnCodec as our own network.
         dtype: ``torch.bfloat16`` computes in that, for speed, where the network is our SEANet (`Codec.compute_in`).
         device: ``cpu``, ``cuda``, ``mps``, or ``auto`` for the fastest of them that is there.
@@ -128,6 +130,15 @@ def choose_device(name: str | torch.device) -> torch.device:
     return device
 
 
+def shipped_folder(name: str | os.PathLike[str]) -> Path | None:
+    """Return the folder of the shipped codec that a name means, whether it is there or not; None for other names.
+
+    A codec's folder of this name in the working folder comes first; a folder of recordings does not.
+    """
+    known = {**SHIPPED_NAMES, **{folder: folder for folder in SHIPPED_NAMES.values()}}.get(os.fspath(name))
+    return None if known is None or os.path.isfile(os.path.join(name, "config.json")) else SHIPPED.parent / known
+
+
 def _open(name_or_folder: str | os.PathLike[str] | None, native: bool, decoder: str | None) -> AudioCodec:
     if name_or_folder is None:
         if not SHIPPED.is_dir():
@@ -138,7 +149,10 @@ def _open(name_or_folder: str | os.PathLike[str] | None, native: bool, decoder: 
             f"{name_or_folder}: weights in pickles can run code and are never read; convert them to safetensors with "
             "transformers' conversion script for this codec, and give that folder"
         )
-    folder = resolve(name_or_folder, "codec", _FILES, "facebook/encodec_24khz")
+    shipped = shipped_folder(name_or_folder)
+    if shipped is not None and not shipped.is_dir():
+        raise SoundloomError(f"codec {name_or_folder} is missing from this installation: no folder {shipped}")
+    folder = shipped or resolve(name_or_folder, "codec", _FILES, "facebook/encodec_24khz")
     config = read_json(folder / "config.json", missing="a codec folder holds it and model.safetensors")
     if config.get("format") == FORMAT:
         return Codec.from_pretrained(folder, decoder)

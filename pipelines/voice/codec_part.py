@@ -26,7 +26,9 @@ def codec_reference(name: str) -> tuple[str, str]:
 
     A shipped codec goes by its name, a folder by "codec". Raises: SoundloomError for what cannot be a name.
     """
-    weights = pretrained.SHIPPED.parent
+    weights, shipped = pretrained.SHIPPED.parent, pretrained.shipped_folder(name)
+    if shipped is not None:
+        return shipped.name, name
     try:
         path = Path(name).expanduser()
         is_folder = path.is_dir()

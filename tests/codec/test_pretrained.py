@@ -125,6 +125,23 @@ def test_our_own_folder_and_the_shipped_default(tmp_path, monkeypatch):
         load_codec()
 
 
+def test_shipped_codecs_by_name(tmp_path, monkeypatch):
+    config = SEANetConfig(filters=2, ratios=(4, 2), latent_dim=4, lstm_layers=0, weight_norm=False)
+    monkeypatch.setattr(pretrained, "SHIPPED", tmp_path / "weights" / "speech-24khz")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "music").mkdir()  # recordings, say: no codec, so the shipped one is meant
+    with pytest.raises(SoundloomError, match=r"codec music is missing from this installation: no folder .*music-24khz"):
+        load_codec("music")
+    made = {}
+    for name in ("speech-24khz", "music-24khz"):
+        made[name] = Codec(CodecConfig(network="seanet", seanet=config, quantizer=QuantizerConfig(2, 8)))
+        made[name].save_pretrained(tmp_path / "weights" / name)
+    for name, folder in (("music", "music-24khz"), ("music-24khz", "music-24khz"), ("speech", "speech-24khz")):
+        assert load_codec(name).fingerprint == made[folder].fingerprint
+    made["speech-24khz"].save_pretrained(tmp_path / "music")
+    assert load_codec("music").fingerprint == made["speech-24khz"].fingerprint
+
+
 @pytest.mark.parametrize("name", ["nowhere", "./no/where", "/no/where", "a/b/c", "../x", "", "facebook/"])
 def test_names_that_are_nothing(name):
     with pytest.raises(SoundloomError, match=r"owner/name|no codec|no config.json"):
