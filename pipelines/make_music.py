@@ -55,6 +55,7 @@ def make_music(options: argparse.Namespace) -> Path:
         codec=reference,
         codec_fingerprint=codec.fingerprint,
         levels=lm.codec_facts.num_levels if options.levels is None else options.levels,
+        sampled_levels=options.sampled_levels,
         sampling=SamplingConfig(**{name: getattr(options, name) for name in SAMPLING}),
         retries=options.retries,
         window_seconds=options.window,
@@ -103,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--decoder", help="decoder.safetensors: layers of the codec's decoder that are tuned for the model")
     add("--name", help="the model's name (default: the folder's)")
     add("--levels", type=int, help="decode the first n levels (default: all that the model writes)")
+    add("--sampled-levels", type=int, help="of these, the first n as sampled codes, finer ones from expected latents")
     for name, (kind, default, text) in SAMPLING.items():
         shown = "" if default is None else " (default: %(default)s)"
         add(f"--{name.replace('_', '-')}", type=kind, default=default, help=text + shown)

@@ -7,6 +7,7 @@
     python pipelines/music.py "an hour of rain" --seconds 120 -o rain.wav --keep-codes
     python pipelines/music.py --decode rain.wav.codes.safetensors -o rain.flac   # the codes again, without writing them
     python pipelines/music.py --lines -f descriptions.txt -o pieces/           # a file a line: pieces/0001.wav …
+    python pipelines/music.py --corpus corpora/held-out --split test -o made/  # for evaluate_music.py --outputs made/
     python pipelines/music.py "80s pop with bassy drums" --model facebook/musicgen-small -o pop.wav --plot pop.png
     python pipelines/music.py --model facebook/musicgen-small --save-model checkpoints/copy
 
@@ -15,7 +16,7 @@ MusicGen checkpoint, a name on the Hugging Face hub (downloaded at first use: ab
 folder in transformers' format. With --prompt the music continues a recording; --seconds is how much to add, and the
 output holds both unless --only-new is given. Long pieces are written in overlapping windows (10 s; MusicGen's have 30).
 A window of ours that is silent or repeats itself is tried again. The same seed, model and number of threads give the
-same music. Exit code: 0; 1 where some lines failed (--lines); 2 for bad input.
+same music. Exit code: 0; 1 where some lines failed; 2 for bad input.
 """
 
 from __future__ import annotations
@@ -78,8 +79,19 @@ class Writer:
         """Write a file for each line; report and leave out lines that fail. Returns the exit code."""
         lines = split_lines(text, "a description")
         width = max(4, len(str(len(lines))))
-        paths = [Path(self.options.output) / f"{number:0{width}d}.wav" for number in range(1, len(lines) + 1)]
-        batch = self.options.batch
+        return self._files(lines, [f"{number:0{width}d}.wav" for number in range(1, len(lines) + 1)])
+
+    def corpus(self) -> int:
+        """Write a file for each clip of a corpus that has none yet. Returns the exit code."""
+        from pipelines.music_corpus.asked import read_captions
+
+        options = self.options
+        asked = read_captions(Path(options.corpus), options.split, options.limit)
+        left = [(name, text) for name, text in asked if not (Path(options.output) / f"{name}.wav").is_file()]
+        return self._files([text for _, text in left], [f"{name}.wav" for name, _ in left])
+
+    def _files(self, lines: list[str], names: list[str]) -> int:
+        paths, batch = [Path(self.options.output) / name for name in names], self.options.batch
         return int(any([self._group(lines, paths, at, at + batch) for at in range(0, len(lines), batch)]))
 
     def _group(self, lines: list[str], paths: list[Path], begin: int, end: int) -> bool:
@@ -90,7 +102,8 @@ class Writer:
         except SoundloomError as error:
             if end - begin > 1:
                 return any([self._group(lines, paths, i, i + 1) for i in range(begin, min(end, len(lines)))])
-            print(f"error: line {begin + 1}: {error}", file=sys.stderr, flush=True)
+            where = f"line {begin + 1}" if self.options.lines else paths[begin].stem
+            print(f"error: {where}: {error}", file=sys.stderr, flush=True)
             return True
         for path, row in zip(paths[begin:end], rows, strict=True):
             music = self.model.finished(row, self.prompt if self.options.only_new else None)
@@ -138,8 +151,10 @@ def _check(options: argparse.Namespace) -> None:
         return
     if options.decode and (options.text or options.file or options.lines or options.prompt):
         raise SoundloomError("--decode takes codes that are written already; leave description and prompt out")
-    if options.lines:
-        check_lines_output(options.output, "--plot", bool(options.plot))
+    if options.corpus and (options.text or options.file or options.lines or options.decode):
+        raise SoundloomError("--corpus takes the captions of a corpus; leave the description and --lines out")
+    if options.lines or options.corpus:
+        check_lines_output(options.output, "--plot", bool(options.plot), "--lines" if options.lines else "--corpus")
     else:
         options.output = "music.wav" if options.output is None else options.output
         check_output(options.output)
@@ -161,7 +176,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--prompt", help="recording to continue, or - (standard input)")
     add("--only-new", action="store_true", help="write the continuation without the recording")
     add("--lines", action="store_true", help="make a piece for each line, in files of the folder -o")
-    add("--batch", type=int, default=4, help="with --lines: pieces written side by side (default: 4)")
+    add("--corpus", help="make a piece for each clip of this corpus of make_music_corpus.py, called as its id")
+    add("--split", default="all", help="with --corpus: clips of this split only (default: all)")
+    add("--limit", type=int, help="with --corpus: the first n clips only")
+    add("--batch", type=int, default=4, help="with --lines and --corpus: pieces written side by side (default: 4)")
     add("--keep-codes", action="store_true", help="write the codes to OUTPUT.codes.safetensors before they are decoded")
     add("--decode", metavar="CODES", help="decode such a file instead of writing a new piece")
     add("--seed", type=int, default=0, help="another seed, another piece (default: 0)")
@@ -178,7 +196,7 @@ def main(argv: list[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     _check(options)
     text = ""
-    if not (options.save_model or options.decode):
+    if not (options.save_model or options.decode or options.corpus):
         text = read_text([] if options.text == ["-"] else options.text, options.file, options.lines)
         if not text.strip():
             raise SoundloomError("the text is empty; say what the music should be like")
@@ -193,8 +211,8 @@ def main(argv: list[str] | None = None) -> int:
     if options.decode:
         return decode(model, options)
     writer = Writer(model, options, None if options.prompt is None else model.read_prompt(options.prompt))
-    if options.lines:
-        return writer.lines(text)
+    if options.lines or options.corpus:
+        return writer.lines(text) if options.lines else writer.corpus()
     writer.one(" ".join(text.split()))
     return 0
 

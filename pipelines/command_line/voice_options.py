@@ -138,13 +138,13 @@ def check_folder(folder: Path, path: str) -> None:
         raise SoundloomError(f"{path}: cannot write there, no permission for {there}; choose another place")
 
 
-def check_lines_output(path: str | None, without: str, spoilt: bool) -> None:
-    """--lines needs a folder to write to. Raises: SoundloomError, which also forbids what goes with one file only."""
+def check_lines_output(path: str | None, without: str, spoilt: bool, option: str = "--lines") -> None:
+    """``option`` needs a folder to write to. Raises: SoundloomError, which also forbids what goes with one file."""
     if spoilt or path in (None, "-"):
-        raise SoundloomError(f"--lines writes a folder of files: give -o FOLDER, without {without}")
+        raise SoundloomError(f"{option} writes a folder of files: give -o FOLDER, without {without}")
     folder = _local(str(path))
     if folder.exists() and not folder.is_dir():
-        raise SoundloomError(f"{path}: is a file; --lines needs a folder")
+        raise SoundloomError(f"{path}: is a file; {option} needs a folder")
     check_folder(folder, str(path))
 
 

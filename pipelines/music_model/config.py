@@ -23,9 +23,11 @@ MOST_RETRIES = 20
 class MusicConfig:
     """The contents of music.json.
 
-    ``levels``: decode the first n levels; ``sampling``: how codes are sampled unless asked for otherwise; ``retries``:
-    how often the guard tries a window again; ``window_seconds``: what the model learned to write at once;
-    ``stride_seconds``: what each window after the first adds. ``files``: SHA-256 of every file that the model needs.
+    ``levels``: decode the first n levels; ``sampled_levels``: of these, the first n as sampled codes and the others
+    from expected latents (see `lm.generation.request.GenerateConfig`; None: all as sampled codes). ``sampling``: how
+    codes are sampled unless asked for otherwise; ``retries``: how often the guard tries a window again;
+    ``window_seconds``: what the model learned to write at once; ``stride_seconds``: what each window after the first
+    adds. ``files``: SHA-256 of every file that the model needs.
     """
 
     name: str
@@ -33,6 +35,7 @@ class MusicConfig:
     codec: str
     codec_fingerprint: str
     levels: int
+    sampled_levels: int | None = None
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(1.0, None, 250, 1.0, 2.5))
     retries: int = 2
     window_seconds: float = 10.0
@@ -46,6 +49,7 @@ class MusicConfig:
             raise SoundloomError(f"music: codec_fingerprint is {quoted(self.codec_fingerprint)}; expected a SHA-256")
         check_number("sample_rate", self.sample_rate, int, 1, 1_000_000)
         check_number("levels", self.levels, int, 1, 1024)
+        check_number("sampled_levels", self.sampled_levels, int, 1, self.levels, optional=True)
         check_number("retries", self.retries, int, 0, MOST_RETRIES)
         check_number("window_seconds", self.window_seconds, float, 1, 120)
         check_number("stride_seconds", self.stride_seconds, float, 0.5, self.window_seconds)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from codec.common.seeds import checked_seed, retry_seed
 from codec.errors import SoundloomError
 from codec.model import Codec
 from codec.pretrained import choose_device
-from lm.generation.generate import generate
+from lm.generation.generate import Generation, generate
 from lm.generation.grid_writer import GenerativeLM
 from lm.generation.request import GenerateConfig, Request, make_request
 from lm.generation.sampling import SamplingConfig
@@ -49,6 +49,8 @@ class MusicModel(MusicWriter):
             raise SoundloomError(
                 f"music model {self.config.name}: decodes {self.config.levels} levels, its model writes {self.levels}"
             )
+        if self.config.sampled_levels is not None and not isinstance(self.codec, Codec):
+            raise SoundloomError(f"music model {self.config.name}: expected latents need a codec of soundloom")
         self.player = self.codec
         if self.decoder and isinstance(self.codec, Codec):
             self.player = self.codec.with_decoder(self.decoder)
@@ -121,9 +123,13 @@ class MusicModel(MusicWriter):
         chosen = {name: chosen[name] for name in asdict(SamplingConfig())}
         if not int(lengths.max()):
             chosen["guidance"] = 1.0
+        vectors = None
+        if self.config.sampled_levels is not None and isinstance(self.codec, Codec):
+            vectors = self.codec.quantizer.vectors(self.config.levels)
+        chosen["sampled_levels"] = self.config.sampled_levels
         # The model's END and its guard are off: a window has the length that was asked for, and a guard of its own.
         config = GenerateConfig(**chosen, max_frames=frames, min_frames=frames, loop_seconds=0)
-        return make_request(self.network.config, text_ids, lengths, prompt, None, seeds, config)
+        return make_request(self.network.config, text_ids, lengths, prompt, None, seeds, config, None, vectors)
 
     def write_rows(
         self,
@@ -147,8 +153,10 @@ class MusicModel(MusicWriter):
             self, partial(self.request, ids, settings=settings), len(seeds), self._tries(settings, retries)
         )
         codes = write_windows(run, self.windows, new, before, seeds, self.lag, on_step)
-        rows = zip(codes, run.reasons, run.attempts, strict=True)
-        return [Written(row, reason, attempts) for row, reason, attempts in rows]
+        return [
+            Written(row, run.reasons[i], run.attempts[i], run.latents(i, self.given_latents(before[i])))
+            for i, row in enumerate(codes)
+        ]
 
     def stream(
         self,
@@ -185,9 +193,23 @@ class MusicModel(MusicWriter):
             raise SoundloomError(f"codes have shape {list(codes.shape)}; expected [{self.levels}, frames]")
         return self.player.decode(codes[None, : self.config.levels])[0]
 
-    def verdict(self, codes: Tensor) -> str:
-        """Return the guard's finish reason for codes long [K, T]."""
-        return verdict(codes, self.codec.frame_rate, self.decode(codes), self.codec.sample_rate)
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Decode latents float [D, T] to wave float [C, N]. Raises: SoundloomError for a codec that has none."""
+        if not isinstance(self.player, Codec):
+            raise SoundloomError("this model's codec decodes codes only")
+        return self.player.decode_latent(latents[None])[0]
+
+    @torch.no_grad()
+    def given_latents(self, codes: Tensor) -> Tensor | None:
+        """Return the latents float [D, T] of true codes long [K, T]; None where the model makes none."""
+        if self.config.sampled_levels is None or not isinstance(self.codec, Codec):
+            return None
+        return self.codec.quantizer.decode(codes[None, : self.config.levels])[0]
+
+    def verdict(self, codes: Tensor, latents: Tensor | None = None) -> str:
+        """Return the guard's finish reason for codes long [K, T] and their latents float [D, T], if any."""
+        wave = self.decode(codes) if latents is None else self.decode_latents(latents)
+        return verdict(codes, self.codec.frame_rate, wave, self.codec.sample_rate)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write the model as a folder that `load_music` opens, the networks as they now are, in float32."""
@@ -202,29 +224,47 @@ class _GuardedRun:
     ) -> None:
         self.model, self.request, self.tries = model, request, tries
         self.reasons, self.attempts = ["end"] * rows, [1] * rows  # the worst of each piece's windows
+        self._latents: list[list[Tensor]] = [[] for _ in range(rows)]
+
+    def latents(self, row: int, before: Tensor | None) -> Tensor | None:
+        """Return a piece's latents [D, T] after those of its prompt; None where the model makes none."""
+        return None if before is None else torch.cat([before, *self._latents[row]], dim=1)
 
     def __call__(
         self, frames: int, prompt: Tensor | None, seeds: Sequence[int], on_step: Callable[[int], None]
     ) -> Tensor:
         """Write one window; see `pipelines.music_model.windows.WriteWindow`."""
         request = self.request(frames, prompt, seeds)
-        codes = generate(self.model.network, request, on_step).codes
         kept = 0 if prompt is None else prompt.shape[2]
-        reasons = [self.model.verdict(row[:, kept:]) for row in codes]
-        attempts = [1] * len(reasons)
+        best = self._takes(generate(self.model.network, request, on_step), kept)
+        attempts = [1] * len(best)
         for attempt in range(1, self.tries):
-            bad = [row for row, reason in enumerate(reasons) if reason != "end"]
+            bad = [row for row, take in enumerate(best) if take.reason != "end"]
             if not bad:
                 break
-            again = generate(self.model.network, request.rows(bad, [retry_seed(seeds[row], attempt) for row in bad]))
-            for row, found in zip(bad, again.codes, strict=True):
-                reason, attempts[row] = self.model.verdict(found[:, kept:]), attempt + 1
-                if worse(reasons[row], reason):
-                    codes[row], reasons[row] = found, reason
-        for row, reason in enumerate(reasons):
-            self.reasons[row] = reason if worse(reason, self.reasons[row]) else self.reasons[row]
+            again = request.rows(bad, [retry_seed(seeds[row], attempt) for row in bad])
+            for row, take in zip(bad, self._takes(generate(self.model.network, again), kept), strict=True):
+                attempts[row] += 1
+                best[row] = take if worse(best[row].reason, take.reason) else best[row]
+        for row, take in enumerate(best):
+            self.reasons[row] = take.reason if worse(take.reason, self.reasons[row]) else self.reasons[row]
             self.attempts[row] = max(self.attempts[row], attempts[row])
-        return codes
+            if take.latents is not None:
+                self._latents[row].append(take.latents)
+        return torch.stack([take.codes for take in best])
+
+    def _takes(self, made: Generation, kept: int) -> list[_Take]:
+        latents = [None] * len(made.codes) if made.latents is None else [row[:, kept:] for row in made.latents]
+        reasons = [self.model.verdict(codes[:, kept:], own) for codes, own in zip(made.codes, latents, strict=True)]
+        return [_Take(*parts) for parts in zip(made.codes, latents, reasons, strict=True)]
+
+
+class _Take(NamedTuple):
+    """One try at a window: codes [K, T], the context included; latents [D, n] of the new frames; finish reason."""
+
+    codes: Tensor
+    latents: Tensor | None
+    reason: str
 
 
 def load_music(name: str | os.PathLike[str] | None = "shipped", *, device: str | torch.device = "cpu") -> MusicModel:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from codec.errors import SoundloomError
-from lm.generation.generate import Stream
+from lm.generation.generate import Frame, Stream
 from pipelines.music_model.guard import worse
 from pipelines.music_model.windows import window_seed
 from pipelines.music_model.writer import Music
@@ -54,14 +54,15 @@ class MusicStream(Iterator[Tensor]):
             context = codes[:, :, -kept:] if kept else None
             seeds = [window_seed(self._seed, index)]
             request = model.request(self._ids, kept + added, context, seeds, self._settings)
-            frames = list[Tensor]()
+            frames = list[Frame]()
             for frame in Stream(model.network, request):
-                frames.append(frame.codes)
-                for wave in decoder.ready(frame.codes[:, None]):
+                frames.append(frame)
+                for wave in decoder.ready(frame):
                     made.append(wave)
                     yield wave
-            written = torch.stack(frames, dim=1)
-            found = model.verdict(written)
+            written = torch.stack([frame.codes for frame in frames], dim=1)
+            latents = [frame.latent for frame in frames if frame.latent is not None]
+            found = model.verdict(written, torch.stack(latents, dim=1) if latents else None)
             reason = found if worse(found, reason) else reason
             codes = torch.cat([codes, written[None]], dim=2)
         rest = decoder.finish()
@@ -73,49 +74,57 @@ class MusicStream(Iterator[Tensor]):
 
 
 class _Decoder:
-    """Decodes frames as they come, in chunks that grow; leaves out the sound of the first ``skipped`` frames."""
+    """Decodes frames as they come, in chunks that grow; leaves out the sound of the first ``skipped`` frames.
+
+    What waits are codes long [levels, n], or latents float [D, n] where the model makes them.
+    """
 
     def __init__(self, model: MusicModel, skipped: int) -> None:
-        self.model, self.player = model, model.player
+        self.model = model
+        self.player: Any = model.player  # some codecs decode latents, by methods that not all have
         self.skip = skipped * model.codec.hop_length
         rate = model.codec.frame_rate
         self.size, self.largest = (max(1, round(seconds * rate)) for seconds in (FIRST_CHUNK, LARGEST_CHUNK))
-        self.waiting: list[Tensor] = []
+        none = torch.zeros(model.levels, 0, dtype=torch.long, device=model.codec.device)
+        latents = model.given_latents(none)
+        self.latent = latents is not None
+        self.waiting = [none[: model.config.levels] if latents is None else latents]
         try:
             self.state = self.player.init_state(1)
         except SoundloomError:
             self.state = None  # a codec that decodes only the whole: the piece comes in one chunk
 
     def push(self, codes: Tensor) -> None:
-        """Take frames long [K, n] that need not sound yet."""
-        if codes.shape[1]:
-            self.waiting.append(codes)
+        """Take true frames, codes long [K, n], that need not sound yet."""
+        latents = self.model.given_latents(codes)
+        self._add(codes[: self.model.config.levels] if latents is None else latents)
 
-    def ready(self, codes: Tensor) -> Iterator[Tensor]:
-        """Take the next frames; return their sound [C, n] once enough of them wait."""
-        self.push(codes)
+    def ready(self, frame: Frame) -> Iterator[Tensor]:
+        """Take the next frame; return the sound [C, n] of those that wait once they are enough."""
+        self._add((frame.codes[: self.model.config.levels] if frame.latent is None else frame.latent)[:, None])
         if self.state is None or sum(one.shape[1] for one in self.waiting) < self.size:
             return
         self.size = min(2 * self.size, self.largest)
-        wave = self._kept(self.player.decode_chunk(self._taken(), self.state))
+        wave = self._decoded(last=False)
         if wave.shape[-1]:
             yield wave
 
     def finish(self) -> Tensor:
         """Return the rest of the sound [C, n]."""
-        codes = self._taken()
+        return self._decoded(last=True)
+
+    def _add(self, frames: Tensor) -> None:
+        self.waiting.append(frames.to(self.waiting[0].device))
+
+    def _decoded(self, last: bool) -> Tensor:
+        frames = torch.cat(self.waiting, dim=1)[None]
+        self.waiting = [frames[0, :, :0]]
         if self.state is None:
-            return self._kept(self.player.decode(codes))
-        return self._kept(self.player.decode_chunk(codes, self.state, last=True))
-
-    def _taken(self) -> Tensor:
-        """Return the frames that wait, long [1, levels, n], as the decoder takes them."""
-        none = torch.zeros(self.model.levels, 0, dtype=torch.long, device=self.model.codec.device)
-        codes = torch.cat([none, *(one.to(none.device) for one in self.waiting)], dim=1)
-        self.waiting = []
-        return codes[None, : self.model.config.levels]
-
-    def _kept(self, wave: Tensor) -> Tensor:
+            wave = self.player.decode_latent(frames) if self.latent else self.player.decode(frames)
+        elif self.latent:
+            wave = self.player.decode_latent_chunk(frames, self.state, last=last)
+        else:
+            wave = self.player.decode_chunk(frames, self.state, last=last)
         skipped = min(self.skip, wave.shape[-1])
         self.skip -= skipped
         return wave[0, :, skipped:]

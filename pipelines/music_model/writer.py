@@ -46,11 +46,15 @@ class Music:
 
 @dataclass(frozen=True)
 class Written:
-    """The codes long [K, T] of a piece before they are decoded, and how it ended; see `Music`."""
+    """The codes long [K, T] of a piece before they are decoded, and how it ended; see `Music`.
+
+    ``latents`` float [D, T]: what is decoded in place of the codes, where a model makes latents.
+    """
 
     codes: Tensor
     finish_reason: str = "end"
     attempts: int = 1
+    latents: Tensor | None = None
 
 
 class MusicWriter(ABC):
@@ -149,11 +153,19 @@ class MusicWriter(ABC):
 
     def finished(self, row: Written, without: Tensor | None = None) -> Music:
         """Decode a row; leave out the prompt ``without`` [C, N] at the start."""
-        return replace(self.music(row.codes, without), finish_reason=row.finish_reason, attempts=row.attempts)
+        wave = self.decode(row.codes) if row.latents is None else self.decode_latents(row.latents)
+        music = self._without(row.codes, wave, without)
+        return replace(music, finish_reason=row.finish_reason, attempts=row.attempts)
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Decode latents float [D, T] to wave float [C, N]. Raises: SoundloomError for a model that makes none."""
+        raise SoundloomError("this model makes codes, and no latents")
 
     def music(self, codes: Tensor, without: Tensor | None = None) -> Music:
         """Decode codes long [K, T]; leave out the prompt ``without`` [C, N] at the start."""
-        wave = self.decode(codes)
+        return self._without(codes, self.decode(codes), without)
+
+    def _without(self, codes: Tensor, wave: Tensor, without: Tensor | None) -> Music:
         if without is not None:
             before = self.frames_of(without)
             codes, wave = codes[:, before:], wave[:, before * self.codec.hop_length :]

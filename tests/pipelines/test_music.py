@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -82,6 +83,27 @@ def test_a_file_a_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert music.main([*common, "--seconds", "0.1"]) == 1
     said = capsys.readouterr().err
     assert "error: line 2: the text has" in said and "0003.wav" in said
+
+
+def test_a_file_for_each_clip_of_a_corpus(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"id": n, "text": t, "split": s, "captions": []} for n, t, s in (
+        ("aa", "a calm piano piece", "test"), ("bb", "loud drums", "train"), ("cc", "slow strings", "test")
+    )]  # fmt: skip
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "made"
+    common = ["--corpus", str(tmp_path), "--split", "test", "-o", str(out), "--model", str(folder), "--seconds", "0.1"]
+    assert music.main([*common, "--limit", "1"]) == 0
+    assert [path.name for path in out.iterdir()] == ["aa.wav"]
+    before = (out / "aa.wav").stat().st_mtime_ns
+    assert music.main(common) == 0 and sorted(path.name for path in out.iterdir()) == ["aa.wav", "cc.wav"]
+    assert (out / "aa.wav").stat().st_mtime_ns == before and "aa.wav" not in capsys.readouterr().err.split("cc.wav")[1]
+    for change, message in (({"split": "x"}, "no clips of the split 'test'"), ({"id": "../x"}, "cannot be the name")):
+        (tmp_path / "manifest.jsonl").write_text(json.dumps(rows[0] | change) + "\n")
+        with pytest.raises(SoundloomError, match=message):
+            music.main(common)
+    (tmp_path / "manifest.jsonl").write_text('{"id": "aa"}\n')
+    with pytest.raises(SoundloomError, match="line 1: expected a row of make_music_corpus.py"):
+        music.main(common)
 
 
 def test_pieces_side_by_side_are_those_alone(folder: Path) -> None:
@@ -166,6 +188,8 @@ def test_the_model_is_saved_for_transformers(folder: Path, tmp_path: Path) -> No
         (["a", "-o", "x.wav", "--prompt", "nothing.wav"], "no such file"),
         (["a", "-o", "x.wav", "--plot", "x.wav"], "unknown kind of file"),
         (["a", "--lines"], "give -o FOLDER"),
+        (["--corpus", "x"], "--corpus writes a folder of files: give -o FOLDER"),
+        (["a", "--corpus", "x", "-o", "out"], "leave the description and --lines out"),
         (["a", "--save-model", "copy"], "leave the description out"),
         (["a", "-o", "x.wav", "--model", "nowhere"], "no MusicGen checkpoint 'nowhere'"),
     ],

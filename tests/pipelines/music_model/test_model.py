@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from music_models import CAPTIONS, WRITTEN, tiny_music
@@ -120,3 +122,17 @@ def test_the_likeliest_codes_are_written_once(model: MusicModel, monkeypatch: py
 def test_codes_of_another_model_are_refused(model: MusicModel) -> None:
     with pytest.raises(SoundloomError, match=r"expected \[2, frames\]"):
         model.decode(torch.zeros(3, 5, dtype=torch.long))
+
+
+def test_expected_latents_change_the_sound_and_no_code(model: MusicModel, tmp_path: Path) -> None:
+    expected = tiny_music(tmp_path, sampled_levels=1)
+    wave = prompt_wave(0.4)
+    (plain,), (made,) = (m.write_batch([CAPTIONS[0]], 3.0, prompt=wave, seeds=[4]) for m in (model, expected))
+    assert torch.equal(plain.codes, made.codes) and plain.waveform.shape == made.waveform.shape
+    assert torch.allclose(plain.waveform[:, :8000], made.waveform[:, :8000], atol=1e-5)  # the prompt's codes are true
+    assert not torch.allclose(plain.waveform[:, 12_000:], made.waveform[:, 12_000:], atol=1e-2)
+    # the second window's latents follow the first's
+    (row,) = expected.write_rows([CAPTIONS[0]], 3.0, prompt=wave, seeds=[4])
+    assert row.latents is not None and row.latents.shape == (8, 170) and bool((row.latents != 0).any(0).all())
+    with pytest.raises(SoundloomError, match="sampled_levels"):
+        tiny_music(tmp_path, sampled_levels=WRITTEN + 1)

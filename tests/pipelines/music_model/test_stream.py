@@ -18,8 +18,17 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> MusicModel:
     return tiny_music(tmp_path_factory.mktemp("text"))
 
 
+@pytest.fixture(scope="module")
+def latent_model(tmp_path_factory: pytest.TempPathFactory) -> MusicModel:
+    return tiny_music(tmp_path_factory.mktemp("text"), sampled_levels=1)
+
+
 @pytest.mark.parametrize(("prompted", "only_new"), [(False, False), (True, False), (True, True)])
-def test_chunks_make_the_whole_piece(model: MusicModel, prompted: bool, only_new: bool) -> None:
+@pytest.mark.parametrize("latents", [False, True])
+def test_chunks_make_the_whole_piece(
+    model: MusicModel, latent_model: MusicModel, prompted: bool, only_new: bool, latents: bool
+) -> None:
+    model = latent_model if latents else model
     wave = 0.1 * torch.randn(1, 10_000, generator=torch.Generator().manual_seed(0)) if prompted else None
     whole = model.write(CAPTIONS[0], 2.6, prompt=wave, only_new=only_new, seed=5)  # two windows
     stream = model.stream(CAPTIONS[0], 2.6, prompt=wave, only_new=only_new, seed=5)
