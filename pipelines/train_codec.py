@@ -151,7 +151,7 @@ class CodecTask:
         losses = CodecLosses(settings.codec.sample_rate, settings.losses, settings.discriminators)
         losses.to(self.accelerator.device)
         learning = settings.optimizer, settings.discriminator_lr, settings.ema_decay
-        spikes = SpikeGuard(settings.spike_threshold, settings.spike_patience)
+        spikes = SpikeGuard(settings.spike_threshold, settings.spike_patience, settings.save_every)
         return AdversarialState("codec", self.codec, losses, *learning, spikes, Saver(settings.save_in_background))
 
     @property

@@ -236,7 +236,7 @@ def make_state(settings: TuneDecoderSettings, voice: Voice) -> AdversarialState:
     if not any(parameter.requires_grad for parameter in decoder.parameters()):
         raise SoundloomError(f"layers: no part of the decoder has a name that begins with {', '.join(settings.layers)}")
     losses = CodecLosses(voice.sample_rate, settings.losses, settings.discriminators)
-    spikes = SpikeGuard(settings.spike_threshold, settings.spike_patience)
+    spikes = SpikeGuard(settings.spike_threshold, settings.spike_patience, settings.save_every)
     learning = settings.optimizer, settings.discriminator_lr, settings.ema_decay
     return AdversarialState("decoder", decoder, losses, *learning, spikes, Saver(settings.save_in_background))
 

@@ -6,11 +6,10 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 from codec.audio.files import AUDIO_SUFFIXES
 from codec.errors import SoundloomError
@@ -26,8 +25,7 @@ _AHEAD = 16  # folders, and batches of texts, that are read before their turn
 _TEXTS = 256  # files whose texts are read in one turn
 
 
-@dataclass(frozen=True)
-class _Entry:
+class _Entry(NamedTuple):
     """A folder, or an audio file with its stem where that is unlike the others', and the names of texts next to it."""
 
     name: str
@@ -55,9 +53,11 @@ def _walk(
     folder: str, prefix: str, seen: set[str], pool: ThreadPoolExecutor, entries: list[_Entry]
 ) -> Iterator[Utterance]:
     inside = _ahead(pool, _list, (os.path.join(folder, entry.name) for entry in entries if entry.kind == "folder"))
-    batches = (entries[first : first + _TEXTS] for first in range(0, len(entries), _TEXTS))
-    texts = _ahead(pool, partial(_read_texts, folder), batches)
-    for entry, text in zip(entries, chain.from_iterable(texts), strict=True):
+    named = [entry.texts for entry in entries if entry.texts]
+    batches = (named[first : first + _TEXTS] for first in range(0, len(named), _TEXTS))
+    texts = chain.from_iterable(_ahead(pool, partial(_read_texts, folder), batches))
+    for entry in entries:
+        text = next(texts) if entry.texts else ""
         if entry.kind != "folder":
             yield _utterance(prefix, entry, text)
             continue
@@ -126,9 +126,9 @@ def _is_audio(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES
 
 
-def _read_texts(folder: str, entries: Iterable[_Entry]) -> list[str]:
-    """Return the text of each entry: of the first of its texts that can be read."""
-    return [_first_text([Path(folder, name) for name in entry.texts]) for entry in entries]
+def _read_texts(folder: str, names: Iterable[tuple[str, ...]]) -> list[str]:
+    """Return for each tuple of names the text of the first file that can be read."""
+    return [_first_text([Path(folder, name) for name in each]) for each in names]
 
 
 def _first_text(paths: Iterable[Path]) -> str:

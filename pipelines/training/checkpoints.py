@@ -101,16 +101,17 @@ def save_checkpoint(
     return final
 
 
-def load_checkpoint(folder: str | Path, warn: Callable[[str], None] | None = None) -> Checkpoint | None:
+def load_checkpoint(folder: str | Path, warn: Callable[[str], None] | None = None, every: int = 0) -> Checkpoint | None:
     """Return the last whole checkpoint in ``folder``, or None where there is none at all.
 
-    Broken ones are named through ``warn`` (stderr by default) and passed over.
+    Broken ones are named through ``warn`` (stderr by default) and passed over. With ``every``, only those of each
+    ``every``-th step count.
 
     Raises:
         SoundloomError: there are checkpoints and not one is whole.
     """
     warn = warn or (lambda message: print(message, file=sys.stderr))
-    paths = list_checkpoints(folder)
+    paths = [path for path in list_checkpoints(folder) if not every or step_of(path) % every == 0]
     for path in reversed(paths):
         try:
             return read_checkpoint(path)
@@ -125,7 +126,12 @@ def list_checkpoints(folder: str | Path) -> list[Path]:
     """Return the checkpoint folders in ``folder``, oldest step first, whole or not."""
     folder = Path(folder)
     found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)] if folder.is_dir() else []
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    return sorted(found, key=step_of)
+
+
+def step_of(path: Path) -> int:
+    """Return the step in the name of a checkpoint's folder."""
+    return int(path.name.removeprefix("step-"))
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
@@ -154,10 +160,21 @@ def prune_checkpoints(folder: str | Path, keep: int) -> None:
     """Remove all but the ``keep`` (at least 1) checkpoints of the highest steps, and leftovers of killed saves."""
     _collect_leftovers(Path(folder))
     for path in list_checkpoints(folder)[: -max(keep, 1)]:
-        # Out of sight first: a kill in the middle of the removal must not leave half a checkpoint under its name.
-        aside = path.with_name(f".tmp-old-{path.name}-{os.getpid()}")
-        os.replace(path, aside)
-        shutil.rmtree(aside, ignore_errors=True)
+        _remove(path)
+
+
+def remove_after(folder: str | Path, step: int) -> None:
+    """Remove the checkpoints of later steps than ``step``, which a run that went back must not resume from."""
+    for path in list_checkpoints(folder):
+        if step_of(path) > step:
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    # Out of sight first: a kill in the middle of the removal must not leave half a checkpoint under its name.
+    aside = path.with_name(f".tmp-old-{path.name}-{os.getpid()}")
+    os.replace(path, aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def module_tensors(module: nn.Module, prefix: str) -> dict[str, Tensor]:

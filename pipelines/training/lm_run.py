@@ -159,7 +159,7 @@ def prepare_state(
             layer.compile(dynamic=True)  # one graph for every length, and for every block
     shard_model(accelerator, model, model.transformer.layers)
     guard = BadSteps(shown=accelerator.is_main_process)
-    spikes = SpikeGuard(settings.spike_threshold, settings.spike_patience)
+    spikes = SpikeGuard(settings.spike_threshold, settings.spike_patience, settings.save_every)
     averages, saver = Ema(model, settings.ema_decay), Saver(settings.save_in_background)
     state = State(model, make_adamw(model, settings.optimizer), averages, guard, spikes, saver)
     facts = {

@@ -24,6 +24,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGr
 
 from codec.errors import SoundloomError
 from pipelines.command_line.progress import Progress
+from pipelines.training.checkpoints import remove_after
 from pipelines.training.curves import Panel, plot_curves
 from pipelines.training.log import JsonlLog, open_tensorboard, record
 from pipelines.training.profiling import StepProfiler
@@ -188,9 +189,11 @@ def _continue_there(
 ) -> None:
     """Commit that a run went back from step ``left``, and let data, log and progress follow it."""
     batches.restart()
+    accelerator.wait_for_everyone()  # all have read the checkpoint
+    if accelerator.is_main_process:
+        remove_after(log.path.parent / "checkpoints", task.finished)
     task.save()
     task.settle()
-    accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         log.rewind(task.finished)
         log.write(step=task.finished, rewound_from=left)

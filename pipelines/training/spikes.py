@@ -27,11 +27,12 @@ class SpikeGuard:
     A step spikes where either lies more than ``threshold`` robust standard deviations above the median of the last
     `WINDOW` good steps, or is not finite. ``patience`` such steps in a row are enough to go back; 0 as ``threshold``
     turns it off. ``skipped``: steps of data that were left out so far. All of it is in checkpoints, so that a run that
-    resumes decides as one that was never stopped.
+    resumes decides as one that was never stopped. ``every``: steps between checkpoints; the run goes back to one of
+    these, not to one that a signal or a clock asked for (0: to any).
     """
 
-    def __init__(self, threshold: float, patience: int) -> None:
-        self.threshold, self.patience = threshold, patience
+    def __init__(self, threshold: float, patience: int, every: int = 0) -> None:
+        self.threshold, self.patience, self.every = threshold, patience, every
         self.skipped = 0
         self.rewinds = (-1, 0)  # a checkpoint's step, and how often the run went back to it in a row
         self.forget()
@@ -96,7 +97,7 @@ class SpikeGuard:
         if not self.due:
             return False
         settle()
-        checkpoint = load_checkpoint(folder)
+        checkpoint = load_checkpoint(folder, every=self.every)
         if checkpoint is None:
             self.forget()
             return False

@@ -110,14 +110,15 @@ def test_a_run_goes_back_past_the_data_that_led_to_a_spike(tmp_path: Path, monke
     assert steps == list(range(1, 23)) and all(row["loss"] < 10 for row in log if "loss" in row)
 
 
-def test_a_run_that_is_stopped_after_it_went_back_resumes_to_the_bit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("stopped", [11, 18])
+def test_a_run_that_is_stopped_before_or_after_it_went_back_resumes_to_the_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: int
 ) -> None:
     monkeypatch.setattr(spikes, "LEAST", 8)
     Poison(monkeypatch, range(12, 14))
     assert train_lm.main(words(tmp_path, "whole")) == 0
     with monkeypatch.context() as patched:
-        stop_after(patched, 18)  # four steps after it went back
+        stop_after(patched, stopped)  # after step 11, which leaves a checkpoint there, or four steps after it went back
         assert train_lm.main(words(tmp_path, "parts")) == 143
     assert train_lm.main(words(tmp_path, "parts")) == 0
     assert_same_end(tmp_path / "whole", tmp_path / "parts")
