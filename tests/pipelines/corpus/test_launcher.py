@@ -97,3 +97,20 @@ def test_the_job_script_of_the_guide(tmp_path: Path) -> None:
         ["sbatch", "job.sh"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280, check=False
     )
     assert store_bytes(tmp_path / "stores/mine") == store_bytes(tmp_path / "whole"), told.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.proof("Ray's tasks write the bytes of one process")
+def test_ray_writes_the_same_bytes(tmp_path: Path) -> None:
+    """On a real Ray of this machine, in a process of its own."""
+    pytest.importorskip("datatrove")
+    pytest.importorskip("ray")
+    write_corpus(tmp_path / "corpus", 12)
+    assert tokenize(tmp_path / "corpus", tmp_path / "whole", "--shards", "4") == 0
+    paths = f"{ROOT}:{ROOT}/tests/helpers"
+    environment = os.environ | {"PYTHONPATH": paths, "RAY_USAGE_STATS_ENABLED": "0"}
+    words = ["--shards", "4", "--engine", "ray", "--tasks", "2", "--engine-option", "mem_per_cpu_gb=0.2"]
+    command = [sys.executable, store_helpers.__file__, str(tmp_path / "corpus"), str(tmp_path / "store"), *words]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert store_bytes(tmp_path / "store") == store_bytes(tmp_path / "whole")
