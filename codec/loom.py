@@ -5,6 +5,9 @@ bits, most significant first; zero bits fill the last byte::
 
     4s magic "LOOM" | B version 1 | B levels | H codebook_size - 1 | I sample_rate | I hop_length
     I frames | Q samples | 8s sha256(fingerprint)[:8] | I crc32 of the packed codes | I crc32 of the 40 bytes before
+
+Version 2 has a float32 before the last field, the gain (`CodeFile.gain`): 48 bytes of header. A gain of 1 is written
+as version 1, which every soundloom reads.
 """
 
 from __future__ import annotations
@@ -35,9 +38,11 @@ CODE_SUFFIXES = (".loom", ".safetensors")  # written and read
 READ_SUFFIXES = (*CODE_SUFFIXES, ".ecdc", ".dac")
 _LARGEST_FILE = 1 << 26  # 35 hours at 4 kbit/s
 _HEADER = struct.Struct("<4sBBHIIIQ8sI")
+_GAIN = struct.Struct("<f")
 _CHECK = struct.Struct("<I")
-HEADER_BYTES = _HEADER.size + _CHECK.size
-_MAGIC, _VERSION = b"LOOM", 1
+HEADER_BYTES = _HEADER.size + _CHECK.size  # of version 1
+_MAGIC = b"LOOM"
+_LARGEST_GAIN = 1e4  # 80 dB, more than 16 bits have between silence and full scale
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,8 @@ class CodeFile:
 
     ``codes``: long [K, T]; ``num_samples``: length of the recording, at most T · hop_length; ``mark``: 16 hex
     digits that identify the codec that wrote them (`mark_of` its fingerprint), or empty where the file has none.
+    ``gain``: the recording was multiplied by it before it was encoded, and what the codes decode to is divided by it;
+    a float32 (`codec.loudness`).
     """
 
     codes: Tensor
@@ -54,6 +61,7 @@ class CodeFile:
     hop_length: int
     num_samples: int
     mark: str
+    gain: float = 1.0
 
     def check_codec(self, codec: AudioCodec, name: str) -> None:
         """Check that this codec wrote the codes, by its mark; without one, by its sizes.
@@ -89,7 +97,7 @@ def pack(file: CodeFile) -> bytes:
     levels, frames = file.codes.shape
     header = _HEADER.pack(
         _MAGIC,
-        _VERSION,
+        1 if file.gain == 1 else 2,
         levels,
         file.codebook_size - 1,
         file.sample_rate,
@@ -99,6 +107,7 @@ def pack(file: CodeFile) -> bytes:
         bytes.fromhex(file.mark),
         zlib.crc32(body),
     )
+    header += b"" if file.gain == 1 else _GAIN.pack(file.gain)
     return header + _CHECK.pack(zlib.crc32(header)) + body
 
 
@@ -107,35 +116,43 @@ def unpack(data: bytes, name: str = "codes") -> CodeFile:
 
     Raises: `SoundloomError` that begins with ``name``.
     """
-    if data[:4] != _MAGIC:
-        raise SoundloomError(
-            f"{name}: not a .loom file (it begins with {data[:4]!r}); give one that reconstruct.py wrote"
-        )
-    if len(data) < HEADER_BYTES:
-        raise SoundloomError(f"{name}: cut inside its header ({len(data)} bytes); copy it again")
-    _, version, levels, largest, rate, hop, frames, samples, mark, body_check = _HEADER.unpack_from(data)
-    if version != _VERSION:
-        raise SoundloomError(
-            f"{name}: .loom version {version}, this soundloom reads version {_VERSION}; update soundloom"
-        )
-    if zlib.crc32(data[: _HEADER.size]) != _CHECK.unpack_from(data, _HEADER.size)[0]:
-        raise SoundloomError(f"{name}: its header is damaged; copy it again")
+    begin, gain = _check_header(data, name)
+    _, _, levels, largest, rate, hop, frames, samples, mark, body_check = _HEADER.unpack_from(data)
     width = _width(largest + 1)
-    wanted = HEADER_BYTES + (frames * levels * width + 7) // 8
+    wanted = begin + (frames * levels * width + 7) // 8
     if len(data) != wanted:
         raise SoundloomError(
             f"{name}: has {len(data):,} bytes, its header promises {wanted:,}: cut or damaged; copy it again"
         )
-    if zlib.crc32(data[HEADER_BYTES:]) != body_check:
+    if zlib.crc32(data[begin:]) != body_check:
         raise SoundloomError(f"{name}: its codes are damaged; copy it again")
-    flat = np.unpackbits(np.frombuffer(data, np.uint8, offset=HEADER_BYTES), count=frames * levels * width)
+    flat = np.unpackbits(np.frombuffer(data, np.uint8, offset=begin), count=frames * levels * width)
     bits = flat.reshape(frames, levels, width)
     codes = np.zeros((frames, levels), np.int64)
     for place in range(width):
         codes = codes << 1 | bits[:, :, place]
-    file = CodeFile(torch.from_numpy(codes.T.copy()), largest + 1, rate, hop, samples, mark.hex())
+    file = CodeFile(torch.from_numpy(codes.T.copy()), largest + 1, rate, hop, samples, mark.hex(), gain)
     _check(file, name)
     return file
+
+
+def _check_header(data: bytes, name: str) -> tuple[int, float]:
+    """Check that a header is whole; return where the codes begin, and the gain. Raises: `SoundloomError`."""
+    if data[:4] != _MAGIC:
+        raise SoundloomError(
+            f"{name}: not a .loom file (it begins with {data[:4]!r}); give one that reconstruct.py wrote"
+        )
+    version = data[4] if len(data) >= HEADER_BYTES else 1
+    if version not in (1, 2):
+        raise SoundloomError(
+            f"{name}: .loom version {version}, this soundloom reads versions 1 and 2; update soundloom"
+        )
+    end = _HEADER.size + (_GAIN.size if version == 2 else 0)
+    if len(data) < end + _CHECK.size:
+        raise SoundloomError(f"{name}: cut inside its header ({len(data)} bytes); copy it again")
+    if zlib.crc32(data[:end]) != _CHECK.unpack_from(data, end)[0]:
+        raise SoundloomError(f"{name}: its header is damaged; copy it again")
+    return end + _CHECK.size, _GAIN.unpack_from(data, _HEADER.size)[0] if version == 2 else 1.0
 
 
 def save_codes(path: str | os.PathLike[str], file: CodeFile) -> int:
@@ -149,7 +166,7 @@ def save_codes(path: str | os.PathLike[str], file: CodeFile) -> int:
     elif suffix == ".safetensors":
         _check(file, str(path))
         dtype = torch.int16 if file.codebook_size <= 1 << 15 else torch.int32
-        facts = {name: getattr(file, name) for name in _FACTS}
+        facts = {name: getattr(file, name) for name in _FACTS if name != "gain" or file.gain != 1}
         tensor = file.codes.to("cpu", dtype).contiguous()
         data = safetensors.torch.save({"codes": tensor}, {"soundloom": json.dumps(facts)})
     else:
@@ -189,11 +206,11 @@ def _load_tensors(path: Path) -> CodeFile:
         raise SoundloomError(f"{path}: not a safetensors file that can be read ({error}); copy it again") from error
     if (
         not isinstance(facts, dict)
-        or set(facts) != set(_FACTS)
+        or set(facts) | {"gain"} != set(_FACTS)  # which only codes of raised sound have
         or codes.dtype not in (torch.int16, torch.int32, torch.int64)
     ):
         raise SoundloomError(f"{path}: lacks soundloom's facts about its codes; give a file that reconstruct.py wrote")
-    wrong = [name for name, kind in _FACTS.items() if type(facts[name]) is not kind]
+    wrong = [name for name, value in facts.items() if type(value) is not _FACTS[name]]
     if wrong or not _is_mark(facts["mark"]):
         raise SoundloomError(f"{path}: facts of the wrong type: {', '.join(wrong) or 'mark'}; copy it again")
     file = CodeFile(codes.long(), **facts)
@@ -201,7 +218,9 @@ def _load_tensors(path: Path) -> CodeFile:
     return file
 
 
-_FACTS = {"codebook_size": int, "sample_rate": int, "hop_length": int, "num_samples": int, "mark": str}
+_FACTS: dict[str, type] = {
+    "codebook_size": int, "sample_rate": int, "hop_length": int, "num_samples": int, "mark": str, "gain": float
+}  # fmt: skip
 
 
 def _is_mark(text: str) -> bool:
@@ -224,6 +243,8 @@ def _check(file: CodeFile, name: str) -> None:
         raise SoundloomError(
             f"{name}: {file.num_samples} samples in {file.codes.shape[1]} frames of {file.hop_length}: they do not fit"
         )
+    if not 1 / _LARGEST_GAIN <= file.gain <= _LARGEST_GAIN:  # NaN compares as False
+        raise SoundloomError(f"{name}: gain {file.gain:g}; expected {1 / _LARGEST_GAIN:g} to {_LARGEST_GAIN:,.0f}")
     low, high = int(file.codes.min()), int(file.codes.max())
     if low < 0 or high >= file.codebook_size:
         raise SoundloomError(f"{name}: codes from {low} to {high}; expected 0 to {file.codebook_size - 1}")

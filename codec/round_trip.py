@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import math
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from codec.audio.files import read_audio
+from codec.audio.opened import is_special, name_of
 from codec.audio.pieces import read_pieces
 from codec.errors import SoundloomError
 from codec.loom import READ_SUFFIXES, CodeFile, load_codes, mark_of, pack
+from codec.loudness import LoudnessMeter
 from codec.metrics import MelDistance
 from codec.pretrained import AudioCodec
 
@@ -34,6 +40,7 @@ def reconstruct(
     levels: int | None = None,
     write: Callable[[Tensor], None] | None = None,
     show: Callable[[Tensor], None] | None = None,
+    normalize: bool = True,
 ) -> Reconstruction:
     """Read ``source``, audio or a file of codes, and send it through ``codec``.
 
@@ -42,7 +49,9 @@ def reconstruct(
     the decoder's last windows are missing, and a sound that does not end in silence fades.
 
     ``levels``: use the first n levels (None: all that there are). ``write`` takes the decoded wave, piece by piece
-    [C, n] on the CPU, and ``show`` the recording. Raises: `SoundloomError` for input that does not fit.
+    [C, n] on the CPU, and ``show`` the recording. ``normalize``: read the recording twice, and raise a quiet one by the
+    gain of its `LoudnessMeter` before it is encoded; the decoded wave has the recording's level either way.
+    Raises: `SoundloomError` for input that does not fit.
     """
     if levels is not None and not 1 <= levels <= codec.num_levels:
         raise SoundloomError(f"--levels {levels}: this codec has levels 1 to {codec.num_levels}")
@@ -52,24 +61,25 @@ def reconstruct(
         file.check_codec(codec, str(source))
         if levels is not None and levels > file.codes.shape[0]:
             raise SoundloomError(f"--levels {levels}: {source} holds {file.codes.shape[0]} levels")
-        codes, output.num_samples = file.codes[:levels], file.num_samples
-        pieces: Iterable[Tensor] = codes[None].split(codec.piece_frames() or codes.shape[1], -1)
+        codes, gain, output.num_samples = file.codes[:levels], file.gain, file.num_samples
+        _decode(codec, codes[None].split(codec.piece_frames() or codes.shape[1], -1), gain, output)
     else:
         output.distance = MelDistance(codec.sample_rate)
         coded: list[Tensor] = []
-        pieces = _kept(_by_pieces(codec, codec.encode, codec.encode_chunk, _recording(codec, source, output)), coded)
-        pieces = (piece[:, :levels] for piece in pieces)
-    for wave in _by_pieces(codec, codec.decode, codec.decode_chunk, pieces):
-        output.add(wave[0].cpu())
-    if output.distance is not None:
+        with _pieces(codec, source, normalize) as read:
+            gain = _gain(codec, read) if normalize else 1.0
+            pieces = _kept(
+                _by_pieces(codec, codec.encode, codec.encode_chunk, _input(codec, read, gain, output)), coded
+            )
+            _decode(codec, (piece[:, :levels] for piece in pieces), gain, output)
         codes = torch.cat(coded, -1)[0, :levels]
     mark = mark_of(codec.fingerprint)
-    file = CodeFile(codes, codec.codebook_size, codec.sample_rate, codec.hop_length, output.written, mark)
+    file = CodeFile(codes, codec.codebook_size, codec.sample_rate, codec.hop_length, output.written, mark, gain)
     return Reconstruction(file, output.distance.value() if output.distance is not None else None)
 
 
 def describe(result: Reconstruction, codec: AudioCodec) -> str:
-    """Return one line: seconds, levels, bitrate of the codes and of a packed file, tokens, size, mel distance."""
+    """Return one line: seconds, levels, bitrate of the codes and of a packed file, tokens, size, gain, mel distance."""
     seconds = result.codes.num_samples / codec.sample_rate
     levels = result.codes.codes.shape[0]
     bitrate = codec.bitrate(levels)
@@ -81,6 +91,8 @@ def describe(result: Reconstruction, codec: AudioCodec) -> str:
         f"{levels * codec.frame_rate:,.4g} tokens/s",
         f"{pcm / bitrate:.0f} times smaller than {_PCM_BITS}-bit PCM",
     ]
+    if result.codes.gain != 1:
+        parts.append(f"quiet, so encoded {20 * math.log10(result.codes.gain):.1f} dB louder")
     if result.distance is not None:
         parts.append(f"mel distance {result.distance:.3f}")
     return ", ".join(parts)
@@ -116,19 +128,62 @@ class _Output:
             self._write(wave)
 
 
-def _recording(codec: AudioCodec, source: str | Path, output: _Output) -> Iterator[Tensor]:
-    """Yield a recording in the pieces [1, C, n] that the codec works in, with a frame of silence if it looks ahead."""
+def _decode(codec: AudioCodec, pieces: Iterable[Tensor], gain: float, output: _Output) -> None:
+    for wave in _by_pieces(codec, codec.decode, codec.decode_chunk, pieces):
+        output.add(wave[0].cpu() / gain)
+
+
+@contextmanager
+def _pieces(codec: AudioCodec, source: str | Path, twice: bool) -> Iterator[Callable[[], Iterator[Tensor]]]:
+    """Give a function that reads a recording in the pieces [C, n] that the codec works in, ``twice`` if wanted."""
+    size = codec.piece_frames() * codec.hop_length
+    if not size:
+        whole = read_audio(source, codec.sample_rate, codec.channels)
+        yield lambda: iter([whole])
+    elif twice and (str(source) == "-" or is_special(Path(source))):
+        with tempfile.TemporaryFile() as file:  # a pipe gives its bytes once
+            yield _kept_on_disk(read_pieces(source, codec.sample_rate, codec.channels, size), file, name_of(source))
+    else:
+        yield lambda: read_pieces(source, codec.sample_rate, codec.channels, size)
+
+
+def _kept_on_disk(pieces: Iterable[Tensor], file: IO[bytes], name: str) -> Callable[[], Iterator[Tensor]]:
+    """Write the samples of all pieces to a file; return a function that yields them."""
+    shapes = []
+    try:
+        for piece in pieces:
+            file.write(piece.numpy().tobytes())
+            shapes.append(piece.shape)
+        file.flush()
+    except OSError as error:
+        raise SoundloomError(
+            f"{name}: its samples do not fit into {tempfile.gettempdir()} ({error.strerror}); give a file"
+        ) from error
+
+    def read() -> Iterator[Tensor]:
+        file.seek(0)
+        for shape in shapes:
+            yield torch.frombuffer(bytearray(file.read(4 * shape.numel())), dtype=torch.float32).view(shape)
+
+    return read
+
+
+def _gain(codec: AudioCodec, read: Callable[[], Iterator[Tensor]]) -> float:
+    meter = LoudnessMeter(codec.sample_rate)
+    for piece in read():
+        meter.add(piece)
+    return meter.gain()
+
+
+def _input(codec: AudioCodec, read: Callable[[], Iterator[Tensor]], gain: float, output: _Output) -> Iterator[Tensor]:
+    """Yield the encoder's input in pieces [1, C, n], with a frame of silence at its end if the codec looks ahead."""
     size = codec.piece_frames() * codec.hop_length
     held: Tensor | None = None
-    if size:
-        pieces = read_pieces(source, codec.sample_rate, codec.channels, size)
-    else:
-        pieces = iter([read_audio(source, codec.sample_rate, codec.channels)])
-    for piece in pieces:
+    for piece in read():
         output.take(piece)
         if held is not None:
             yield held[None]
-        held = piece
+        held = piece * gain
     assert held is not None  # an empty file is an error
     held = F.pad(held, (0, codec.hop_length if codec.lookahead else 0))
     yield from held[None].split(size or held.shape[1], -1)

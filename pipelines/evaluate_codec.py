@@ -5,6 +5,7 @@
     python pipelines/evaluate_codec.py shipped corpora/real -o report/ --split test --dnsmos --wer
     python pipelines/evaluate_codec.py shipped recordings/ -o report/ --beside "without GAN=shipped:without-gan"
     python pipelines/evaluate_codec.py runs/a/best recordings/ -o report/ --beside "before=runs/b/best"
+    python pipelines/evaluate_codec.py shipped quiet/ -o report/ --normalize both
     python pipelines/evaluate_codec.py shipped recordings/ -o report/ --peers facebook/encodec_24khz,kyutai/mimi
 
 CODEC is a folder, a hub name, or `shipped`; CODEC:NAME is the codec with another of its decoders. Writes report.json,
@@ -21,11 +22,13 @@ import pipelines.command_line.interrupts  # noqa: F401 - Ctrl-C while torch is i
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from codec.errors import SoundloomError
+from codec.loudness import TARGET
 from codec.metrics import MEL_RECIPE
 from codec.pretrained import load_codec
 from pipelines.command_line.progress import track
@@ -37,6 +40,8 @@ from pipelines.evaluation.judges import Panel, add_judge_options, choose_judges
 from pipelines.evaluation.packages import package_versions
 from pipelines.evaluation.report import headlines, write_report
 
+_RAISED = f"for the codec and those of --beside, quiet recordings are raised towards {TARGET:g} LUFS and lowered again"
+_LOUDNESS = {"on": _RAISED, "both": f"{_RAISED}, but for the rows that say so", "off": "as recorded"}
 HEADLINES = ("DistillMOS", "DistillMOS loss", "PESQ-WB", "STOI", "kbit/s")
 
 
@@ -76,7 +81,7 @@ def measure(
                 results.waves.setdefault(i, {})[output.system] = output.wave
 
 
-def _load(name: str, levels: str | Sequence[int] | None, device: str) -> scores.CodecUnderTest:
+def _load(name: str, levels: str | Sequence[int] | None, device: str, normalize: bool = False) -> scores.CodecUnderTest:
     """Open ``codec``, ``codec:decoder`` or ``label=codec`` at these numbers of levels (None: 1, 2, 4 … and all)."""
     label, path, decoder = _parts(name)
     codec = load_codec(None if path == "shipped" else path, device=device, decoder=decoder or None)
@@ -88,7 +93,7 @@ def _load(name: str, levels: str | Sequence[int] | None, device: str) -> scores.
         chosen = [n for n in levels if n <= codec.num_levels]
     if not chosen or not 1 <= chosen[0] <= chosen[-1] <= codec.num_levels:
         raise SoundloomError(f"--levels {levels}: {name} has levels 1 to {codec.num_levels}")
-    return scores.CodecUnderTest(label, codec, chosen)
+    return scores.CodecUnderTest(label, codec, chosen, normalize)
 
 
 def _parts(name: str) -> tuple[str, str, str]:
@@ -103,8 +108,11 @@ def _parts(name: str) -> tuple[str, str, str]:
 
 def _load_all(options: argparse.Namespace) -> tuple[list[scores.CodecUnderTest], list[str]]:
     """Open the codec, those of --beside and the peers; return them, and the names of those of --beside."""
-    tested = [_load(options.codec, options.levels, options.device)]
-    variants = [_load(name, tested[0].levels, options.device) for name in options.beside]
+    normalize = options.normalize != "off"
+    tested = [_load(options.codec, options.levels, options.device, normalize)]
+    variants = [_load(name, tested[0].levels, options.device, normalize) for name in options.beside]
+    if options.normalize == "both":
+        variants = [replace(tested[0], name=f"{tested[0].name}, not normalised", normalize=False), *variants]
     peers = [_load(name.strip(), None, options.device) for name in options.peers.split(",") if name.strip()]
     tested += variants + peers
     if len({one.name for one in tested}) < len(tested):
@@ -119,6 +127,7 @@ def _facts(options: argparse.Namespace, tested: Sequence[scores.CodecUnderTest])
         for one in tested
     }
     facts["recordings"] = f"{options.folder}, each cut to its first {options.seconds:g} s"
+    facts["loudness"] = _LOUDNESS[options.normalize]
     facts["mel distance"] = f"at {tested[0].codec.sample_rate} Hz; {MEL_RECIPE}"
     facts["intervals"] = "95%, percentile bootstrap over recordings, 1,000 draws, seed 0"
     facts["software"] = package_versions("soundloom", "torch", "torchaudio", "soundfile", "transformers")
@@ -148,6 +157,13 @@ def parser() -> argparse.ArgumentParser:
         "--beside", action="append", default=[], metavar="[NAME=]CODEC[:DECODER]",
         help="a codec to compare in curves and spectrograms, the same without GAN for example; may be repeated",
     )  # fmt: skip
+    p.add_argument(
+        "--normalize",
+        choices=("on", "off", "both"),
+        default="on",
+        help="raise quiet recordings before they are encoded, as reconstruct.py does; both: compare (default: on). "
+        "Peers take them as recorded",
+    )
     p.add_argument("--peers", default="", help="other codecs, with commas between")
     p.add_argument("--opus", default="6,9,12,16,24", help="target bitrates of Opus in kbit/s; '' for none")
     p.add_argument("--listen", type=int, default=4, help="recordings to hear in the page (default: 4)")

@@ -3,7 +3,7 @@
     python pipelines/reconstruct.py in.wav -o out.wav
     python pipelines/reconstruct.py in.mp3 -o out.wav --levels 2 --plot out.png
     python pipelines/reconstruct.py in.wav -o out.wav --codec facebook/encodec_24khz
-    python pipelines/reconstruct.py in.wav --codes in.loom           # compress: 44 bytes and then only codes
+    python pipelines/reconstruct.py in.wav --codes in.loom           # compress: 44 or 48 bytes and then only codes
     python pipelines/reconstruct.py in.loom -o out.wav --levels 4    # and back
     python pipelines/reconstruct.py in.ecdc -o out.wav --codec facebook/encodec_24khz
     python pipelines/reconstruct.py recordings/ -o decoded/ --codes codes/
@@ -11,6 +11,7 @@
 
 Codes go into .loom (packed: the file's size is the bitrate) or .safetensors (a tensor, for other programs). Files of
 the encodec package (.ecdc, 24 kHz, written without a language model) are read too.
+A quiet recording is raised before it is encoded, and lowered again by a gain in the file of codes; see --no-normalize.
 Exit code: 0; 1 where some files of a folder could not be used; 2 for bad input.
 """
 
@@ -64,7 +65,12 @@ def _check_codes(path: str | None) -> None:
 
 
 def _one(
-    codec: AudioCodec, source: str, out: str | None, codes_path: str | None, plot: str | None, levels: int | None
+    codec: AudioCodec,
+    options: argparse.Namespace,
+    source: str,
+    out: str | None,
+    codes_path: str | None,
+    plot: str | None,
 ) -> str:
     """Send one file through the codec, write what was asked for, and return its line."""
     from codec.audio.pieces import open_writer
@@ -81,7 +87,8 @@ def _one(
             if plot:
                 decoded.append(wave)
 
-        result = reconstruct(codec, source, levels, take, original.append if plot else None)
+        show = original.append if plot else None
+        result = reconstruct(codec, source, options.levels, take, show, normalize=options.normalize)
         line = describe(result, codec)
         if codes_path:
             save_codes(codes_path, result.codes)
@@ -120,7 +127,7 @@ def _folder(codec: AudioCodec, options: argparse.Namespace) -> int:
             for folder, suffix in ((options.output, wave), (options.codes, ".loom"), (options.plot, ".png"))
         )
         try:
-            print(f"{inside}: {_one(codec, str(source), out, codes, plot, options.levels)}", flush=True)
+            print(f"{inside}: {_one(codec, options, str(source), out, codes, plot)}", flush=True)
         except SoundloomError as error:
             wrong += 1
             print(f"error: {error}", file=sys.stderr, flush=True)
@@ -139,6 +146,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--levels", type=int, help="use the first n levels only (default: all)")
     parser.add_argument("--codes", help="write the codes: a .loom or .safetensors file, or a folder for a folder")
     parser.add_argument("--plot", help="draw waveforms, spectrograms and codes: .png, .svg or .pdf, or a folder")
+    parser.add_argument(
+        "--no-normalize",
+        dest="normalize",
+        action="store_false",
+        help="encode quiet recordings at their own level; what comes out has the level of the input either way",
+    )
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or mps (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="threads for the networks (default: torch's own)")
     options = parser.parse_args(argv)
@@ -153,7 +166,7 @@ def main(argv: list[str] | None = None) -> int:
     codec = load_codec(options.codec, device=options.device, decoder=options.decoder)
     if options.input != "-" and Path(options.input).is_dir():
         return _folder(codec, options)
-    line = _one(codec, options.input, options.output, options.codes, options.plot, options.levels)
+    line = _one(codec, options, options.input, options.output, options.codes, options.plot)
     print(line, file=sys.stderr if options.output == "-" else sys.stdout)
     return 0
 

@@ -134,14 +134,15 @@ def read_plan() -> None:
         assert plan.shard(plan.first_shard)
 
 
-def read_codes(name: str) -> Target:
+def read_codes(name: str, gain: float = 1.0) -> Target:
     codes = torch.from_numpy(np.random.default_rng(0).integers(0, 1000, (3, 7)))
     file = folder() / name
-    save_codes(file, CodeFile(codes, 1000, 24_000, 480, 3355, mark_of("a codec")))
+    save_codes(file, CodeFile(codes, 1000, 24_000, 480, 3355, mark_of("a codec"), gain))
 
     def read() -> None:
         back = load_codes(file)
         assert 0 <= int(back.codes.min()) <= int(back.codes.max()) < back.codebook_size
+        assert 1e-4 <= back.gain <= 1e4
 
     return Target(file, read)
 
@@ -289,6 +290,7 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "plan: its header": lambda: Target(store() / "plan.json", read_plan, reseal_json("plan.json")),
     "plan: its utterances": lambda: Target(store() / "plan.arrow.zst", read_plan, reseal_store),
     "codes: .loom": lambda: read_codes("x.loom"),
+    "codes: .loom with a gain": lambda: read_codes("y.loom", 4.0),
     "codes: .safetensors": lambda: read_codes("x.safetensors"),
     "codec: config.json": lambda: model_target("codec/config.json"),
     "codec: model.safetensors": lambda: model_target("codec/model.safetensors"),

@@ -13,6 +13,7 @@ from codec.audio import read_audio, resample
 from codec.common.seeds import stable_seed
 from codec.errors import SoundloomError
 from codec.loom import CodeFile, mark_of, pack
+from codec.loudness import gain_of
 from codec.metrics import count_codes, si_sdr
 from codec.pretrained import AudioCodec
 from codec.store.plan import Settings
@@ -51,15 +52,22 @@ class Output:
 
 @dataclass(frozen=True)
 class CodecUnderTest:
-    """A codec, its name in tables, and the numbers of levels to judge."""
+    """A codec, its name in tables, the numbers of levels to judge, and whether quiet clips are raised for it."""
 
     name: str
     codec: AudioCodec
     levels: Sequence[int]
+    normalize: bool = False
 
     def label(self, levels: int) -> str:
         """Return the name of its system at a number of levels."""
         return f"{self.name}, {levels} level{'s' if levels > 1 else ''}"
+
+    def encode(self, wave: Tensor) -> tuple[Tensor, float]:
+        """Return the codes [1, K, T] of a wave [N] at the codec's rate, and the gain that it had in the encoder."""
+        wave = wave.expand(self.codec.channels, -1)
+        gain = gain_of(wave, self.codec.sample_rate) if self.normalize else 1.0
+        return self.codec.encode(wave[None] * gain), gain
 
 
 def read_clips(
@@ -103,11 +111,12 @@ def use_of_codes(
     Longer than the clips to judge, because a codebook of 1,024 needs tens of thousands of frames to be seen whole. The
     order of the recordings follows a hash of their names; each is cut to its first minute. Unreadable files are left
     out. A codec with the same codes as an earlier one, another decoder of it for example, is not counted again.
+    Quiet recordings are raised as they are for the clips.
     """
     source = open_corpus(Settings(root="", corpus=str(corpus), split=split))
     items = sorted(source.utterances(), key=lambda item: stable_seed(0, "use", item.id))
     counts: dict[str, Tensor] = {}
-    prints = [one.codec.fingerprint for one in tested]
+    prints = [(one.codec.fingerprint, one.normalize) for one in tested]
     tested = [one for i, one in enumerate(tested) if prints[i] not in prints[:i]]
     seconds = 0.0
     for item in track(items, "file", "use of codes"):
@@ -122,8 +131,7 @@ def use_of_codes(
         except SoundloomError:
             continue
         for one, wave in zip(tested, waves, strict=True):
-            codes = one.codec.encode(wave.expand(1, one.codec.channels, -1))
-            new = count_codes(codes.cpu(), one.codec.codebook_size)
+            new = count_codes(one.encode(wave[0])[0].cpu(), one.codec.codebook_size)
             counts[one.name] = counts[one.name] + new if one.name in counts else new
         seconds += waves[0].shape[-1] / tested[0].codec.sample_rate
     return counts, seconds / 60
@@ -133,13 +141,13 @@ def codec_outputs(tested: CodecUnderTest, clip: Clip, sample_rate: int) -> Itera
     """Yield the clip through the codec at each number of levels; the bytes are those of the packed codes."""
     codec = tested.codec
     wave = resample(clip.wave, sample_rate, codec.sample_rate)
-    codes = codec.encode(wave.expand(1, codec.channels, -1))  # [1, K, T]
+    codes, gain = tested.encode(wave)
     num_samples = min(wave.shape[0], codes.shape[2] * codec.hop_length)
     mark = mark_of(codec.fingerprint)
     for levels in tested.levels:
         kept = codes[:, :levels]
-        file = CodeFile(kept[0], codec.codebook_size, codec.sample_rate, codec.hop_length, num_samples, mark)
-        decoded = codec.decode(kept)[0].mean(0)[:num_samples].cpu()
+        file = CodeFile(kept[0], codec.codebook_size, codec.sample_rate, codec.hop_length, num_samples, mark, gain)
+        decoded = codec.decode(kept)[0].mean(0)[:num_samples].cpu() / gain
         yield Output(tested.label(levels), resample(decoded, codec.sample_rate, sample_rate), len(pack(file)))
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from codec import loudness
 from codec.audio.files import write_audio
 from codec.errors import SoundloomError
 from codec.model import Codec, CodecConfig
@@ -51,7 +52,7 @@ def test_report_end_to_end(bench: Path, capsys: pytest.CaptureFixture[str], monk
     for package in ("pesq", "pystoi", "matplotlib"):
         pytest.importorskip(package)
     arguments = [str(bench / "codec"), str(bench / "clips"), "-o", str(bench / "report"), "--levels", "1,3"]
-    assert evaluate_codec.main([*arguments, "--opus", "12", "--listen", "1", "--no-quality"]) == 0
+    assert evaluate_codec.main([*arguments, "--opus", "12", "--listen", "1", "--no-quality", "--normalize", "off"]) == 0
     out, err = capsys.readouterr()
     assert "broken.wav" in err and "codec, 3 levels: PESQ-WB " in out and "next: listen to" in out
     record = json.loads((bench / "report" / "report.json").read_text())
@@ -196,6 +197,27 @@ def test_another_decoder_of_a_codec_can_be_compared(tmp_path: Path, bench: Path)
     assert (usual.system, plain.system) == ("codec, 3 levels", "codec plain, 3 levels")
     assert usual.num_bytes == plain.num_bytes and not torch.allclose(usual.wave, plain.wave)
     assert list(codec_scores.use_of_codes(tested, bench / "clips", 1)[0]) == ["codec"]
+
+
+def test_quiet_clips_are_raised_for_the_codec_and_what_stands_next_to_it(bench: Path) -> None:
+    folder = str(bench / "codec")
+    words = ["x", "y", "-o", "z", "--beside", f"other={folder}", "--peers", folder, "--levels", "3"]
+    words[0] = f"first={folder}"
+    for option, expected in (("on", [True, True, False]), ("off", [False] * 3), ("both", [True, False, True, False])):
+        tested, variants = evaluate_codec._load_all(evaluate_codec.parser().parse_args([*words, "--normalize", option]))
+        assert [one.normalize for one in tested] == expected
+        assert variants == (["first, not normalised"] if option == "both" else []) + ["other"]
+    raised, plain = tested[:2]
+    assert plain.label(3) == "first, not normalised, 3 levels"
+    quiet = codec_scores.Clip("a", 0.02 * voice(0.5, 130)[0])
+    gain = loudness.gain_of(quiet.wave[None], 24_000)
+    codes = raised.codec.encode(quiet.wave[None, None] * gain)
+    output = next(codec_scores.codec_outputs(raised, quiet, 24_000))
+    assert torch.equal(output.wave, raised.codec.decode(codes)[0, 0, : len(quiet.wave)] / gain)
+    before = next(codec_scores.codec_outputs(plain, quiet, 24_000))
+    assert output.num_bytes == (before.num_bytes or 0) + 4 and not torch.equal(before.wave, output.wave)
+    counts = codec_scores.use_of_codes(tested[:2], bench / "clips", 1)[0]
+    assert list(counts) == ["first", "first, not normalised"]
 
 
 def test_visqol_missing_is_reported_not_fatal(monkeypatch: pytest.MonkeyPatch) -> None:

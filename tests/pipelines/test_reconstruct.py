@@ -67,6 +67,20 @@ def test_codes_are_a_file_that_decodes_to_the_same_sound(folder: Path, sound: Pa
     assert again.read_bytes() == whole.read_bytes()
 
 
+def test_a_quiet_file_is_raised_unless_told_otherwise(
+    folder: Path, sound: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_audio(sound, 0.001 * read_audio(sound), 16_000)
+    codes, raised, again, plain = (sound.with_name(name) for name in ("c.loom", "a.wav", "b.wav", "p.wav"))
+    common = ["--codec", str(folder)]
+    reconstruct.main([str(sound), "-o", str(raised), "--codes", str(codes), *common])
+    assert "dB louder" in capsys.readouterr().out and load_codes(codes).gain > 1
+    reconstruct.main([str(codes), "-o", str(again), *common])
+    assert again.read_bytes() == raised.read_bytes()
+    reconstruct.main([str(sound), "-o", str(plain), "--codes", str(codes), "--no-normalize", *common])
+    assert load_codes(codes).gain == 1 and plain.read_bytes() != raised.read_bytes()
+
+
 def test_folder_to_folder_tells_bad_files_and_goes_on(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
