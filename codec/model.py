@@ -234,6 +234,30 @@ class Codec(CodecFace):
         state.advance("decoding", len(latent), last)
         return self._sound(latent, state.decoder, last)
 
+    @torch.no_grad()
+    def decode_chunks(
+        self, frames: Sequence[Tensor], states: Sequence[CodecState], last: Sequence[bool] | None = None
+    ) -> list[Tensor]:
+        """Decode the next frames of several streams of one row, any number of each: waves [C, n].
+
+        ``frames``: codes [n, t] or latents float [D, t]. Each stream gets what `decode_chunk` gives it, within
+        rounding; a spectral network reads its weights once for all.
+        """
+        ends = [False] * len(frames) if last is None else list(last)
+        latents = [self._latent_of(one[None]) for one in frames]
+        for state, end in zip(states, ends, strict=True):
+            state.advance("decoding", 1, end)
+        own = [state.decoder for state in states]
+        if isinstance(self.decoder, SpectralDecoder):
+            return [wave[0] for wave in self.decoder.together(latents, own, ends)]
+        return [self._sound(*one)[0] for one in zip(latents, own, ends, strict=True)]
+
+    def _latent_of(self, frames: Tensor) -> Tensor:
+        """Return frames [B, n, t], codes or latents, as checked latents [B, D, t]."""
+        if frames.is_floating_point():
+            return self._checked_latent(frames)
+        return self.quantizer.decode(self.checked_codes(frames))
+
     def _checked_latent(self, latent: Tensor) -> Tensor:
         if latent.dim() != 3 or latent.shape[1] != self.quantizer.dim:
             raise SoundloomError(

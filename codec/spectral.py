@@ -7,6 +7,7 @@ that trains several times faster than a pair that begins and ends at the sample 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -244,7 +245,11 @@ class SpectralDecoder(FewSteps):
             magnitude, phase = packed(latent, state.past)
         else:
             magnitude, phase = self._layers(latent, state)
-        with torch.autocast(latent.device.type, enabled=False):
+        return self._windows(magnitude, phase)
+
+    def _windows(self, magnitude: Tensor, phase: Tensor) -> Tensor:
+        config = self.config
+        with torch.autocast(magnitude.device.type, enabled=False):
             # Above e^5 a spectrum would clip any waveform: the bound keeps an early training step from exploding.
             magnitude = magnitude.clamp(max=5.0).exp()
             frames = torch.fft.irfft(torch.polar(magnitude, phase), n=config.decoder_window)
@@ -293,11 +298,15 @@ class SpectralDecoder(FewSteps):
 
         A stream's chunks joined are the whole: the first is ``lookahead`` samples shorter, which come with ``last``.
         """
-        lookahead = self.config.lookahead
         if latent.shape[-1] == 0:
             wave = latent.new_zeros(latent.shape[0], 1, self.overlap)
         else:
             wave = self.overlap_add(self.spectra(latent, state))
+        return self._final(wave, state, last)
+
+    def _final(self, wave: Tensor, state: SpectralState | None, last: bool) -> Tensor:
+        """Return the samples [B, 1, n] that are final, of the summed windows of a chunk."""
+        lookahead = self.config.lookahead
         if state is None or state.tail is None:
             return wave[..., lookahead : wave.shape[-1] - (self.overlap - lookahead)]
         wave = torch.cat([wave[..., : self.overlap] + state.tail, wave[..., self.overlap :]], -1)
@@ -306,3 +315,22 @@ class SpectralDecoder(FewSteps):
         skipped = min(state.skip, wave.shape[-1])
         state.skip -= skipped
         return wave[..., skipped:]
+
+    def together(
+        self, latents: Sequence[Tensor], states: Sequence[SpectralState], last: Sequence[bool]
+    ) -> list[Tensor]:
+        """Decode the next chunk [1, D, t] of several streams, any t: what each gets alone, within rounding.
+
+        Short chunks of all streams go through the network's layers at once, which reads the weights once.
+        """
+        waves: list[Tensor] = []
+        steps = [latent.shape[2] * self.config.stride for latent in latents]
+        for group in self.groups(latents, steps, states):
+            packed = states[group[0]].packed
+            if len(group) == 1:
+                waves += [self(latents[one], states[one], last[one]) for one in group]
+                continue
+            spectra = packed.together([latents[one] for one in group], [states[one].past for one in group])
+            for one, frames in zip(group, self._windows(*spectra).split([steps[i] for i in group], 1), strict=True):
+                waves.append(self._final(self.overlap_add(frames), states[one], last[one]))
+        return waves

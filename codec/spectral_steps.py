@@ -6,7 +6,8 @@ laying weights out again for each product and each convolution. The numbers are 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -48,6 +49,19 @@ class FewSteps(nn.Module):
             state.packed = self._packed[1]
         return state.packed
 
+    def groups(self, chunks: Sequence[Tensor], rows: Sequence[int], states: Sequence[SpectralState]) -> list[list[int]]:
+        """Return which neighbours can run at once, as places: few rows in all, and the same packed weights."""
+        groups: list[list[int]] = []
+        total, shared = 0, None
+        for place, (chunk, n, state) in enumerate(zip(chunks, rows, states, strict=True)):
+            packed = self.packed(chunk, n, state) if n else None
+            if packed is None or packed is not shared or total + n > _MOST_ROWS:
+                groups.append([])
+                total = 0
+            groups[-1].append(place)
+            total, shared = total + n, packed
+        return groups
+
 
 class _Norm:
     def __init__(self, norm: nn.LayerNorm) -> None:
@@ -59,6 +73,25 @@ class _Norm:
 
 def _product(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
     return pack_linear(layer.weight, layer.bias, _ROWS)
+
+
+class Streams:
+    """Where the chunks of several streams stand when they are run one after another, ``steps`` of each."""
+
+    def __init__(self, steps: Sequence[int]) -> None:
+        self.steps = list(steps)
+        self._kept: dict[int, Tensor] = {}
+
+    def ends(self, past: int) -> list[int]:
+        """Return where each stream's chunk ends if ``past`` steps stand before each chunk."""
+        return [(row + 1) * past + end for row, end in enumerate(accumulate(self.steps))]
+
+    def kept(self, past: int) -> Tensor:
+        """Return which outputs of a layer with ``past`` steps belong to a chunk: long [all steps]."""
+        if past not in self._kept:
+            runs = zip(self.ends(past), self.steps, strict=True)
+            self._kept[past] = torch.cat([torch.arange(end - past - n, end - past) for end, n in runs])
+        return self._kept[past]
 
 
 class _Block:
@@ -74,16 +107,36 @@ class _Block:
 
     def __call__(self, x: Tensor, past: dict[str, Tensor]) -> Tensor:
         T = x.shape[1]
+        joined = torch.cat([self._before(past, x), x], 1)
+        past[self.past.key] = joined[:, T:].transpose(1, 2)
+        return self._pointwise(x, self._depthwise(joined, T))
+
+    def together(self, x: Tensor, streams: Streams, pasts: Sequence[dict[str, Tensor]]) -> Tensor:
+        """Take a chunk of several streams, one after another in x [1, steps, C]."""
+        parts: list[Tensor] = []
+        for chunk, past in zip(x.split(streams.steps, 1), pasts, strict=True):
+            parts += (self._before(past, x), chunk)
+        joined = torch.cat(parts, 1)
+        for end, past in zip(streams.ends(self.past.length), pasts, strict=True):
+            past[self.past.key] = joined[:, end - self.past.length : end].transpose(1, 2)
+        # Outputs whose taps reach from one stream into the next are dropped.
+        h = self._depthwise(joined, joined.shape[1] - self.past.length)
+        return self._pointwise(x, h.index_select(1, streams.kept(self.past.length)))
+
+    def _before(self, past: dict[str, Tensor], x: Tensor) -> Tensor:
         before = past.get(self.past.key)  # [B, C, n], as the block itself keeps it
         if before is None:
-            before = x.new_zeros(x.shape[0], x.shape[2], self.past.length)
-        joined = torch.cat([before.transpose(1, 2), x], 1)
-        past[self.past.key] = joined[:, T:].transpose(1, 2)
+            return x.new_zeros(x.shape[0], self.past.length, x.shape[2])
+        return before.transpose(1, 2)
+
+    def _depthwise(self, joined: Tensor, T: int) -> Tensor:
         h = torch.addcmul(self.bias, joined[:, :T], self.taps[0])
         for step, tap in enumerate(self.taps[1:], 1):
             h.addcmul_(joined.narrow(1, step, T), tap)
-        h = self.down(F.gelu(self.up(self.norm(h))))
-        return torch.addcmul(x, h, self.scale)
+        return h
+
+    def _pointwise(self, x: Tensor, h: Tensor) -> Tensor:
+        return torch.addcmul(x, self.down(F.gelu(self.up(self.norm(h)))), self.scale)
 
 
 def _blocks(blocks: nn.ModuleList) -> list[_Block]:
@@ -132,5 +185,20 @@ class PackedDecoder:
         x = self.upsample(x).reshape(B, T * self.stride, -1)
         for block in self.blocks:
             x = block(x, past)
+        return self._spectra(x)
+
+    def together(self, latents: Sequence[Tensor], pasts: Sequence[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Take a chunk [1, D, t] of each of several streams: the spectra of all, one after another [1, F, bins]."""
+        streams = Streams([latent.shape[2] for latent in latents])
+        x = self.input(torch.cat(list(latents), 2).transpose(1, 2))
+        for block in self.bottleneck:
+            x = block.together(x, streams, pasts)
+        x = self.upsample(x).reshape(1, x.shape[1] * self.stride, -1)
+        streams = Streams([steps * self.stride for steps in streams.steps])
+        for block in self.blocks:
+            x = block.together(x, streams, pasts)
+        return self._spectra(x)
+
+    def _spectra(self, x: Tensor) -> tuple[Tensor, Tensor]:
         magnitude, phase = self.heads(self.norm(x)).chunk(2, -1)
         return magnitude, phase

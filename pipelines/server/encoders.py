@@ -11,6 +11,8 @@ import struct
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import anyio
+import anyio.to_thread
 import numpy as np
 import soundfile
 from torch import Tensor
@@ -27,10 +29,14 @@ MEDIA_TYPES = {
 _OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
 
 
+_THREADS = anyio.CapacityLimiter(2)  # chunks that are encoded at once, of all clients
+
+
 class Encoder(Protocol):
-    """Bytes as they come; ``streams``: whether they do before the end."""
+    """Bytes as they come; ``streams``: whether they do before the end; ``slow``: whether a chunk takes milliseconds."""
 
     streams: bool
+    slow: bool
 
     def push(self, wave: Tensor) -> bytes: ...
 
@@ -60,10 +66,33 @@ def pcm16(wave: Tensor) -> np.ndarray:
     return (wave.clamp(-1, 1) * 32767).round().t().contiguous().cpu().numpy().astype("<i2")
 
 
+class Encoding:
+    """An encoder for the event loop: a slow one works in a thread, so that the other clients do not wait for it.
+
+    Await each call before the next: an encoder takes its chunks in order.
+    """
+
+    def __init__(self, kind: str, sample_rate: int, channels: int = 1) -> None:
+        self.encoder = new_encoder(kind, sample_rate, channels)
+
+    async def push(self, wave: Tensor) -> bytes:
+        """Encode a chunk."""
+        if not self.encoder.slow:
+            return self.encoder.push(wave)
+        return await anyio.to_thread.run_sync(self.encoder.push, wave, limiter=_THREADS)
+
+    async def finish(self) -> bytes:
+        """Return what is left."""
+        if not self.encoder.slow:
+            return self.encoder.finish()
+        return await anyio.to_thread.run_sync(self.encoder.finish, limiter=_THREADS)
+
+
 class Pcm:
     """Raw samples: 16 bits, little-endian, channels interleaved."""
 
     streams = True
+    slow = False
 
     def push(self, wave: Tensor) -> bytes:
         """Encode a chunk."""
@@ -103,6 +132,7 @@ class File:
     channels: int
     options: dict[str, Any]
     streams: bool = True
+    slow: bool = True
 
     def __post_init__(self) -> None:
         self.file = soundfile.SoundFile(

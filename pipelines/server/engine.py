@@ -13,20 +13,22 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 
 from codec.errors import SoundloomError
 from lm.generation.generate import Frame
 from lm.step_lm import DelayLM
+from pipelines.server.lanes import Lanes, rooms
 from pipelines.server.metrics import Metrics
 from pipelines.server.rows import Row, RowBatch
 from pipelines.server.solo import SoloBatch
-from pipelines.server.speaking import Failed, Order, Speaking, Start
+from pipelines.server.speaking import Failed, Order, Speaking, Start, sound_together
 from pipelines.voice.request import SpeakOptions
 from pipelines.voice.voice import Voice
 
+T = TypeVar("T")
 log = logging.getLogger("soundloom.server")
 PREFILL_SECONDS = 0.05  # of reading new texts between two steps; what is begun is finished, so it can be twice as long
 _AHEAD = 16  # steps by which writing may run ahead of decoding
@@ -39,13 +41,16 @@ class Busy(Exception):
 class Batch(Protocol):
     """What the engine steps; see `RowBatch`."""
 
-    rows: list[Row]
+    @property
+    def rows(self) -> list[Row]: ...
 
     def start(self, row: Row) -> Iterator[None]: ...
 
     def step(self) -> list[Row]: ...
 
     def leave(self, row: Row) -> None: ...
+
+    def close(self) -> None: ...
 
 
 @dataclass
@@ -56,15 +61,19 @@ class _Starting:
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """``slots`` sentences are written at once, ``queue`` more requests may wait, and one may take ``max_seconds``."""
+    """``slots`` sentences are written at once, ``queue`` more requests may wait, and one may take ``max_seconds``.
+
+    ``lanes``: threads that share the writing of more than four sentences, each on a core of its own.
+    """
 
     slots: int = 8
     queue: int = 32
     max_seconds: float = 300.0
     batching: bool = True
+    lanes: int = 1
 
     def __post_init__(self) -> None:
-        for name, least, most in (("slots", 1, 64), ("queue", 0, 10_000), ("max_seconds", 1, 86_400)):
+        for name, least, most in (("slots", 1, 64), ("queue", 0, 10_000), ("max_seconds", 1, 86_400), ("lanes", 1, 16)):
             value = getattr(self, name)
             if not least <= value <= most:
                 raise SoundloomError(f"{name} is {value}; expected {least} to {most}")
@@ -96,7 +105,8 @@ class Engine:
         if not self.settings.batching or not isinstance(model, DelayLM):
             return SoloBatch(model)
         style = self.voice.plan.style(SpeakOptions(levels=self.voice.num_levels))
-        return RowBatch(model, style.sampling, self.settings.slots, style.vectors)
+        slots, lanes = self.settings.slots, self.settings.lanes
+        return Lanes([RowBatch(model, style.sampling, room, style.vectors) for room in rooms(slots, lanes)])
 
     # --- from any thread ------------------------------------------------------------------------------------------
 
@@ -111,6 +121,7 @@ class Engine:
             self._changed.notify_all()
         self._thread.join()
         self._decoders.shutdown()
+        self.batch.close()
 
     @property
     def waiting(self) -> int:
@@ -232,20 +243,30 @@ class Engine:
 
     def _decode_all(self, work: list[tuple[Speaking, list[Frame], str | None]]) -> None:
         try:
-            for speaking, frames, reason in work:
-                if speaking.cancelled or speaking.ended:
-                    continue
+            with torch.inference_mode():
+                took = [speaking for speaking, frames, _ in work if self._did(speaking, speaking.take, frames)]
                 try:
-                    with torch.inference_mode():
-                        speaking.take(frames, reason)
+                    sound_together(took)
                 except Exception as error:
-                    self._failed(speaking, error)
-                    continue
-                if reason is not None:
-                    with self._changed:
-                        self._continue(speaking)
+                    for speaking in took:
+                        self._failed(speaking, error)
+                for speaking, _, reason in work:
+                    if reason is not None and self._did(speaking, speaking.end, reason):
+                        with self._changed:
+                            self._continue(speaking)
         finally:
             self._ahead.release()
+
+    def _did(self, speaking: Speaking, act: Callable[[T], None], what: T) -> bool:
+        """Return whether a request still runs and did this; what it raises is its own failure."""
+        if speaking.cancelled or speaking.ended:
+            return False
+        try:
+            act(what)
+        except Exception as error:
+            self._failed(speaking, error)
+            return False
+        return True
 
     def _continue(self, speaking: Speaking) -> None:
         """Queue a request whose next sentence is there, or end it."""
@@ -272,4 +293,5 @@ class Engine:
             self._all.clear()
             self._queue.clear()
             self._starting.clear()
-            self.batch.rows.clear()
+            for row in list(self.batch.rows):
+                self.batch.leave(row)

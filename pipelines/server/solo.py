@@ -39,3 +39,6 @@ class SoloBatch:
         """Take a sentence out."""
         self.rows.remove(row)
         del self._streams[row]
+
+    def close(self) -> None:
+        """Do nothing: there are no threads."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -23,7 +23,7 @@ from pipelines.voice.request import SpeakOptions, Style, VoicePrompt
 from pipelines.voice.sentences import Piece
 from pipelines.voice.speech import Sentence
 from pipelines.voice.ssml import is_ssml, read_ssml
-from pipelines.voice.synthesis import SentenceDecoder, lm_request
+from pipelines.voice.synthesis import SentenceDecoder, decode_together, lm_request
 from pipelines.voice.timescale import FASTEST, SLOWEST
 from pipelines.voice.turns import manners, usual_pause
 from pipelines.voice.voice import Voice
@@ -261,21 +261,20 @@ class Speaking:
         self.emit(SentenceStarted(self._index, piece.text, self.samples, request.expected_seconds or 0.0))
         return Row(lm_request(self.voice.lm, [request]), self, self.style.levels)
 
-    def take(self, frames: list[Frame], finish_reason: str | None) -> None:
-        """Decode a sentence's next frames, and its end where there is a reason."""
+    def take(self, frames: list[Frame]) -> None:
+        """Take a sentence's next frames, which `sound_together` decodes when they are enough."""
         decoder = self._decoder
         assert decoder is not None
         if self._in_hand() > _IN_HAND:
             decoder.size = decoder.largest = round(_LARGE_CHUNK * self.voice.frame_rate)
         for frame in frames:
             self._fresh.append(frame.codes.tolist())
-            wave = decoder.push(frame)
-            if wave is not None:
-                self._sound(wave, self._taken())
-        if finish_reason is not None:
-            self._end(decoder, finish_reason)
+            decoder.add(frame)
 
-    def _end(self, decoder: SentenceDecoder, finish_reason: str) -> None:
+    def end(self, finish_reason: str) -> None:
+        """Decode the rest of a sentence and end it."""
+        decoder = self._decoder
+        assert decoder is not None
         self._sound(decoder.finish(), self._taken())
         sentence = decoder.sentence(finish_reason)
         self.start = self.voice.carry(self.start, sentence, self.pieces[self._index])
@@ -317,3 +316,17 @@ class Speaking:
             self.first_sound = time.monotonic() - self.created
         self.samples += wave.shape[-1]
         self.emit(Sound(wave, codes))
+
+
+def sound_together(speaking: Sequence[Speaking]) -> None:
+    """Decode and emit what has enough frames waiting, all at once, since decoders share the reading of weights.
+
+    Where one has, those with half of theirs join it. So sentences that are written side by side fall into step.
+    """
+    waiting = [(one, one._decoder) for one in speaking if one._decoder is not None]
+    if not any(decoder.due for _, decoder in waiting):
+        return
+    ready = [(one, decoder) for one, decoder in waiting if decoder.half_due]
+    waves = decode_together([decoder for _, decoder in ready])
+    for (one, _), wave in zip(ready, waves, strict=True):
+        one._sound(wave, one._taken())

@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from codec.errors import SoundloomError, quoted
-from pipelines.server.encoders import MEDIA_TYPES, new_encoder
+from pipelines.server.encoders import MEDIA_TYPES, Encoding
 from pipelines.server.errors import ApiError
 from pipelines.server.orders import MODEL, MODEL_ALIASES, SpeechFields, json_object, parse_speech
 from pipelines.server.service import Events, Service, failure
@@ -87,17 +87,17 @@ class SpeechResponse(Response):
 
     async def _audio(self) -> AsyncIterator[bytes]:
         voice = self.service.engine.voice
-        encoder = new_encoder(self.fields.format, voice.sample_rate, voice.codec.channels)
+        encoding = Encoding(self.fields.format, voice.sample_rate, voice.codec.channels)
         while not isinstance(event := await self.events.next(), Finished):
             if isinstance(event, Failed):
                 raise failure(event)
             if isinstance(event, Sound):
-                yield encoder.push(event.wave)
-        yield encoder.finish()
+                yield await encoding.push(event.wave)
+        yield await encoding.finish()
 
     async def _events(self) -> AsyncIterator[bytes]:
         voice = self.service.engine.voice
-        encoder = new_encoder(self.fields.format, voice.sample_rate, voice.codec.channels)
+        encoding = Encoding(self.fields.format, voice.sample_rate, voice.codec.channels)
         started, frame = False, 0
         while not isinstance(event := await self.events.next(), Finished):
             if isinstance(event, Failed):
@@ -115,9 +115,9 @@ class SpeechResponse(Response):
                 if self.fields.codes and event.codes:
                     yield sse({"type": "speech.codes", "frame": frame, "codes": event.codes})
                     frame += len(event.codes)
-                yield _delta(encoder.push(event.wave))
+                yield _delta(await encoding.push(event.wave))
             started = True
-        yield _delta(encoder.finish())
+        yield _delta(await encoding.finish())
         levels = voice.num_levels
         usage = {"input_tokens": event.units, "output_tokens": event.frames * levels}
         usage["total_tokens"] = sum(usage.values())

@@ -14,7 +14,7 @@ from typing import Any
 from starlette.routing import BaseRoute, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from pipelines.server.encoders import new_encoder
+from pipelines.server.encoders import Encoding
 from pipelines.server.errors import ApiError
 from pipelines.server.orders import parse_speech
 from pipelines.server.service import Events, Service, failure
@@ -49,9 +49,9 @@ class TextStream:
         await self.socket.accept()
         events: Events | None = None
         try:
-            events, encoder, codes = await self._start()
+            events, encoding, codes = await self._start()
             reading = asyncio.ensure_future(self._read(events))
-            writing = asyncio.ensure_future(self._write(events, encoder, codes))
+            writing = asyncio.ensure_future(self._write(events, encoding, codes))
             done, left = await asyncio.wait({reading, writing}, return_when=asyncio.FIRST_EXCEPTION)
             for task in left:
                 task.cancel()
@@ -96,7 +96,7 @@ class TextStream:
             raise ApiError(400, "a message that is no JSON object; expected one with type")
         return message
 
-    async def _start(self) -> tuple[Events, Any, bool]:
+    async def _start(self) -> tuple[Events, Encoding, bool]:
         message = await self._message()
         if message.get("type") != "start":
             raise ApiError(400, 'the first message: expected {"type": "start", ...}')
@@ -109,11 +109,11 @@ class TextStream:
         fields = parse_speech(json.dumps({"response_format": "pcm"} | message | {"input": "x"}).encode())
         order = self.service.order(fields)
         voice = self.service.engine.voice
-        encoder = new_encoder(fields.format, voice.sample_rate, voice.codec.channels)
+        encoding = Encoding(fields.format, voice.sample_rate, voice.codec.channels)
         events = await self.service.speak(type(order)(**{**vars(order), "text": ""}), open_text=True)
         facts = {"sample_rate": voice.sample_rate, "response_format": fields.format}
         await self.socket.send_json({"type": "started", **facts})
-        return events, encoder, codes
+        return events, encoding, codes
 
     async def _read(self, events: Events) -> None:
         speaking, engine = events.speaking, self.service.engine
@@ -139,7 +139,7 @@ class TextStream:
             if ready:
                 engine.more(speaking)
 
-    async def _write(self, events: Events, encoder: Any, codes: bool) -> None:
+    async def _write(self, events: Events, encoding: Encoding, codes: bool) -> None:
         rate, frame = self.service.engine.voice.sample_rate, 0
         while not isinstance(event := await events.next(), Finished):
             if isinstance(event, Failed):
@@ -150,8 +150,8 @@ class TextStream:
                 if codes and event.codes:
                     await self.socket.send_json({"type": "speech.codes", "frame": frame, "codes": event.codes})
                     frame += len(event.codes)
-                await self._audio(encoder.push(event.wave))
-        await self._audio(encoder.finish())
+                await self._audio(await encoding.push(event.wave))
+        await self._audio(await encoding.finish())
         skipped = {"skipped": events.speaking.skipped} if events.speaking.skipped else {}
         await self.socket.send_json({"type": "done", "seconds": event.samples / rate, **skipped})
 

@@ -222,16 +222,34 @@ class SentenceDecoder:
 
     def push(self, frame: Frame) -> Tensor | None:
         """Take the next frame; return a chunk of sound [C, n] once enough frames wait, else None."""
+        self.add(frame)
+        if not self.due:
+            return None
+        wave = self.taken(self._decode(last=False))
+        return wave if wave.shape[-1] else None
+
+    def add(self, frame: Frame) -> None:
+        """Take the next frame."""
         # The frame is a view of the grid, which is still being written.
         latent = None if frame.latent is None else self.request.fitted(frame.latent[:, None].clone())[:, 0]
         self.frames.append(Frame(frame.codes.clone(), latent))
         self.waiting.append(frame.codes[: self.request.style.levels] if latent is None else latent)
         self.fresh += 1
-        if self.state is None or self.fresh < self.size:
-            return None
+
+    @property
+    def due(self) -> bool:
+        """Whether enough frames wait for the next chunk."""
+        return self.state is not None and self.fresh >= self.size
+
+    @property
+    def half_due(self) -> bool:
+        """Whether half of the frames of the next chunk wait, so that it may join the decoding of others."""
+        return self.state is not None and 2 * self.fresh >= self.size
+
+    def taken(self, decoded: Tensor) -> Tensor:
+        """Return the chunk [C, n] of the frames just decoded, with its speed and its edges."""
         self.size, self.fresh = min(2 * self.size, self.largest), 0
-        wave = self._finished(self.stretcher.push(self._decode(last=False)))
-        return wave if wave.shape[-1] else None
+        return self._finished(self.stretcher.push(decoded))
 
     def finish(self) -> Tensor:
         """Return the rest of the sentence's sound [C, n] after the last frame."""
@@ -267,12 +285,39 @@ class SentenceDecoder:
         return wave
 
     def _decode(self, last: bool) -> Tensor:
+        play = self.codec.decode_chunk if self.request.style.vectors is None else self.codec.decode_latent_chunk
+        return self.kept_raw(play(self.next_frames()[None], self.state, last=last)[0])
+
+    def next_frames(self) -> Tensor:
+        """Return the frames to decode next, [levels or D, t]: those that wait, after the prompt's end at first."""
         device = self.frames[0].codes.device if self.frames else self.nothing.device
         frames = torch.stack([one.to(device) for one in self.waiting], dim=1) if self.waiting else self.nothing
         self.waiting = []
-        play = self.codec.decode_chunk if self.request.style.vectors is None else self.codec.decode_latent_chunk
-        wave = play(frames[None], self.state, last=last)[0]
+        return frames
+
+    def kept_raw(self, wave: Tensor) -> Tensor:
+        """Drop what belongs to the prompt from a decoded wave [C, n], and keep the rest for the guard."""
         skipped = min(self.skip, wave.shape[-1])
         self.skip -= skipped
         self.raw.append(wave[:, skipped:].clone())
         return self.raw[-1]
+
+
+def decode_together(decoders: Sequence[SentenceDecoder]) -> list[Tensor]:
+    """Return the next chunk [C, n] of each decoder: what it would get alone, within rounding, in less time.
+
+    Those that share a codec are decoded at once: speakers may have decoders of their own.
+    """
+    waves: dict[int, Tensor] = {}
+    groups: dict[int, list[SentenceDecoder]] = {}
+    for decoder in decoders:
+        groups.setdefault(id(decoder.codec), []).append(decoder)
+    for group in groups.values():
+        frames, states = [one.next_frames() for one in group], [one.state for one in group]
+        codec = group[0].codec
+        if isinstance(codec, Codec):
+            decoded = codec.decode_chunks(frames, states)
+        else:
+            decoded = [codec.decode_chunk(one[None], state)[0] for one, state in zip(frames, states, strict=True)]
+        waves |= {id(one): one.taken(one.kept_raw(wave)) for one, wave in zip(group, decoded, strict=True)}
+    return [waves[id(decoder)] for decoder in decoders]

@@ -10,6 +10,7 @@ from published_codecs import our_codec
 from torch import Tensor
 
 from codec.model import Codec
+from codec.spectral_steps import PackedDecoder
 
 
 def streamed(codec: Codec, latent: Tensor, size: int) -> tuple[Tensor, object]:
@@ -60,3 +61,33 @@ def test_the_packed_copy_follows_the_weights_and_is_never_copied() -> None:
     assert not torch.allclose(streamed(other, latent, 2)[0], first)
     codec.decoder.upsample.weight.data.mul_(2)  # a write that no version counter sees
     assert torch.equal(streamed(codec, latent, 2)[0], streamed(other, latent, 2)[0])
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_streams_decoded_together_equal_streams_decoded_alone(half: bool) -> None:
+    codec = our_codec("spectral")
+    with torch.no_grad():
+        for parameter in codec.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+            parameter.copy_(parameter.half() if half else parameter)
+    calls = [(3, 0, 20, 1), (0, 5, 70, 90), (8, 8, 8, 8), (0, 0, 0, 2)]  # frames that each stream gets
+    alone, together = ([codec.init_state(1) for _ in calls[0]] for _ in range(2))
+    for number, sizes in enumerate(calls):
+        latents = [torch.randn(codec.quantizer.dim, size) for size in sizes]
+        ends = [number == len(calls) - 1] * len(sizes)
+        waves = codec.decode_chunks(latents, together, ends)
+        for latent, state, end, wave in zip(latents, alone, ends, waves, strict=True):
+            torch.testing.assert_close(wave, codec.decode_latent_chunk(latent[None], state, end)[0])
+
+
+def test_streams_decoded_together_run_the_layers_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    codec = our_codec("spectral")
+    states = [codec.init_state(1) for _ in range(3)]
+    codes = codec.encode(torch.randn(3, 1, 48 * 4))
+    codec.decode_chunks(list(codes), states)
+    runs: list[int] = []
+    run = PackedDecoder.together
+    monkeypatch.setattr(PackedDecoder, "together", lambda self, x, past: [runs.append(len(x)), run(self, x, past)][1])
+    monkeypatch.setattr(codec.decoder, "forward", None)
+    codec.decode_chunks(list(codes), states)
+    assert runs == [3]

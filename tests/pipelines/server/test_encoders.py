@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ import soundfile
 import torch
 
 from codec.errors import SoundloomError
-from pipelines.server.encoders import MEDIA_TYPES, new_encoder, pcm16
+from pipelines.server.encoders import MEDIA_TYPES, Encoding, File, Pcm, new_encoder, pcm16
 
 RATE = 24_000
 
@@ -57,3 +60,26 @@ def test_what_is_not_possible_is_refused() -> None:
         new_encoder("aac", RATE)
     with pytest.raises(SoundloomError, match="44100 Hz"):
         new_encoder("opus", 44_100)
+
+
+@pytest.mark.parametrize("kind", ["mp3", "opus", "flac", "pcm"])
+def test_slow_formats_are_encoded_beside_the_event_loop(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: set[str] = set()
+
+    def recorded(self: Any, wave: torch.Tensor) -> bytes:
+        threads.add(threading.current_thread().name)
+        return pushes[type(self)](self, wave)
+
+    pushes = {one: one.push for one in (File, Pcm)}
+    for one in pushes:
+        monkeypatch.setattr(one, "push", recorded)
+
+    async def run() -> bytes:
+        encoding = Encoding(kind, RATE)
+        parts = [await encoding.push(chunk) for chunk in tone().split(9600, dim=1)]
+        return b"".join([*parts, await encoding.finish()])
+
+    data, beside = asyncio.run(run()), threads != {threading.current_thread().name}
+    expected = b"".join(encoded(kind, tone(), size=9600))
+    assert beside == (kind != "pcm")
+    assert len(data) == len(expected) and (kind == "opus" or data == expected)  # Ogg has a random serial number

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from codec.errors import SoundloomError
+from codec.model import Codec
 from lm.cpu_linear import PackedTransformer
 from pipelines.server.engine import Busy, Engine, EngineSettings
 from pipelines.server.rows import PREFILL_STEPS, Row
@@ -81,6 +82,32 @@ def test_the_shipped_voice_and_its_speakers_sound_the_same_in_a_batch() -> None:
         alone = shipped.speak(text, speaker=speaker, seed=1, retries=0)
         assert torch.allclose(client.wave(), alone.waveform, atol=1e-4)
     engine.stop()
+
+
+def test_sentences_in_lanes_sound_like_one_by_one(
+    new_service: Callable[..., Service], voice: Voice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.server.lanes.FILLED", 2)
+    engine = new_service(slots=4, lanes=2).engine
+    engine.start()
+    clients = [ask(engine, seed=seed) for seed in range(5)]
+    for seed, client in enumerate(clients):
+        assert torch.allclose(client.wave(), voice.speak(TEXT, seed=seed, retries=0).waveform, atol=1e-5)
+    engine.stop()
+
+
+def test_sentences_side_by_side_are_decoded_together(
+    new_service: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    decode = Codec.decode_chunks
+    monkeypatch.setattr(Codec, "decode_chunks", lambda self, *x: [sizes.append(len(x[0])), decode(self, *x)][1])
+    engine = new_service(slots=3).engine
+    clients = [ask(engine, seed=seed) for seed in range(3)]
+    engine.start()
+    assert all(client.done.wait(30) for client in clients)
+    engine.stop()
+    assert max(sizes) == 3 and sum(sizes) / len(sizes) > 2
 
 
 def test_ssml_sounds_like_its_turns(engine: Engine, voice: Voice) -> None:

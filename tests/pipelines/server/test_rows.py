@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from lm.generation.generate import Frame, stream
 from lm.generation.request import GenerateConfig, Request, make_request
+from pipelines.server.lanes import Lanes, rooms
 from pipelines.server.rows import Row, RowBatch
 from pipelines.server.solo import SoloBatch
 from pipelines.voice.voice import Voice
@@ -42,14 +44,20 @@ def run(batch: Any, rows: list[Row], every: int) -> dict[int, list[Frame]]:
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 @pytest.mark.parametrize("latents", [False, True])
-def test_rows_that_join_and_leave_equal_streams(voice: Voice, guidance: float, latents: bool) -> None:
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_rows_that_join_and_leave_equal_streams(
+    voice: Voice, guidance: float, latents: bool, lanes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.server.lanes.FILLED", 1)
     limits = {"cap_factor": 1.0, "cap_seconds": 0.4, "floor_factor": 0.1, "loop_seconds": 0.2}
     config = GenerateConfig(temperature=1.5, guidance=guidance, sampled_levels=1 if latents else None, **limits)
     vectors = voice.codec.quantizer.vectors(voice.num_levels) if latents else None
     model = voice.lm.model
     requests = [request(voice, config, seed, prompt, vectors) for seed, prompt in enumerate([0, 3, 0, 120, 1])]
-    batch = RowBatch(model, config, 3, vectors)
+    batch = Lanes([RowBatch(model, config, room, vectors) for room in rooms(3, lanes)])
+    assert len(batch.lanes) == lanes
     frames = run(batch, [Row(one, number, voice.num_levels) for number, one in enumerate(requests)], every=5)
+    batch.close()
     for number, one in enumerate(requests):
         alone = stream(model, one)
         expected = list(alone)
@@ -86,3 +94,22 @@ def test_the_batch_of_single_streams_gives_the_same(voice: Voice) -> None:
     for row in rows:
         expected = [frame.codes for frame in stream(voice.lm.model, row.request)]
         assert torch.equal(torch.stack([frame.codes for frame in frames[row.owner]]), torch.stack(expected))
+
+
+def test_lanes_fill_one_after_another_and_step_at_once(voice: Voice) -> None:
+    assert rooms(8, 2) == [4, 4] and rooms(9, 2) == [5, 5] and rooms(7, 4) == [7]
+    config = GenerateConfig(temperature=1.0, cap_factor=1.0, cap_seconds=0.4)
+    batch = Lanes([RowBatch(voice.lm.model, config, room) for room in rooms(8, 2)])
+    rows = [Row(request(voice, config, 1, 0, None), number, voice.num_levels) for number in range(6)]
+    for row in rows:
+        list(batch.start(row))
+    assert [len(lane.rows) for lane in batch.lanes] == [4, 2]
+    together = threading.Barrier(2, timeout=10)
+    steps = [lane.step for lane in batch.lanes]
+    for lane, step in zip(batch.lanes, steps, strict=True):
+        lane.step = lambda step=step: [together.wait(), step()][1]  # type: ignore[method-assign, misc]
+    batch.step()  # a lane that waited for the other would break the barrier
+    for row in rows:
+        batch.leave(row)
+    assert not batch.rows
+    batch.close()
