@@ -35,6 +35,9 @@ def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     options = make_parser("serve.py", __doc__)
     options.add_argument("--voice", help="a folder, a shipped voice's name, or a hub name (default: the shipped one)")
+    options.add_argument(
+        "--music", help="the model for music, a folder or a hub name (default: the shipped one, if any)"
+    )
     options.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine)")
     options.add_argument("--port", type=int, default=8000, help="port of the HTTP server (default: 8000)")
     options.add_argument("--wyoming-port", type=int, help="also speak Wyoming on this port (usually 10200)")
@@ -69,6 +72,15 @@ def api_key(path: str | None) -> str | None:
     return key
 
 
+def checked_music(name: str | None) -> str | None:
+    """Return the folder of a music model that was named. Raises: SoundloomError where there is none."""
+    if name is None:
+        return None
+    from pipelines.music_model.folder import find_music
+
+    return str(find_music(name))
+
+
 def usual_lanes(device: str, threads: int) -> int:
     """Return how many threads write sentences side by side: two where two cores are free for them."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -91,6 +103,7 @@ def make_service(options: argparse.Namespace) -> Service:
         api_key=api_key(options.api_key_file),
         allow_cloning=options.allow_cloning,
         origins=tuple(options.cors),
+        music=checked_music(options.music),
         hosts=(*_LOOPBACK, *(name.lower() for name in options.host_name)) if local or options.host_name else (),
     )
     if not local and rules.api_key is None:

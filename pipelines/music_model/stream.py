@@ -39,6 +39,7 @@ class MusicStream(Iterator[Tensor]):
         only_new: bool,
     ) -> None:
         self.music: Music | None = None
+        self.written: list[Tensor] = []  # the codes [K] of each frame so far, those of the prompt left out
         self._model, self._ids, self._new, self._settings, self._seed = model, ids, new, settings, seed
         self._begin = before.shape[2] if only_new else 0
         self._chunks = self._run(before)
@@ -57,6 +58,7 @@ class MusicStream(Iterator[Tensor]):
             frames = list[Frame]()
             for frame in Stream(model.network, request):
                 frames.append(frame)
+                self.written.append(frame.codes)
                 for wave in decoder.ready(frame):
                     made.append(wave)
                     yield wave

@@ -21,11 +21,11 @@ from pipelines.server import explorer
 from pipelines.server.errors import ApiError, on_api_error, on_bad_input, on_failure, on_http_error
 from pipelines.server.figures import Explorer
 from pipelines.server.list_routes import list_routes
+from pipelines.server.music_routes import music_routes
 from pipelines.server.page import page_routes
 from pipelines.server.service import Service
 from pipelines.server.speech_routes import speech_routes
 from pipelines.server.text_stream import text_stream_routes
-from pipelines.server.turns import Turns
 
 log = logging.getLogger("soundloom.server")
 
@@ -36,7 +36,7 @@ def explorer_routes(service: Service) -> list[BaseRoute]:
     if not isinstance(voice.codec, Codec):
         return []
     samples = {name: speaker.audio for name, speaker in voice.speakers.items()}
-    return explorer.routes(Explorer(voice), samples, Turns(service.engine))
+    return explorer.routes(Explorer(voice), samples, service.turns)
 
 
 #: Each gives the routes of one subject; a new subject is one file and one entry here.
@@ -44,6 +44,7 @@ ROUTE_LISTS: tuple[Callable[[Service], list[BaseRoute]], ...] = (
     speech_routes,
     text_stream_routes,
     list_routes,
+    music_routes,
     page_routes,
     explorer_routes,
 )

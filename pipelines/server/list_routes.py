@@ -16,6 +16,7 @@ from torch import Tensor
 from codec.audio.signal import resample
 from codec.errors import SoundloomError, quoted
 from pipelines.server.errors import ApiError
+from pipelines.server.music_routes import has_music
 from pipelines.server.orders import MODEL, MODEL_ALIASES
 from pipelines.server.service import Service
 from pipelines.server.speaking import Order
@@ -68,6 +69,7 @@ def list_routes(service: Service) -> list[BaseRoute]:
             "codebook_size": voice.lm.codec_facts.codebook_size,
             "cloning": service.settings.allow_cloning,
             "max_input": 4096,
+            "music": has_music(service.settings.music),
         }
         return JSONResponse(facts)
 

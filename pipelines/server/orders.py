@@ -38,11 +38,26 @@ class SpeechFields:
 def parse_speech(body: bytes, max_input: int = MAX_INPUT) -> SpeechFields:
     """Read the body of a speech request. Raises: ApiError."""
     fields = json_object(body)
-    text = _string(fields, "input", max_input)
+    text = string_of(fields, "input", max_input)
     if not text.strip():
         raise ApiError(400, "input is empty; give some words to speak", "input")
-    _string(fields, "model", 200, needed=False)
-    _string(fields, "instructions", 4096, needed=False)
+    string_of(fields, "model", 200, needed=False)
+    string_of(fields, "instructions", 4096, needed=False)
+    form, events, codes = answer_form(fields)
+    return SpeechFields(
+        text,
+        voice_name(fields.get("voice")),
+        form,
+        number_of(fields, "speed", 1.0, SLOWEST, FASTEST),
+        events,
+        codes,
+        whole_of(fields, "seed", 0, 0, 2**63 - 1) or 0,
+        whole_of(fields, "levels", None, 1, 64),
+    )
+
+
+def answer_form(fields: Mapping[str, Any]) -> tuple[str, bool, bool]:
+    """Return the format of the sound, whether it comes in events, and whether these carry codes. Raises: ApiError."""
     form = str(fields.get("response_format") or "mp3").lower()[:20]
     if form == "aac":
         message = "response_format aac needs an encoder that this server does not have; ask for mp3 or opus"
@@ -55,16 +70,7 @@ def parse_speech(body: bytes, max_input: int = MAX_INPUT) -> SpeechFields:
     codes = fields.get("include_codes") or False
     if not isinstance(codes, bool) or (codes and stream != "sse"):
         raise ApiError(400, "include_codes: expected true or false, and stream_format sse with it", "include_codes")
-    return SpeechFields(
-        text,
-        voice_name(fields.get("voice")),
-        form,
-        _number(fields, "speed", 1.0, SLOWEST, FASTEST),
-        stream == "sse",
-        codes,
-        _whole(fields, "seed", 0, 0, 2**63 - 1) or 0,
-        _whole(fields, "levels", None, 1, 64),
-    )
+    return form, stream == "sse", codes
 
 
 def json_object(body: bytes) -> dict[str, Any]:
@@ -104,7 +110,8 @@ def alias(name: str, speakers: list[str]) -> str | None:
     return high[others.index(name) % len(high)]
 
 
-def _string(fields: Mapping[str, Any], name: str, longest: int, needed: bool = True) -> str:
+def string_of(fields: Mapping[str, Any], name: str, longest: int, needed: bool = True) -> str:
+    """Return a field that is a string of at most ``longest`` characters. Raises: ApiError."""
     value = fields.get(name)
     if value is None and not needed:
         return ""
@@ -118,7 +125,8 @@ def _string(fields: Mapping[str, Any], name: str, longest: int, needed: bool = T
     return value
 
 
-def _number(fields: Mapping[str, Any], name: str, default: float, least: float, most: float) -> float:
+def number_of(fields: Mapping[str, Any], name: str, default: float, least: float, most: float) -> float:
+    """Return a field that is a number in a range. Raises: ApiError."""
     value = fields.get(name)
     if value is None:
         return default
@@ -128,7 +136,8 @@ def _number(fields: Mapping[str, Any], name: str, default: float, least: float, 
     return float(value)
 
 
-def _whole(fields: Mapping[str, Any], name: str, default: int | None, least: int, most: int) -> int | None:
+def whole_of(fields: Mapping[str, Any], name: str, default: int | None, least: int, most: int) -> int | None:
+    """Return a field that is a whole number in a range. Raises: ApiError."""
     value = fields.get(name)
     if value is None:
         return default

@@ -17,6 +17,7 @@ from pipelines.server.engine import Busy, Engine
 from pipelines.server.errors import ApiError
 from pipelines.server.orders import VOICE_ALIASES, SpeechFields, alias
 from pipelines.server.speaking import Event, Failed, Order, Speaking
+from pipelines.server.turns import Turns
 
 MAX_CLONES = 16  # uploaded speakers that are kept, in memory only; the one used longest ago goes first
 CLONE_SECONDS = 3600.0
@@ -26,13 +27,14 @@ CLONE_SECONDS = 3600.0
 class ServiceSettings:
     """``allow_cloning``: take uploaded recordings; ``origins``: web pages of other addresses that may use the server.
 
-    ``hosts``: names by which browsers may address it (empty: any). ``explain``: serve the pages.
+    ``hosts``: names by which browsers may address it (empty: any). ``music``: the music model (None: the shipped one).
     """
 
     api_key: str | None = field(default=None, repr=False)
     allow_cloning: bool = False
     origins: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
+    music: str | None = None
     max_body: int = 256 * 1024
     max_upload: int = 6 * 1024 * 1024
 
@@ -55,6 +57,10 @@ class Service:
     settings: ServiceSettings = field(default_factory=ServiceSettings)
     clones: OrderedDict[str, Clone] = field(default_factory=OrderedDict)
     began: int = field(default_factory=lambda: int(time.time()))
+    turns: Turns = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.turns = Turns(self.engine)
 
     def admits(self, authorization: str | None) -> bool:
         """Whether this Authorization header may use the server; compared in constant time."""

@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from urllib.parse import quote
 
 import torch
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import Receive, Scope, Send
 
 from codec.errors import SoundloomError, quoted
 from pipelines.server.encoders import MEDIA_TYPES, Encoding
 from pipelines.server.errors import ApiError
 from pipelines.server.orders import MODEL, MODEL_ALIASES, SpeechFields, json_object, parse_speech
 from pipelines.server.service import Events, Service, failure
+from pipelines.server.sound_response import SoundResponse, sse
 from pipelines.server.speaking import Failed, Finished, SentenceEnded, SentenceStarted, Sound
 from pipelines.voice.speech import Sentence, Speech
 from pipelines.voice.voice import Voice
 from pipelines.voice.word_times import word_times
 
 _MOST_SHOWN, _LONGEST_SHOWN = 10, 40  # of skipped parts, and characters of each: a header must stay small
-# No proxy may hold back what streams.
-_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
 def speech_routes(service: Service) -> list[BaseRoute]:
@@ -44,48 +41,26 @@ def speech_routes(service: Service) -> list[BaseRoute]:
     return [Route("/v1/audio/speech", speech, methods=["POST"])]
 
 
-class SpeechResponse(Response):
-    """Streams a request's sound. Its status waits for the first sound, so that an early failure is a proper error."""
+class SpeechResponse(SoundResponse):
+    """Streams a request's speech."""
 
     def __init__(self, service: Service, events: Events, fields: SpeechFields) -> None:
-        super().__init__()
+        super().__init__(service.engine.metrics, "text/event-stream" if fields.sse else MEDIA_TYPES[fields.format])
         self.service, self.events, self.fields = service, events, fields
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send until all is said or the client leaves."""
-        speaking = asyncio.ensure_future(self._send(scope, receive, send))
-        leaving = asyncio.ensure_future(_left(receive))
-        try:
-            await asyncio.wait({speaking, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if speaking.done():
-                speaking.result()
-        finally:
-            self.events.cancel()
-            for task in (speaking, leaving):
-                task.cancel()
+    def parts(self) -> AsyncGenerator[bytes, None]:
+        """Return the body, plain or as events."""
+        return self._events() if self.fields.sse else self._audio()
 
-    async def _send(self, scope: Scope, receive: Receive, send: Send) -> None:
-        kind = "text/event-stream" if self.fields.sse else MEDIA_TYPES[self.fields.format]
-        parts = self._events() if self.fields.sse else self._audio()
-        started = False
-        try:
-            async for part in parts:
-                if not started:
-                    headers = {**_HEADERS, "content-type": kind, **skipped_header(self.events.speaking.skipped)}
-                    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-                    await send({"type": "http.response.start", "status": 200, "headers": raw})
-                    started = True
-                if part:
-                    await send({"type": "http.response.body", "body": part, "more_body": True})
-        except ApiError as error:
-            if started:
-                return  # without an end: the connection breaks off, which is how a client of plain audio sees it
-            self.service.engine.metrics.error(error.status)
-            await error.response()(scope, receive, send)
-            return
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+    def more_headers(self) -> dict[str, str]:
+        """Return what could not be spoken."""
+        return skipped_header(self.events.speaking.skipped)
 
-    async def _audio(self) -> AsyncIterator[bytes]:
+    def leave(self) -> None:
+        """Drop the request, if it still runs."""
+        self.events.cancel()
+
+    async def _audio(self) -> AsyncGenerator[bytes, None]:
         voice = self.service.engine.voice
         encoding = Encoding(self.fields.format, voice.sample_rate, voice.codec.channels)
         while not isinstance(event := await self.events.next(), Finished):
@@ -95,7 +70,7 @@ class SpeechResponse(Response):
                 yield await encoding.push(event.wave)
         yield await encoding.finish()
 
-    async def _events(self) -> AsyncIterator[bytes]:
+    async def _events(self) -> AsyncGenerator[bytes, None]:
         voice = self.service.engine.voice
         encoding = Encoding(self.fields.format, voice.sample_rate, voice.codec.channels)
         started, frame = False, 0
@@ -155,16 +130,5 @@ def times_of_words(voice: Voice, sentence: Sentence) -> list[dict[str, object]]:
     return [{"word": word.word, "start": word.start, "end": word.end} for word in words]
 
 
-def sse(data: dict[str, object]) -> bytes:
-    """Return one server-sent event."""
-    return f"data: {json.dumps(data, separators=(',', ':'))}\n\n".encode()
-
-
 def _delta(audio: bytes) -> bytes:
     return sse({"type": "speech.audio.delta", "audio": base64.b64encode(audio).decode()}) if audio else b""
-
-
-async def _left(receive: Receive) -> None:
-    """Return when the client has left."""
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -22,11 +22,23 @@ export async function addVoice(file, name, text) {
 
 // Yield the events of a request as they come; PCM comes base64 in `speech.audio.delta`.
 export async function* speak(fields, signal) {
-  const body = JSON.stringify({ ...fields, response_format: "pcm", stream_format: "sse", include_codes: true });
-  const options = { method: "POST", headers: { "content-type": "application/json" }, body, signal };
-  const answer = await ask("/v1/audio/speech", options);
+  const answer = await askForEvents("/v1/audio/speech", fields, signal);
   const skipped = answer.headers.get("x-soundloom-skipped");
   if (skipped) yield { type: "skipped", parts: skipped.split(",").map(decodeURIComponent) };
+  yield* events(answer);
+}
+
+// The same for music; PCM comes in `music.audio.delta`.
+export async function* music(fields, signal) {
+  yield* events(await askForEvents("/v1/audio/music", fields, signal));
+}
+
+function askForEvents(path, fields, signal) {
+  const body = JSON.stringify({ ...fields, response_format: "pcm", stream_format: "sse", include_codes: true });
+  return ask(path, { method: "POST", headers: { "content-type": "application/json" }, body, signal });
+}
+
+async function* events(answer) {
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {

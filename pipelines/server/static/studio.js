@@ -5,6 +5,7 @@
 
 import { addVoice, info, samples, speak, voices } from "./api.js";
 import { Grid } from "./grid.js";
+import { begin as beginMusic } from "./music.js";
 import { Player } from "./player.js";
 import { Words } from "./words.js";
 
@@ -29,6 +30,7 @@ async function begin() {
   at("levels").max = facts.levels;
   at("levels").value = facts.default_levels;
   at("clone").hidden = !facts.cloning;
+  beginMusic(facts.music);
   await listVoices();
   connect();
   showSettings();
