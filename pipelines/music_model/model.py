@@ -94,8 +94,9 @@ class MusicModel(MusicWriter):
     def to(self, device: str | torch.device) -> MusicModel:
         """Move all networks to a device and return the model itself. Raises: SoundloomError where there is none."""
         place = choose_device(device)
-        for part in (self.lm.model, self.codec, self.player):
-            part.to(place)
+        self.lm.model.to(place)
+        self.codec.to(place)
+        self.player.to(place)
         return self
 
     def text_ids(self, text: str) -> list[int]:
@@ -254,7 +255,9 @@ class _GuardedRun:
         return torch.stack([take.codes for take in best])
 
     def _takes(self, made: Generation, kept: int) -> list[_Take]:
-        latents = [None] * len(made.codes) if made.latents is None else [row[:, kept:] for row in made.latents]
+        latents: list[Tensor | None] = [None] * len(made.codes)
+        if made.latents is not None:
+            latents = [row[:, kept:] for row in made.latents]
         reasons = [self.model.verdict(codes[:, kept:], own) for codes, own in zip(made.codes, latents, strict=True)]
         return [_Take(*parts) for parts in zip(made.codes, latents, reasons, strict=True)]
 

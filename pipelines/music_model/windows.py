@@ -41,7 +41,7 @@ class WriteWindow(Protocol):
     """Writes one window: codes long [B, K, frames] that begin with prompt [B, K, P], a row for each seed."""
 
     def __call__(
-        self, frames: int, prompt: Tensor | None, seeds: Sequence[int], on_step: Callable[[int], None]
+        self, frames: int, prompt: Tensor | None, seeds: Sequence[int], on_step: Callable[[int], None], /
     ) -> Tensor: ...
 
 
