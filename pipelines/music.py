@@ -4,6 +4,7 @@
     python pipelines/music.py "fast jazz, saxophone and piano, 160 beats per minute" --seconds 30 --seed 3 -o jazz.flac
     python pipelines/music.py "the same with strings" --prompt melody.wav --seconds 8 -o longer.wav
     python pipelines/music.py "happy folk, fiddle and harp, D major" -o - | aplay
+    python pipelines/music.py "slow solo piano in A minor" --seconds 60 --stream | aplay -f S16_LE -r 24000
     python pipelines/music.py "an hour of rain" --seconds 120 -o rain.wav --keep-codes
     python pipelines/music.py --decode rain.wav.codes.safetensors -o rain.flac   # the codes again, without writing them
     python pipelines/music.py --lines -f descriptions.txt -o pieces/           # a file a line: pieces/0001.wav …
@@ -26,7 +27,7 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from codec.errors import SoundloomError
 from pipelines.command_line.run import MOST_BATCH, add_threads_option, check_numbers, make_parser, run, set_threads
@@ -64,16 +65,48 @@ class Writer:
     prompt: Tensor | None
 
     def one(self, text: str) -> None:
-        """Write one piece to -o."""
-        output = self.options.output
-        began = time.perf_counter()
-        (row,) = self.rows([text], [output])
-        music = self.model.finished(row, self.prompt if self.options.only_new else None)
-        music.save(output)
+        """Write one piece to -o, or as PCM to standard output while it is written."""
+        output, began, late = self.options.output, time.perf_counter(), ""
+        if self.options.stream:
+            music, first = self._streamed(text)
+            late = f", first sound after {1000 * first:.0f} ms"
+        else:
+            (row,) = self.rows([text], [output])
+            music = self.model.finished(row, self.prompt if self.options.only_new else None)
+        seconds = time.perf_counter() - began
+        if not (self.options.stream and output == "-"):
+            music.save(output)
         if self.options.plot:
             plot(self.options.plot, music, self.model.codec, text)
         where = "" if output == "-" else f"wrote {output}: "
-        print(f"{where}{self._described(time.perf_counter() - began, music)}", file=sys.stderr)
+        print(f"{where}{self._described(seconds, music)}{late}", file=sys.stderr)
+
+    def _streamed(self, text: str) -> tuple[Music, float]:
+        """Write a piece chunk by chunk, as PCM where -o is -. Returns the whole and the seconds to the first sound."""
+        from pipelines.command_line.player import write_pcm
+        from pipelines.music_model.model import MusicModel
+
+        options, model, began, first = self.options, self.model, time.perf_counter(), 0.0
+        if not isinstance(model, MusicModel):
+            raise SoundloomError("--stream: MusicGen decodes only the whole; use a model of soundloom")
+        chunks = model.stream(
+            text,
+            options.seconds,
+            prompt=self.prompt,
+            only_new=options.only_new,
+            seed=options.seed,
+            settings=replace(model.sampling, **self._given()),
+        )
+        for chunk in chunks:
+            if options.output == "-":
+                write_pcm(chunk)
+            first = first or time.perf_counter() - began
+        assert chunks.music is not None
+        return chunks.music, first
+
+    def _given(self) -> dict[str, Any]:
+        """Return the settings for sampling that were given."""
+        return {name: getattr(self.options, name) for name in SAMPLING if getattr(self.options, name) is not None}
 
     def lines(self, text: str) -> int:
         """Write a file for each line; report and leave out lines that fail. Returns the exit code."""
@@ -125,14 +158,13 @@ class Writer:
         from pipelines.musicgen.codes_file import SUFFIX, save_codes
 
         options, model = self.options, self.model
-        given = {name: getattr(options, name) for name in SAMPLING if getattr(options, name) is not None}
         with Progress(model.steps(options.seconds, self.prompt)) as progress:
             rows = model.write_rows(
                 texts,
                 options.seconds,
                 prompt=self.prompt,
                 seeds=[options.seed] * len(texts),
-                settings=replace(model.sampling, **given),
+                settings=replace(model.sampling, **self._given()),
                 on_step=lambda step, _: progress.advance(step),
             )
         if options.keep_codes:
@@ -154,12 +186,16 @@ def _check(options: argparse.Namespace) -> None:
     if options.corpus and (options.text or options.file or options.lines or options.decode):
         raise SoundloomError("--corpus takes the captions of a corpus; leave the description and --lines out")
     if options.lines or options.corpus:
-        check_lines_output(options.output, "--plot", bool(options.plot), "--lines" if options.lines else "--corpus")
+        spoilt = bool(options.plot or options.stream)
+        check_lines_output(options.output, "--plot and --stream", spoilt, "--lines" if options.lines else "--corpus")
     else:
-        options.output = "music.wav" if options.output is None else options.output
+        if options.output is None:
+            options.output = "-" if options.stream else "music.wav"
         check_output(options.output)
         if options.keep_codes and options.output == "-":
             raise SoundloomError("--keep-codes writes a file next to -o; name a file with -o")
+    if options.stream and (options.keep_codes or options.decode):
+        raise SoundloomError("--stream decodes while it writes; leave --keep-codes and --decode out")
     if options.plot:
         check_output(options.plot, picture=True)
     check_prompt(options.prompt)
@@ -175,6 +211,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seconds", type=float, default=8.0, help="how much to make or to add, at most 600 (default: %(default)s)")
     add("--prompt", help="recording to continue, or - (standard input)")
     add("--only-new", action="store_true", help="write the continuation without the recording")
+    add("--stream", action="store_true", help="write PCM to standard output while it is made (16 bits, little-endian)")
     add("--lines", action="store_true", help="make a piece for each line, in files of the folder -o")
     add("--corpus", help="make a piece for each clip of this corpus of make_music_corpus.py, called as its id")
     add("--split", default="all", help="with --corpus: clips of this split only (default: all)")

@@ -50,8 +50,6 @@ from pipelines.command_line.voice_options import (
 )
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from pipelines.voice.speech import Speech
     from pipelines.voice.turns import Turn
     from pipelines.voice.voice import Voice
@@ -84,6 +82,7 @@ def speak(voice: Voice, text: str | list[Turn], arguments: dict[str, Any]) -> Sp
 
 def stream(voice: Voice, text: str | list[Turn], arguments: dict[str, Any], to_stdout: bool) -> tuple[Speech, float]:
     """Speak chunk by chunk, as PCM to stdout if asked. Returns the whole and the seconds to the first sound."""
+    from pipelines.command_line.player import write_pcm
     from pipelines.voice.turns import stream_turns
 
     began = time.perf_counter()
@@ -91,19 +90,10 @@ def stream(voice: Voice, text: str | list[Turn], arguments: dict[str, Any], to_s
     first = 0.0
     for chunk in chunks:
         if to_stdout:
-            sys.stdout.buffer.write(pcm(chunk))
-            sys.stdout.buffer.flush()
+            write_pcm(chunk)
         first = first or time.perf_counter() - began
     assert chunks.speech is not None
     return chunks.speech, first
-
-
-def pcm(wave: Tensor) -> bytes:
-    """Return wave float [C, n] as 16-bit little-endian samples, channels interleaved."""
-    import torch
-
-    scaled = (wave.cpu().clamp(-1, 1) * 32767).round().to(torch.int16)
-    return scaled.t().contiguous().numpy().astype("<i2").tobytes()
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Playing sound: by the sounddevice package, or by a program that the system has."""
+"""Playing sound: by the sounddevice package, by a program that the system has, or as PCM through a pipe."""
 
 from __future__ import annotations
 
@@ -67,3 +67,12 @@ def _play_by_program(command: list[str], wave: Tensor, rate: int) -> None:
             raise SoundloomError(f"--play: {command[0]} cannot be started ({error.strerror or error})") from None
     if done.returncode:
         raise SoundloomError(f"--play: {command[0]} ended with code {done.returncode}; -o FILE writes a file")
+
+
+def write_pcm(wave: Tensor) -> None:
+    """Write wave float [C, n] to standard output as 16-bit little-endian samples, channels interleaved."""
+    import torch
+
+    scaled = (wave.cpu().clamp(-1, 1) * 32767).round().to(torch.int16)
+    sys.stdout.buffer.write(scaled.t().contiguous().numpy().astype("<i2").tobytes())
+    sys.stdout.buffer.flush()

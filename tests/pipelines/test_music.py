@@ -232,6 +232,26 @@ def test_without_shipped_weights_the_way_round_is_named(tmp_path: Path, monkeypa
     assert Path("c.wav").read_bytes() == Path("b.wav").read_bytes()
 
 
+def test_streams(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_parts(tmp_path)
+    make_music.main([str(tmp_path / "m"), "--lm", str(tmp_path / "lm"), "--codec", str(tmp_path / "codec")])
+    common = ["a calm piano", "--model", str(tmp_path / "m"), "--seconds", "0.5", "--guidance", "1"]
+    assert music.main([*common, "-o", str(tmp_path / "whole.wav")]) == 0
+    assert music.main([*common, "-o", str(tmp_path / "stream.wav"), "--stream"]) == 0
+    out = io.BytesIO()
+    stdout = SimpleNamespace(buffer=out, isatty=lambda: False, flush=lambda: None)
+    monkeypatch.setattr("sys.stdout", stdout)
+    assert music.main([*common, "--stream"]) == 0
+    whole, streamed = (read_audio(tmp_path / f"{name}.wav")[0] for name in ("whole", "stream"))
+    piped = torch.frombuffer(bytearray(out.getvalue()), dtype=torch.int16) / 32768
+    for other in (streamed, piped):
+        assert other.shape == whole.shape == (12_000,) and torch.allclose(other, whole, atol=2e-4)
+    with pytest.raises(SoundloomError, match="--stream: MusicGen decodes only the whole"):
+        music.main(["a calm piano", "--model", str(folder), "--stream"])
+    with pytest.raises(SoundloomError, match="leave --keep-codes and --decode out"):
+        music.main([*common, "-o", "x.wav", "--stream", "--keep-codes"])
+
+
 def test_how_a_piece_ended_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
