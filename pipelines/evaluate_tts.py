@@ -8,6 +8,7 @@
     python pipelines/evaluate_tts.py shipped -o report/ --as fenrir --limit 100 --teacher none
     python pipelines/evaluate_tts.py voices/mine -o report/ --prompts new-speakers/manifest.jsonl
     python pipelines/evaluate_tts.py shipped -o report/ --sets all --recogniser base
+    python pipelines/evaluate_tts.py shipped -o report/ --recogniser base --takes 4 --choose-by tiny
     python pipelines/evaluate_tts.py voices/mine -o report/ --endings 1000 --endings-texts prompts.txt
 
 VOICE is a folder, a hub name, or `shipped`. The sentences are 220 that were written for this
@@ -39,7 +40,14 @@ from codec.errors import SoundloomError
 from codec.pretrained import choose_device
 from pipelines.command_line.progress import Bar, track
 from pipelines.command_line.run import A_LOT, MOST_BATCH, check_numbers, run
-from pipelines.command_line.voice_options import SAMPLING_RANGES, SETTINGS, add_sampling_options
+from pipelines.command_line.voice_options import (
+    SAMPLING_RANGES,
+    SETTINGS,
+    add_sampling_options,
+    add_takes_options,
+    check_takes,
+    takes_settings,
+)
 from pipelines.corpus.texts import read_texts
 from pipelines.evaluation import tts_outputs as outputs
 from pipelines.evaluation import tts_scores as scores
@@ -143,6 +151,7 @@ def _facts(options: argparse.Namespace, voice: Voice, results: Results) -> dict[
         "sentences": options.reference or options.texts or f"pipelines/evaluation/sentences: {options.sets or PLAIN}",
         "reference": "none" if results.reference is None else f"{results.reference.name}: {results.reference.facts}",
         "guard": f"at most {voice.config.retries} further attempts",
+        "takes": f"{options.takes}, chosen by {options.choose_by}" if options.takes > 1 else "1",
         "intervals": "95%, percentile bootstrap over sentences, 1,000 draws, seed 0",
         "machine": f"{os.cpu_count()} CPUs, {torch.get_num_threads()} threads",
         "software": package_versions("soundloom", "torch", "transformers", "faster-whisper", "hibari-tts"),
@@ -172,6 +181,7 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument("--opus", default="16", help="kbit/s of the reference through Opus; '' for none (default: 16)")
     add_judge_options(p, wer=True)
     _add_measures(p.add_argument_group("further measures"))
+    add_takes_options(p)
     add_sampling_options(p)
     return p
 
@@ -191,6 +201,7 @@ def _check(options: argparse.Namespace) -> None:
     if options.sets and (options.texts or options.reference):
         raise SoundloomError("--sets: stands for --texts and --reference; give one of the three")
     check_numbers(options, batch=(1, MOST_BATCH), prompt_sentences=(1, A_LOT), **counts, **SAMPLING_RANGES)
+    check_takes(options, judge=options.recogniser if options.wer else None)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -203,6 +214,7 @@ def main(argv: list[str] | None = None) -> int:
     voice = load_voice(_voice_name(options), device=choose_device(options.device))
     settings = {key: getattr(options, key) for key in SETTINGS if getattr(options, key) is not None}
     settings |= {"levels": options.levels, "speaker": options.speaker_name}
+    chosen = takes_settings(options)
     if options.speaker_name is not None:
         voice.check_speaker(options.speaker_name)
     panel = choose_judges(options, references=False)
@@ -212,7 +224,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.prompts:
         results.speakers = read_speakers(Path(options.prompts), voice.sample_rate)
         panel.facts["new speakers"] = f"{options.prompts}; {SpeakerEncoder().description}"
-    measure(voice, results, seeds, settings, panel, options.batch, opus)
+    measure(voice, results, seeds, settings | chosen, panel, options.batch, opus)
     measure_more(voice, results, seeds, settings, options)
     report = build_report(voice, results, seeds, _facts(options, voice, results) | panel.facts, list(panel.judges))
     report.listening = listenings(voice, results, seeds[0], settings, options.listen)

@@ -13,6 +13,7 @@
     python pipelines/tts.py "hello world" --times hello.srt                  # or .vtt, .json: when each word is spoken
     python pipelines/tts.py --ssml 'Now <prosody rate="slow">slowly</prosody>.'
     python pipelines/tts.py --script -f scene.txt -o scene.wav               # lines such as "isabella: Hello."
+    python pipelines/tts.py "hello world" --takes 4                          # the best of four
     python pipelines/tts.py "hello world" --seed 3 --temperature 0.7 --levels 4 --plot hello.png
 
 The text comes from the arguments, a file (-f), or standard input. Without -o the speech goes to speech.wav (with --play
@@ -36,15 +37,18 @@ from pipelines.command_line.run import MOST_BATCH, check_numbers, make_parser, r
 from pipelines.command_line.voice_options import (
     MOST_RETRIES,
     SAMPLING_RANGES,
+    add_takes_options,
     add_voice_options,
     check_lines_output,
     check_output,
+    check_takes,
     check_times,
     describe,
     open_voice,
     plot,
     read_text,
     split_lines,
+    takes_settings,
     voice_settings,
     warn_of_skipped,
 )
@@ -166,6 +170,9 @@ def list_voices(voice: str | None) -> int:
 def _check(options: argparse.Namespace) -> None:
     """Check everything that can be checked before the models are opened."""
     check_numbers(options, batch=(1, MOST_BATCH), speed=(0.5, 2), retries=(0, MOST_RETRIES), **SAMPLING_RANGES)
+    check_takes(options)
+    if options.takes > 1 and options.stream:
+        raise SoundloomError("--takes with --stream: what was played cannot be taken back; leave out one of them")
     if options.ssml + options.script + options.lines > 1:
         raise SoundloomError("--ssml, --script and --lines: give one of them")
     if options.lines:
@@ -209,6 +216,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--retries", type=int, help="extra attempts if a sentence is cut off, loops or is silent (default: 2 for heart)"
     )
+    add_takes_options(parser)
     add_voice_options(parser)
     return parser
 
@@ -230,7 +238,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.lexicon is not None:
         voice.add_words(options.lexicon)
     names = ("speaker", "prompt", "prompt_text", "speed", "strict")
-    arguments = voice_settings(options) | {name: getattr(options, name) for name in names}
+    arguments = voice_settings(options) | {name: getattr(options, name) for name in names} | takes_settings(options)
     if options.lines:
         arguments["retries"] = options.retries
         return Lines(voice, Path(options.output), options.batch, arguments).speak(text)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codec.errors import SoundloomError, quoted
-from pipelines.command_line.run import add_threads_option, set_threads
+from pipelines.command_line.run import add_threads_option, check_numbers, set_threads
 
 if TYPE_CHECKING:
     from pipelines.music_model.writer import Music
@@ -27,7 +27,7 @@ SAMPLING: dict[str, tuple[type, str, str]] = {
     "guidance": (float, "2.0", "how strongly the text steers; 1: no guidance and half the work"),
     "sampled_levels": (int, "1", "decode the first n levels as sampled codes, finer ones from expected latents"),
 }
-MOST_RETRIES = 20
+MOST_RETRIES, MOST_TAKES = 20, 20
 # What `lm.generation` takes; checked here too, before models are opened.
 SAMPLING_RANGES: dict[str, tuple[float, float]] = {
     "temperature": (0, 100),
@@ -55,6 +55,38 @@ def add_sampling_options(parser: argparse.ArgumentParser, whose: str = "default:
     for name, (kind, shipped, text) in SAMPLING.items():
         names = [f"--{name.replace('_', '-')}", *(["--drawn-levels"] if name == "sampled_levels" else [])]
         parser.add_argument(*names, dest=name, type=kind, help=f"{text} ({whose}: {shipped})")
+
+
+def add_takes_options(parser: argparse.ArgumentParser) -> None:
+    """Add --takes and --choose-by."""
+    parser.add_argument("--takes", type=int, default=1, help="keep the best of n takes of each sentence (default: 1)")
+    parser.add_argument(
+        "--choose-by",
+        default="guard",
+        help="with --takes: guard (length, and attention to the text), or a recogniser that counts wrong words: "
+        "tiny, base or a folder; needs soundloom[eval] (default: guard)",
+    )
+
+
+def check_takes(options: argparse.Namespace, judge: str | None = None) -> None:
+    """Raises: SoundloomError for options of `add_takes_options` that cannot be; ``judge``: a report's recogniser."""
+    check_numbers(options, takes=(1, MOST_TAKES))
+    if options.choose_by == "guard":
+        return
+    if options.takes == 1:
+        raise SoundloomError(f"--choose-by {quoted(options.choose_by)} without --takes: there is nothing to choose")
+    from pipelines.evaluation.word_checker import check_choice
+
+    check_choice(options.choose_by, judge)
+
+
+def takes_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what `Voice.speak` needs for the options of `add_takes_options`; nothing where there is one take."""
+    if options.takes == 1 or options.choose_by == "guard":
+        return {} if options.takes == 1 else {"takes": options.takes}
+    from pipelines.evaluation.word_checker import WordChecker
+
+    return {"takes": options.takes, "checker": WordChecker(options.choose_by)}
 
 
 def voice_settings(options: argparse.Namespace) -> dict[str, Any]:

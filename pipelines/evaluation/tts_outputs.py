@@ -108,16 +108,26 @@ def reference_items(
 def voice_items(
     voice: Voice, texts: Sequence[str], seed: int, settings: dict[str, Any], batch_size: int = 1
 ) -> Iterator[Item]:
-    """Yield every sentence without the guard and then with it; an attempt that ended well is both."""
+    """Yield every sentence without the guard and then with it; an attempt that ended well is both.
+
+    Without the guard there is one take.
+    """
+    several = settings.get("takes", 1) > 1 or settings.get("checker") is not None
+    alone = settings | {"retries": 0} | ({"takes": 1, "checker": None} if several else {})
     group = 4 * batch_size  # so that sentences of about one length can share a batch
     for begin in range(0, len(texts), group):
         places = range(begin, min(begin + group, len(texts)))
-        off = _spoken(voice, texts, places, seed, {**settings, "retries": 0}, batch_size)
-        bad = [index for index, item in off.items() if item.finish_reason not in ("end", "error")]
-        on = off | (_spoken(voice, texts, bad, seed, settings, batch_size) if voice.config.retries else {})
+        off = _spoken(voice, texts, places, seed, alone, batch_size)
+        again = [i for i, item in off.items() if item.finish_reason != "error" and (several or not _ended_well(item))]
+        needed = several or voice.config.retries
+        on = off | (_spoken(voice, texts, again, seed, settings, batch_size) if needed else {})
         for index in places:
             yield replace(off[index], system="voice, guard off")
             yield on[index]
+
+
+def _ended_well(item: Item) -> bool:
+    return item.finish_reason == "end"
 
 
 def sentence_request(seed: int, index: int) -> int:

@@ -12,11 +12,6 @@ _QUIET = 10 ** (-50 / 20)
 _LONGEST_HOLE = 1.5  # seconds of quiet inside a sentence
 
 
-def worse(first: str, second: str) -> bool:
-    """Return whether finish reason ``first`` is worse than ``second``."""
-    return FINISH_REASONS.index(first) > FINISH_REASONS.index(second)
-
-
 def verdict(reason: str, wave: Tensor, sample_rate: int, expected_seconds: float) -> str:
     """Return the finish reason of a sentence: the model's own ``reason``, or a worse one that its sound shows.
 

@@ -35,14 +35,34 @@ def reads_well(lm: LoadedLM, text: str, text_ids: Sequence[int], codes: Tensor, 
 
     codes long [K, T]; wave [C, T * hop_length]. True where the model gives no attention maps.
     """
-    if not isinstance(lm.model, StepLM) or not text_ids or codes.shape[1] < 2:
+    seen = _attention(lm, text_ids, codes, wave)
+    if seen is None:
         return True
-    maps = lm.model.attention_maps(torch.tensor(text_ids, device=codes.device), codes).flatten(0, 1)
     pieces = [lm.tokenizer.piece(one) for one in text_ids]
     words = [units for _, units in spoken_words(text, pieces, lm.tokenizer.language)]
+    return follows(*seen, words, lm.model.config.frame_rate)
+
+
+def clarity(lm: LoadedLM, text_ids: Sequence[int], codes: Tensor, wave: Tensor) -> float:
+    """Return how surely a sentence follows its text: the mean log of the attention along its path, 0 at best.
+
+    codes long [K, T]; wave [C, T * hop_length]. 0 where the model gives no attention maps.
+    """
+    seen = _attention(lm, text_ids, codes, wave)
+    if seen is None:
+        return 0.0
+    weights, _ = seen
+    path = path_with_jumps(weights, round(_LEAD * lm.model.config.frame_rate))
+    return float(weights[torch.arange(len(path)), path].clamp(min=_FLOOR).log().mean())
+
+
+def _attention(lm: LoadedLM, text_ids: Sequence[int], codes: Tensor, wave: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return the clearest attention map [T, L] and the frames with sound, bool [T]; None where there are no maps."""
+    if not isinstance(lm.model, StepLM) or not text_ids or codes.shape[1] < 2:
+        return None
+    maps = lm.model.attention_maps(torch.tensor(text_ids, device=codes.device), codes).flatten(0, 1)
     sound = frames_with_sound(wave.cpu(), codes.shape[1])
-    weights = clearest_map(maps[:, :, : len(text_ids)].cpu(), sound)
-    return follows(weights, sound, words, lm.model.config.frame_rate)
+    return clearest_map(maps[:, :, : len(text_ids)].cpu(), sound), sound
 
 
 def follows(weights: Tensor, sound: Tensor, words: Sequence[tuple[int, int]], frame_rate: float) -> bool:

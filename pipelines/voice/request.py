@@ -17,6 +17,7 @@ from codec.pretrained import AudioCodec
 from lm.checkpoint import LoadedLM
 from lm.generation.latents import LatentFit
 from lm.generation.request import GenerateConfig
+from pipelines.voice.takes import WordChecker
 
 Prompt = Tensor | np.ndarray | str | os.PathLike[str]
 _OLD_NAMES = {"drawn_levels": "sampled_levels"}
@@ -37,6 +38,7 @@ class SpeakOptions:
     """The options of one call, as a user gives them; see `Voice.speak`. ``sampling``: fields of `GenerateConfig`.
 
     ``check_words``: whether the guard looks for words said twice or left out; None = in short utterances only.
+    ``takes``: how many takes of each sentence the best is chosen from; ``checker`` counts their wrong words.
     """
 
     speaker: str | None = None
@@ -47,6 +49,8 @@ class SpeakOptions:
     speed: float = 1.0
     strict: bool = False
     check_words: bool | None = None
+    takes: int = 1
+    checker: WordChecker | None = None
     sampling: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
@@ -72,6 +76,8 @@ class Style:
     vectors: Tensor | None = None
     speed: float = 1.0
     check_words: bool | None = None
+    takes: int = 1
+    checker: WordChecker | None = None
 
 
 @dataclass(frozen=True)

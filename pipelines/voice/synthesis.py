@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -17,10 +17,11 @@ from lm.generation.generate import Frame, Generation, Stream, generate
 from lm.generation.grid_writer import GenerativeLM
 from lm.generation.request import Request, make_request
 from pipelines.voice.edges import Edges
-from pipelines.voice.guard import verdict, worse
-from pipelines.voice.reading import SHORT_UNITS, reads_well
+from pipelines.voice.guard import verdict
+from pipelines.voice.reading import SHORT_UNITS, clarity, reads_well
 from pipelines.voice.request import SentenceRequest, device_of
 from pipelines.voice.speech import Sentence
+from pipelines.voice.takes import Take, rounds
 from pipelines.voice.timescale import Stretcher, stretch
 
 WARM_UP_SECONDS = 1.0  # this much of a prompt's end is decoded before the new sound, and dropped
@@ -28,35 +29,27 @@ FIRST_CHUNK, LARGEST_CHUNK = 0.04, 0.16  # seconds of sound that a stream decode
 _CROSSFADE = 0.02  # seconds in which a recording becomes its continuation
 
 
-@dataclass(frozen=True)
-class Take:
-    """One try at a sentence: the sentence, with the codes of all levels, and its waveform [C, N]."""
-
-    sentence: Sentence
-    wave: Tensor
-
-
 def synthesize(lm: LoadedLM, requests: Sequence[SentenceRequest]) -> list[Take]:
-    """Speak requests of one style side by side; each until a try ends well, else its least bad one.
+    """Speak requests of one style side by side; each until a try is good, else its least bad one.
 
     Neighbours do not change a request's result, up to rounding.
     """
-    best: list[Take | None] = [None] * len(requests)
-    waiting, done = list(range(len(requests))), set[int]()
-    for attempt in range(requests[0].style.retries + 1):
-        tried = [_with_retry_seed(requests[i], attempt) for i in waiting]
-        written = generate(_writer(lm), lm_request(lm, tried))
-        for row, (i, request) in enumerate(zip(waiting, tried, strict=True)):
-            take, before = _take(lm, request, written, row, attempt + 1), best[i]
-            if before is not None and not worse(before.sentence.finish_reason, take.sentence.finish_reason):
-                take = before
-            best[i] = replace(take, sentence=replace(take.sentence, attempts=attempt + 1))
-            if take.sentence.finish_reason == "end":
-                done.add(i)
-        waiting = [i for i in waiting if i not in done]
+    style = requests[0].style
+    best: dict[int, Take] = {}
+    waiting = list(range(len(requests)))
+    for attempts in rounds(style.takes, style.retries, style.checker is not None):
+        tried = [(i, attempt) for i in waiting for attempt in attempts]
+        chosen = [_with_retry_seed(requests[i], attempt) for i, attempt in tried]
+        written = generate(_writer(lm), lm_request(lm, chosen))
+        for row, ((i, attempt), request) in enumerate(zip(tried, chosen, strict=True)):
+            take = _take(lm, request, written, row, attempt + 1)
+            best[i] = min(best.get(i, take), take, key=lambda one: one.rank)
+        waiting = [i for i in waiting if not best[i].is_good]
+        for i, _ in tried:
+            best[i] = replace(best[i], sentence=replace(best[i].sentence, attempts=attempts.stop))
         if not waiting:
             break
-    return [take for take in best if take is not None]
+    return list(map(best.__getitem__, range(len(requests))))
 
 
 def _with_retry_seed(request: SentenceRequest, attempt: int) -> SentenceRequest:
@@ -72,16 +65,24 @@ def _take(lm: LoadedLM, request: SentenceRequest, written: Generation, row: int,
     rate = request.player.sample_rate
     wave = Edges(rate).whole(stretch(raw, rate, request.style.speed))
     reason = finish_reason(request, written.finish_reasons[row], raw, wave)
-    if reason == "end" and _words_are_checked(request):
-        reason = "end" if reads_well(lm, request.text, request.text_ids, codes, raw) else "words"
-    return Take(Sentence(request.text, codes, request.seed, reason, attempt, 0, wave.shape[-1], latents), wave)
+    sentence = Sentence(request.text, codes, request.seed, reason, attempt, 0, wave.shape[-1], latents)
+    return _checked(lm, request, Take(sentence, wave), raw)
 
 
-def _words_are_checked(request: SentenceRequest) -> bool:
-    asked = request.style.check_words
+def _checked(lm: LoadedLM, request: SentenceRequest, take: Take, raw: Tensor) -> Take:
+    """Return the take with what the guard, and a checker where there is one, find in its words."""
+    style, sentence = request.style, take.sentence
     if not request.text_ids or request.expected_seconds is None:
-        return False
-    return len(request.text_ids) <= SHORT_UNITS if asked is None else asked
+        return take
+    looks = len(request.text_ids) <= SHORT_UNITS if style.check_words is None else style.check_words
+    looks = looks and sentence.finish_reason == "end"
+    if looks and not reads_well(lm, request.text, request.text_ids, sentence.codes, raw):
+        take = replace(take, sentence=replace(sentence, finish_reason="words"))
+    if style.takes > 1 and style.checker is None:
+        take = replace(take, clarity=clarity(lm, request.text_ids, sentence.codes, raw))
+    if style.checker is not None:
+        take = replace(take, wrong=style.checker(request.text, take.wave.mean(0), request.player.sample_rate))
+    return take
 
 
 def finish_reason(request: SentenceRequest, reason: str, raw: Tensor, wave: Tensor) -> str:

@@ -45,10 +45,9 @@ from pipelines.voice.request import (
 from pipelines.voice.sentences import Piece, Script
 from pipelines.voice.speech import Sentence, Speech, SpeechStream
 from pipelines.voice.synthesis import SentenceStream, joined, synthesize
+from pipelines.voice.takes import WordChecker
 
-FREE_TEMPERATURE = (
-    1.0  # without text nothing shows what comes: a low one stays in the silence in which a recording ends
-)
+FREE_TEMPERATURE = 1.0  # without text a low one stays in the silence in which a recording ends
 CONTEXT_SECONDS = 10.0  # without text, the model continues from this much of the recording's end
 MAX_SECONDS = 600.0  # of a continuation
 
@@ -163,11 +162,11 @@ class Voice:
         retries: int | None = None,
         speed: float = 1.0,
         strict: bool = False,
+        takes: int = 1,
+        checker: WordChecker | None = None,
         **sampling: Any,
     ) -> Speech:
         """Speak a text, sentence by sentence; the same seed and settings give the same sound.
-
-            voice.speak("hello world").save("hello.wav")
 
         ``[pause:0.5s]`` in the text is half a second of silence. ``speaker``: one of `speakers` to sound like.
         ``prompt``: a recording (a file, or a waveform [N] or [C, N] at the voice's sample rate) of any other speaker,
@@ -175,12 +174,13 @@ class Voice:
         ``retries``: a sentence that did not end well is tried again at most so often, with other seeds;
         `Speech.finish_reason` and `Speech.attempts` show the result. ``speed``: 0.5 to 2 times the rate, at the same
         pitch. ``strict``: raise where a part of the text cannot be spoken, which else is left out and listed in
-        `Speech.skipped`. ``sampling``: fields of `lm.generation.request.GenerateConfig`.
+        `Speech.skipped`. ``takes``: keep the best of so many of each sentence, by the guard's measures or a ``checker``
+        of words (`pipelines.evaluation.word_checker`). ``sampling``: fields of `lm.generation.request.GenerateConfig`.
         Raises: SoundloomError.
         """
         options: dict[str, Any] = {"speaker": speaker, "prompt": prompt, "prompt_text": prompt_text, "levels": levels}
-        options |= {"retries": retries, "speed": speed, "strict": strict, **sampling}
-        return self.speak_batch([text], seeds=[seed], **options)[0]
+        options |= {"retries": retries, "speed": speed, "strict": strict, "takes": takes, "checker": checker}
+        return self.speak_batch([text], seeds=[seed], **options, **sampling)[0]
 
     def speak_batch(
         self, texts: Sequence[str], *, seeds: Sequence[int] | None = None, batch_size: int = 8, **options: Any
@@ -224,8 +224,7 @@ class Voice:
                 ]
                 for one, take in zip(group, synthesize(self.lm, requests), strict=True):
                     piece = one.script.pieces[index]
-                    start = sum(part.shape[-1] for part in one.parts)
-                    one.sentences.append(replace(take.sentence, start=start))
+                    one.sentences.append(replace(take.sentence, start=sum(part.shape[-1] for part in one.parts)))
                     one.parts += [take.wave, self.silence(piece.pause)]
                     one.prompt = self.carry(one.prompt, take.sentence, piece)
 
@@ -237,6 +236,8 @@ class Voice:
         A pair of coarse and fine model gives a sentence at a time. Options and errors: see `speak`.
         """
         asked = replace(SpeakOptions.of(options), retries=0)
+        if asked.takes != 1 or asked.checker is not None:
+            raise SoundloomError("several takes or a checker need whole sentences: use speak")
         style = self.plan.style(asked)
         prompt = self.plan.prompt(asked, style)
         script = self.plan.cutter.cut(text, asked.strict)

@@ -24,7 +24,7 @@ from pipelines import load_voice, make_voice
 from pipelines.voice.edges import Edges
 from pipelines.voice.guard import FINISH_REASONS, verdict
 from pipelines.voice.request import SentenceRequest
-from pipelines.voice.synthesis import Take
+from pipelines.voice.takes import Take
 from pipelines.voice.voice import Voice
 
 TWO = "Hello world. How are you?"
@@ -550,3 +550,10 @@ def test_speakers_of_the_shipped_voice() -> None:
         assert 2 < read_audio(prompt.audio, shipped.sample_rate).shape[1] / shipped.sample_rate < 6
         speech = shipped.speak("Yes, of course.", speaker=name)
         assert speech.finish_reason == "end" and not torch.equal(speech.codes, own)
+
+
+def test_a_single_word_that_is_asked_or_cried_gets_a_full_stop(voice: Voice) -> None:
+    ids, tokenizer = voice.text_ids, voice.lm.tokenizer
+    assert ids("How?") == ids("How!") == ids("How.") == ids("How")
+    assert tokenizer.piece(ids("How so?")[-1]) == "?"
+    assert ids("How?")[:-1] == tokenizer.encode("How?")[:-1]
