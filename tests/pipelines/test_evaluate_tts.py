@@ -164,6 +164,7 @@ def test_bad_input_is_refused(folder: Path, tmp_path: Path) -> None:
         ([str(folder), *out, "--reference", str(tmp_path / "none.jsonl")], "none.jsonl"),
         ([str(folder), *out, "--teacher", "nobody"], "unknown teacher"),
         ([str(folder), *out, "--sets", "short", "--texts", "a.txt"], "sets: stands for"),
+        ([str(folder), *out, "--wer", "--takes", "2", "--choose-by", "tiny"], "'tiny' chooses the takes and judges"),
     ):
         with pytest.raises(SoundloomError, match=message):
             evaluate_tts.main(arguments)
