@@ -103,7 +103,7 @@ def reseal_store() -> None:
     for name in record["files"]:
         record["files"][name] = sha256_bytes((store() / name).read_bytes())
     data = shard_paths(store(), 0)[0].read_bytes()
-    record["shards"][0].update(bytes=len(data), sha256=sha256_bytes(data))
+    record["shards"][0].update(bytes=len(data), sha256=sha256_bytes(data), probe_sha256="")
     record["shards"][0]["rejects_bytes"] = shard_paths(store(), 0)[2].stat().st_size
     (store() / "store.json").write_bytes(seal(record))
 

@@ -29,7 +29,7 @@ import torch
 from codec.common.checked import field, parse_json
 from codec.common.files import check_file, read_bytes, sha256_file
 from codec.errors import SoundloomError, quoted
-from codec.store.schema import FORMAT, SCHEMA, VERSION, ShardRecord, StoreFacts, seal, shard_paths
+from codec.store.schema import FORMAT, SCHEMA, VERSION, ShardRecord, StoreFacts, probe, seal, shard_paths
 from codec.store.speakers import number_names
 
 if TYPE_CHECKING:
@@ -238,12 +238,18 @@ def _join(parts: list[np.ndarray]) -> np.ndarray:
 
 
 def _open_shard(path: Path, record: ShardRecord, num_levels: int) -> _Shard:
-    """Map a shard and check its shape; only the offsets are read, never the codes."""
+    """Map a shard and check its shape; only the offsets and the probe are read, not all codes."""
     size = check_file(path, missing="remove its commit record and run tokenize_corpus again")
     if size != record.bytes:
         raise SoundloomError(f"{path}: {size} bytes, its commit record says {record.bytes}")
     try:
-        with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as stream:
+        with pa.memory_map(str(path)) as source:
+            if record.probe_sha256 and probe(source, size) != record.probe_sha256:
+                raise SoundloomError(
+                    f"{path}: changed after it was written, or holds rows of another shard; remove it and run again"
+                )
+            source.seek(0)
+            stream = pa.ipc.open_stream(source)
             schema = stream.schema
             if not schema.equals(SCHEMA):
                 raise SoundloomError(f"{path}: columns are {schema.names}, expected {SCHEMA.names}")

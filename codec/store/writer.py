@@ -27,6 +27,7 @@ from codec.store.reader import (
     seal,
     shard_paths,
 )
+from codec.store.schema import probe_bytes
 from codec.store.upkeep import collect_leftovers
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def tokenize_shard(
         rejects_bytes=len(rejects_data),
         rejects_sha256=sha256_bytes(rejects_data),
         plan_sha256=plan.sha256,
+        probe_sha256=probe_bytes(data),
     )
     try:
         write_bytes(data_path, data)

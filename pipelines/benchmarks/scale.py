@@ -146,7 +146,7 @@ def _write_shard(folder: Path, index: int, first: int, last: int, frames: tuple[
     folder.mkdir(parents=True, exist_ok=True)
     shard_paths(folder, index)[0].write_bytes(data)
     total = int(lengths.sum())
-    return ShardRecord(count, total, total * FACTS.hop_length, len(data), sha256_bytes(data), 0, 0, "", "")
+    return ShardRecord(count, total, total * FACTS.hop_length, len(data), sha256_bytes(data), 0, 0, "", "", probe_bytes(data))
 
 
 def first_batch(store: Path, tokenizer: Path) -> None:

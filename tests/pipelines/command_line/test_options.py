@@ -20,16 +20,21 @@ NEEDED: dict[str, list[str]] = {
     "ablate_codec": ["plan.yaml", "-o", "out"],
     "average_lm": ["a", "b", "-o", "out"],
     "bench": ["-o", "out", "--quick"],
+    "bench_scale": ["-o", "out"],
     "codec_doctor": ["shipped", "wavs"],
     "continue_audio": ["wavs/a.wav", "--seconds", "1", "-o", "out.wav"],
     "evaluate_codec": ["shipped", "wavs", "-o", "out"],
+    "evaluate_music": ["-o", "out", "--corpus", "wavs", "--reference", "b"],
     "evaluate_tts": ["shipped", "-o", "out", "--teacher", "none", "--no-wer"],
     "import_audio": ["wavs", "out"],
     "make_corpus": ["out", "--texts", "texts.txt"],
     "make_lexicon": ["out.tsv.gz", "--texts", "texts.txt"],
+    "make_music_corpus": ["out"],
     "make_samples": ["out"],
     "make_voice": ["out", "--lm", "a"],
     "music": ["piano", "--model", "a"],
+    "plan_run": ["plan.yaml", "--gpu", "h100"],
+    "read_book": ["texts.txt", "-o", "out.wav"],
     "reconstruct": ["wavs/a.wav", "-o", "out.wav"],
     "serve": [],
     "tokenize_corpus": ["wavs", "store"],
@@ -72,6 +77,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "pipelines.evaluate_tts.load_voice",
         "pipelines.codec_doctor.load_codec",
         "pipelines.bench.measure",
+        "pipelines.benchmarks.scale.measure",
+        "pipelines.music_corpus.render.find_synthesizer",
+        "pipelines.music_judge.systems.read_asked",
+        "pipelines.plan_run.read_training",
         "pipelines.import_audio.find_files",
         "pipelines.make_corpus.read_texts",
         "pipelines.make_lexicon.Teacher",
@@ -118,6 +127,12 @@ def outcome(
     lines = capsys.readouterr().err.strip().splitlines()
     assert "Traceback" not in "".join(lines)
     return lines[-1] if code == 2 else f"returned {code}"
+
+
+def test_every_program_is_asked() -> None:
+    """A program that is added must be added to `NEEDED` or `TRAINERS` as well."""
+    programs = {path.stem for path in Path(importlib.import_module("pipelines").__path__[0]).glob("[a-z]*.py")}
+    assert programs == {*NEEDED, *TRAINERS}
 
 
 @pytest.mark.parametrize("program", NEEDED)
