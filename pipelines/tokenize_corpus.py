@@ -254,6 +254,7 @@ def _check_fresh(arguments: argparse.Namespace, corpus: Any) -> None:
     from codec.store.changes import corpus_changes
     from codec.store.plan import Planned, load_plans
     from codec.store.previous import set_aside
+    from codec.store.same_audio import SameAudio
     from codec.store.upkeep import has_shards, remove_store
 
     store = arguments.store
@@ -262,8 +263,9 @@ def _check_fresh(arguments: argparse.Namespace, corpus: Any) -> None:
     plans = [] if corpus.settings.corpus.startswith("stream:") else _find_plans(store, corpus)
     if not plans or arguments.append or (arguments.shard_range and not arguments.refresh):
         return
-    finished = not any(plan.missing() for plan in plans)
-    changes = corpus_changes(Planned(plans), corpus.utterances(), corpus.settings.root, finished)
+    root, finished = corpus.settings.root, not any(plan.missing() for plan in plans)
+    audio = SameAudio(plans, root) if finished else None
+    changes = corpus_changes(Planned(plans), corpus.utterances(), root, audio)
     if not changes:
         return
     if not arguments.refresh:

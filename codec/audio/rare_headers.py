@@ -1,6 +1,6 @@
 """Lengths in the headers of rare formats that libsndfile reads: AVR, MPC2K, WVE, NIST, MATLAB 4 and 5.
 
-IRCAM, PAF and PVF state no length, and XI's is not checked: a cut one of these is read short.
+IRCAM, PAF and PVF state no length, and libsndfile writes 0 into XI's: a cut one of these is a valid shorter file.
 """
 
 from __future__ import annotations

@@ -6,27 +6,33 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from codec.errors import quoted
-from codec.store.known import HashSet, chunks
+from codec.store.hashes import HashSet
+from codec.store.known import chunks
 from codec.store.measure import file_sizes
+from codec.store.same_audio import SameAudio
 from codec.store.utterance import Utterance
 
 _CHUNK = 1 << 14
-_NEW, _GONE, _SIZE = "is new", "is gone", "has another size"
+_NEW, _GONE, _SIZE, _AUDIO = "is new", "is gone", "has another size", "has other audio of the same size"
 _TEXT, _FACTS = "has another text", "has another speaker, language or length"
 
 
 def corpus_changes(
-    planned: Iterable[Utterance], listed: Iterable[Utterance], root: str, finished: bool = True
+    planned: Iterable[Utterance],
+    listed: Iterable[Utterance],
+    root: str,
+    audio: SameAudio | None = None,
 ) -> list[str]:
     """List in words how a corpus differs from what a plan recorded of it; an empty list where nothing changed.
 
-    Compared are the list of utterances, their texts, speakers and languages, and the sizes of files below ``root``.
-    No audio is read, so a recording that was replaced by another of the same size is not noticed here. Where the store
-    is not ``finished``, only texts and the like count: changed audio becomes a reject, and what is new can wait.
+    Compared are the list of utterances, their texts, speakers and languages, and the sizes of files below ``root``;
+    ``audio`` compares those of the same size. It is None where the store is not finished: then only texts and the like
+    count, because changed audio becomes a reject, and what is new can wait.
 
     ``planned`` is iterated over twice, so it is no iterator.
     """
-    before, now, found = _Recorded(planned), HashSet(), {name: _Found() for name in (_NEW, _GONE, _SIZE, _TEXT, _FACTS)}
+    names: tuple[str, ...] = (_NEW, _GONE, _SIZE, _AUDIO, _TEXT, _FACTS)
+    before, now, found = _Recorded(planned), HashSet(), {name: _Found() for name in names}
     for chunk in chunks(listed, _CHUNK):
         keys = [_key(item) for item in chunk]
         for key in keys:
@@ -36,12 +42,14 @@ def corpus_changes(
         both = [item for item, known in zip(chunk, there, strict=True) if known]
         found[_TEXT].add(_without(both, before.texts.has((_key(item), item.text) for item in both)))
         found[_FACTS].add(_without(both, before.facts.has((_key(item), _facts(item)) for item in both)))
-        if finished:
-            found[_SIZE].add(before.resized(both, root))
-    if finished:
+        if audio is not None:
+            resized = list(before.resized(both, root))
+            found[_SIZE].add(resized)
+            found[_AUDIO].add(audio.replaced(_others(both, resized)))
+    if audio is not None:
         for chunk in chunks(planned, _CHUNK):
             found[_GONE].add(_without(chunk, now.has(map(_key, chunk))))
-    names = (_NEW, _GONE, _SIZE, _TEXT, _FACTS) if finished else (_TEXT, _FACTS)
+    names = names if audio is not None else (_TEXT, _FACTS)
     return [found[name].describe(name) for name in names if found[name].count]
 
 
@@ -90,6 +98,11 @@ class _Found:
 
 def _without(items: list[Utterance], leave_out: list[bool]) -> Iterator[Utterance]:
     return (item for item, out in zip(items, leave_out, strict=True) if not out)
+
+
+def _others(items: list[Utterance], resized: list[Utterance]) -> list[Utterance]:
+    left_out = {id(item) for item in resized}
+    return [item for item in items if id(item) not in left_out]
 
 
 def _key(item: Utterance) -> tuple[str, str, int, float]:

@@ -52,6 +52,25 @@ def file_sizes(root: str, paths: list[str]) -> list[int | OSError | ValueError]:
         return [size for sizes in pool.map(lambda part: _sizes(root, part), slices) for size in sizes]
 
 
+def modified_times(root: str, paths: list[str]) -> list[float | None]:
+    """Return when each file below ``root`` was last modified, None where it cannot be read; many at once."""
+
+    def ask(part: list[str]) -> list[float | None]:
+        found: list[float | None] = []
+        for path in part:
+            try:
+                found.append(os.stat(os.path.join(root, path)).st_mtime)
+            except (OSError, ValueError):
+                found.append(None)
+        return found
+
+    if len(paths) <= _SLICE:
+        return ask(paths)
+    slices = [paths[start : start + _SLICE] for start in range(0, len(paths), _SLICE)]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return [time for times in pool.map(ask, slices) for time in times]
+
+
 def measured(items: Iterable[Utterance], root: str, fetch: Fetch) -> Iterator[Utterance]:
     """Fill in ``size`` and ``seconds`` of each utterance (or ``problem``), in order.
 

@@ -154,7 +154,7 @@ def make_plan(
     if plans and not append:
         raise SoundloomError(f"{store}: holds another corpus{_difference(plans[-1], settings)}; --append adds to it")
     items: Iterable[Utterance] = measured(utterances(), settings.root, fetch or open_file(settings.root))
-    with closing(Spool(store).fill(only_new(items, plans) if plans else items)) as spool:
+    with closing(Spool(store).fill(only_new(items, plans, settings.root) if plans else items)) as spool:
         if plans and not spool.count:
             return plans[-1]
         if not spool.count:

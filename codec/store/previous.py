@@ -12,12 +12,12 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from codec.common.files import sha256_file
 from codec.errors import SoundloomError
 from codec.store.plan import Plan, load_plans
 from codec.store.reader import StoreReader, shard_paths
+from codec.store.same_audio import source_digests
 from codec.store.schema import ShardRecord
 from codec.store.upkeep import remove_store, store_files
 from codec.store.utterance import Utterance
@@ -56,16 +56,10 @@ def _open(folder: Path, written_ns: int) -> tuple[StoreReader, dict[str, int], l
         for index, record in enumerate(reader.records):
             if not _is_whole(folder, index, record):
                 return None
-            digests += _digests(folder, index)
+            digests += source_digests(folder, index)
         return reader, {reader.id(row): row for row in range(len(reader))}, digests, load_plans(folder)
     except (SoundloomError, OSError):
         return None  # damaged: everything is encoded
-
-
-def _digests(folder: Path, index: int) -> list[str]:
-    """Return the sha256 of the source of each row of a shard."""
-    with pa.memory_map(str(shard_paths(folder, index)[0])) as source, pa.ipc.open_stream(source) as stream:
-        return [digest.hex() for digest in stream.read_next_batch().column("source_sha256").to_pylist()]
 
 
 def _is_whole(folder: Path, index: int, record: ShardRecord) -> bool:

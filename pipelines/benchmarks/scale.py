@@ -19,6 +19,7 @@ from codec.common.files import sha256_bytes, write_bytes
 from codec.store.plan import Settings, Utterance, load_plans, make_plan
 from codec.store.plan_parts import slice_of
 from codec.store.reader import FORMAT, SCHEMA, VERSION, ShardRecord, StoreFacts, StoreReader, seal, shard_paths
+from codec.store.schema import probe_bytes
 from lm.data.batch_plan import BatchPlan
 from lm.data.dataset import GridDataset
 from lm.text.tokenizer import TextTokenizer
@@ -146,7 +147,9 @@ def _write_shard(folder: Path, index: int, first: int, last: int, frames: tuple[
     folder.mkdir(parents=True, exist_ok=True)
     shard_paths(folder, index)[0].write_bytes(data)
     total = int(lengths.sum())
-    return ShardRecord(count, total, total * FACTS.hop_length, len(data), sha256_bytes(data), 0, 0, "", "", probe_bytes(data))
+    return ShardRecord(
+        count, total, total * FACTS.hop_length, len(data), sha256_bytes(data), 0, 0, "", "", probe_bytes(data)
+    )
 
 
 def first_batch(store: Path, tokenizer: Path) -> None:

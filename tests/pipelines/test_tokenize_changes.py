@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from contextlib import nullcontext
@@ -17,6 +18,8 @@ from store_helpers import log_size, speech, store_bytes, tokenize, write_corpus
 from codec.store.plan import Settings
 from codec.store.reader import StoreReader, shard_paths, verify_store
 from pipelines.corpus import folder
+
+_CUT = ("--max-seconds", "1.9", "--max-reject-rate", "1")  # longer files become several rows
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +56,32 @@ def test_a_corpus_that_changed_is_an_error_or_a_refresh(tmp_path: Path, capfd: A
     assert tokenize(corpus, store) == 2
     told = capfd.readouterr().err
     assert "'new' is new; 'u0000' is gone; 'u0001' has another size" in told and "--append adds" in told
+
+
+def test_audio_that_was_replaced_by_some_of_the_same_size_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    corpus, store = write_corpus(tmp_path / "corpus", 4, seconds=1.5), tmp_path / "store"
+    assert tokenize(corpus, store, *_CUT) == 0
+    before = store_bytes(store)
+    plan = store / "plan.json"
+    os.utime(plan, (plan.stat().st_mtime + 100,) * 2)
+    monkeypatch.setattr("codec.store.same_audio.sha256_file", lambda path: pytest.fail("hashed without a doubt"))
+    assert tokenize(corpus, store, *_CUT) == 0
+    monkeypatch.undo()
+    os.utime(plan, (plan.stat().st_mtime - 200,) * 2)  # all files are newer, but as they were
+    assert tokenize(corpus, store, *_CUT) == 0 and tokenize(corpus, store, *_CUT, "--append") == 0
+    assert store_bytes(store) == before
+    for number in (1, 3):  # one row, and one in pieces
+        soundfile.write(corpus / f"wavs/000{number}.wav", speech(1.5 + 0.15 * number, 99), 8000, subtype="PCM_16")
+        capfd.readouterr()
+        assert tokenize(corpus, store, *_CUT) == 2
+        assert f"'u000{number}' has other audio of the same size; --refresh" in capfd.readouterr().err
+        assert tokenize(corpus, store, *_CUT, "--append") == 2
+        assert f"'u000{number}' with other audio" in capfd.readouterr().err and store_bytes(store) == before
+        assert tokenize(corpus, store, *_CUT, "--refresh") == 0
+        before = store_bytes(store)
+    assert tokenize(corpus, tmp_path / "fresh", *_CUT) == 0 and store_bytes(tmp_path / "fresh") == before
 
 
 def test_a_corpus_that_was_appended_again_is_not_new(tmp_path: Path, capfd: Any) -> None:
