@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from codec.common.files import sha256_file
+from codec.errors import SoundloomError
 from codec.store.hashes import HashSet
 from codec.store.measure import modified_times
 from codec.store.plan_file import plan_paths
@@ -57,7 +58,10 @@ class SameAudio:
     def _digests(self) -> HashSet:
         """The ids of the store's rows, and each with the hash of its source; pieces of a file under the file's id."""
         found = HashSet()
-        reader = StoreReader(self._store)
+        try:
+            reader = StoreReader(self._store)
+        except SoundloomError:
+            return found  # a damaged store is reported when it is finished again, or made anew
         digests = (digest for index in range(len(reader.records)) for digest in source_digests(self._store, index))
         for row, digest in enumerate(digests):
             name = reader.id(row)
