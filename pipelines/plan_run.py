@@ -28,7 +28,7 @@ from pipelines.benchmarks.codec_work import codec_training
 from pipelines.benchmarks.lm_work import StoreShape, lm_training
 from pipelines.benchmarks.roofline import BANDWIDTH_SHARE, GPUS, LAUNCH_SECONDS, PRODUCT_SHARE, Gpu, find_gpu, time_of
 from pipelines.benchmarks.training_work import Memory, Training
-from pipelines.command_line.run import make_parser, run
+from pipelines.command_line.run import check_numbers, make_parser, run
 from pipelines.command_line.settings import parse_settings
 from pipelines.command_line.strict_yaml import read_yaml
 from pipelines.training.codec_settings import TrainCodecSettings
@@ -37,6 +37,7 @@ from pipelines.training.lm_settings import TrainLMSettings
 #: CUDA's own memory, the libraries' workspaces, and what the allocator cannot use
 _OVERHEAD_BYTES, _OVERHEAD_SHARE = 1.5e9, 0.1
 _USABLE = 0.94
+_MOST_GPUS = 100_000
 
 
 def read_training(config: str, words: Sequence[str], shape: StoreShape) -> Training:
@@ -185,8 +186,7 @@ def make_options() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     options, words = make_options().parse_known_args(argv)
     gpu = find_gpu(options.gpu)
-    if options.gpus < 1 or (options.sharded and options.gpus < 2):
-        raise SoundloomError(f"--gpus {options.gpus}: expected at least {2 if options.sharded else 1}")
+    check_numbers(options, gpus=(2 if options.sharded else 1, _MOST_GPUS), price=(0, 1e6))
     if options.mfu is not None and not 0 < options.mfu <= 1:
         raise SoundloomError(f"--mfu {options.mfu}: expected over 0 and at most 1")
     for name in ("codebook_size", "frame_rate", "vocab_size", "text_rate", "seconds"):
