@@ -33,8 +33,10 @@ from codec.common.files import sha256_file, write_text
 from codec.errors import SoundloomError, quoted
 from pipelines.books.chapters import Chapter, tidy
 from pipelines.command_line.progress import Bar
-from pipelines.command_line.run import make_parser, run
+from pipelines.command_line.run import check_numbers, make_parser, run
 from pipelines.command_line.voice_options import (
+    MOST_RETRIES,
+    SAMPLING_RANGES,
     add_voice_options,
     check_output,
     check_prompt,
@@ -190,10 +192,8 @@ def _output(options: argparse.Namespace) -> Path:
 
 
 def main(argv: list[str] | None = None) -> int:
-    from pipelines.voice.timescale import checked_speed
-
     options = _parser().parse_args(argv)
-    checked_speed(options.speed)
+    check_numbers(options, speed=(0.5, 2), retries=(0, MOST_RETRIES), **SAMPLING_RANGES)
     check_times(options.times)
     output = None if options.list else _output(options)
     chapters = read_chapters(options.book)

@@ -326,7 +326,7 @@ def test_no_page_takes_long(text: str) -> None:
         (["bad.txt"], "not UTF-8"),
         (["a.epub", "--chapters", "4"], "expected numbers from 1 to 3"),
         (["a.epub", "--chapters", "2-1"], "expected numbers from 1 to 3"),
-        (["a.epub", "--speed", "9"], "speed is 9.0"),
+        (["a.epub", "--speed", "9"], "--speed 9.0: expected 0.5 to 2"),
         (["a.epub", "-o", "-"], "a book goes to a file"),
         (["a.epub", "-o", "a.doc"], "unknown kind of file"),
         (["a.epub", "--speaker", "bob"], "no speaker 'bob'"),
