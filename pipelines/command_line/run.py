@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -33,25 +34,39 @@ def run(main: Callable[[], int]) -> int:
     """
     if sys.stderr is None:  # closed: without this, messages would go to standard output
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for as long as the program runs
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what its encoding does not have
     try:
         allow_cleanup()
         if sys.argv[1:] == ["--version"]:
             print(version())
             return 0
         _warn_of_another_checkout()
-        return main()
+        code = main()
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, so that a full disk is reported like any other failure
+        return code
     except SoundloomError as error:
         return _failed(str(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader closed its end (`… -o - | head`): point stdout elsewhere, or Python complains while it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # the reader closed its end (`… -o - | head`)
         return 141
     except OSError as error:  # a name that is too long, a full disk
         name = f"{quoted(os.fsdecode(error.filename))}: " if isinstance(error.filename, (str, bytes)) else ""
+        try:
+            sys.stdout.flush()
+        except (OSError, AttributeError):
+            _drop_output()
         return _failed(f"{name}{error.strerror or error}")
+
+
+def _drop_output() -> None:
+    """Point standard output elsewhere, or Python complains while it exits."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _failed(message: str) -> int:

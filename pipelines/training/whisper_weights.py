@@ -8,7 +8,6 @@ model.bin. Neither format can run code.
 
 from __future__ import annotations
 
-import json
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from codec.common.checked import field, read_json
 from codec.errors import SoundloomError
 
 _PREFIX = "model.encoder."
@@ -60,9 +60,10 @@ def read_whisper_encoder(folder: Path) -> WhisperEncoderWeights:
 
 def _from_transformers(folder: Path) -> WhisperEncoderWeights:
     try:
-        heads = int(json.loads((folder / "config.json").read_text())["encoder_attention_heads"])
+        config = read_json(folder / "config.json")
+        heads = field(config, "encoder_attention_heads", int, f"{folder / 'config.json'}", 1)
         tensors = load_file(folder / "model.safetensors")
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (OSError, SafetensorError, ValueError) as error:
         raise SoundloomError(f"{folder}: not a Whisper model of transformers: {error}") from error
     own = {name.removeprefix(_PREFIX): t.float() for name, t in tensors.items() if name.startswith(_PREFIX)}
     return WhisperEncoderWeights(own, heads)
@@ -73,13 +74,11 @@ def _from_ctranslate2(path: Path) -> WhisperEncoderWeights:
         with path.open("rb") as file:
             arrays = _read_arrays(file)
         heads = int(arrays.pop("num_heads").item())
+        tensors: dict[str, Tensor] = {}
+        for name, array in arrays.items():
+            tensors |= _renamed(name, torch.from_numpy(array.astype(np.float32)))
     except (OSError, struct.error, ValueError, KeyError) as error:
         raise SoundloomError(f"{path}: not a Whisper model of CTranslate2, or cut short: {error!r}") from error
-    tensors: dict[str, Tensor] = {}
-    for name, array in arrays.items():
-        tensor = torch.from_numpy(array.astype(np.float32))
-        for ours, part in _renamed(name, tensor).items():
-            tensors[ours] = part
     return WhisperEncoderWeights(tensors, heads)
 
 

@@ -105,7 +105,7 @@ def options_of(main: Callable[[list[str]], int], monkeypatch: pytest.MonkeyPatch
         raise Began
 
     with monkeypatch.context() as patched:
-        patched.setattr(argparse.ArgumentParser, "parse_args", parse)
+        patched.setattr(argparse.ArgumentParser, "parse_known_args", parse)  # which parse_args calls
         with pytest.raises(Began):
             main([])
     return found

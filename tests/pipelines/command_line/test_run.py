@@ -78,3 +78,24 @@ def test_with_standard_error_closed_nothing_goes_to_standard_output() -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(pipelines.__file__).parents[1])}
     done = subprocess.run(command, capture_output=True, env=environment, check=False)
     assert done.returncode == 2 and done.stdout == b""
+
+
+def after(code: str, command: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a main that consists of ``code``, in a shell's ``command`` that has it as "$0"."""
+    program = f"from pipelines.command_line.run import run\ndef main():\n    {code}\n    return 0\n"
+    program += "raise SystemExit(run(main))"
+    words = ["sh", "-c", command.format(python=sys.executable), program]
+    variables = {**os.environ, "PYTHONPATH": str(Path(pipelines.__file__).parents[1]), **environment}
+    return subprocess.run(words, capture_output=True, env=variables, check=False)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell runs it")
+def test_names_that_the_terminal_cannot_show_are_escaped() -> None:
+    done = after("print('n\\udcff \u00fc.wav')", '{python} -c "$0"', PYTHONIOENCODING="ascii")
+    assert done.returncode == 0 and done.stdout == rb"n\udcff \xfc.wav" + b"\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_full_disk_under_standard_output_is_one_line() -> None:
+    done = after("print('done')", '{python} -c "$0" > /dev/full')
+    assert done.returncode == 2 and done.stderr == b"error: No space left on device\n"

@@ -142,6 +142,9 @@ def test_a_folder_without_a_model_and_one_of_another_kind(tmp_path: Path) -> Non
     (tmp_path / "config.json").write_text(json.dumps(SHAPE))
     with pytest.raises(SoundloomError, match="80 bands"):
         RecogniserLoss.open(tmp_path, 24_000)
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(SoundloomError, match="not valid JSON"):
+        read_whisper_encoder(tmp_path)
 
 
 def test_tiny_is_the_packaged_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
