@@ -60,7 +60,7 @@ def do_shards(job: Job, shards: Sequence[int], progress: Progress) -> None:
 
 def default_batch(device: str) -> int:
     """Return how many pieces are encoded together: 1 on a CPU, where one keeps it busy."""
-    return 1 if torch.device(device).type == "cpu" else 16
+    return 1 if choose_device(device).type == "cpu" else 16
 
 
 class HoursBar:
