@@ -152,7 +152,7 @@ def main(argv: list[str] | None = None) -> int:
     limits = {"guidance": 2.0, "cap_factor": 1.0, "cap_seconds": 0.5, "sampled_levels": 1}
     with tempfile.TemporaryDirectory() as folder:
         voice = tiny_voice(Path(folder), generation=GenerateConfig(**limits))
-        service = Service(Engine(voice, EngineSettings(slots=4)))
+        service = Service(Engine(voice, EngineSettings(slots=8, lanes=2)))
         with Live(service) as live:
             return run(service, live.url, 60 * options.minutes, options.peak, options.seed)
 

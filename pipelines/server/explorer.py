@@ -47,6 +47,7 @@ SOURCES = {  # the code behind each figure, which the page links to
     "discriminators": Path(str(codec.__file__)).parent / "discriminators.py",
     "delay": Path(str(lm.__file__)).parent / "delay.py",
     "figures": Path(__file__).parent / "figures.py",
+    "explorer": Path(__file__),
 }
 
 

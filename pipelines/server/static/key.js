@@ -8,7 +8,10 @@ export async function fetchWithKey(path, options = {}) {
     const key = sessionStorage.getItem(NAME) ?? "";
     const headers = { ...options.headers };
     if (key) headers.authorization = `Bearer ${key}`;
-    const answer = await fetch(path, { ...options, headers });
+    const answer = await fetch(path, { ...options, headers }).catch((error) => {
+      if (error.name === "AbortError") throw error;
+      throw new Error("the server does not answer; is it still running?");
+    });
     if (answer.status !== 401) return answer;
     if ((sessionStorage.getItem(NAME) ?? "") !== key) continue; // another call has asked meanwhile
     await askOnce(key !== "");

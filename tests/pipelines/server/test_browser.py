@@ -134,6 +134,31 @@ def test_three_widths(browser: Any, live: Live, tmp_path: Path, width: int, heig
         assert not serious_findings(page)
 
 
+def test_music_grows_in_its_box(browser: Any, voice: Voice, tmp_path: Path) -> None:
+    from music_models import tiny_music
+
+    from pipelines.server.engine import Engine
+    from pipelines.server.service import Service, ServiceSettings
+
+    tiny_music(tmp_path / "text").save_pretrained(tmp_path / "music")
+    with Live(Service(Engine(voice), ServiceSettings(music=str(tmp_path / "music")))) as server:
+        for page in opened(browser, server, 360, 780, "light"):
+            page.fill("#music-prompt", " ")
+            page.click("#music-make")
+            assert "Say what the music" in page.text_content("#music-status")
+            page.fill("#music-prompt", "slow solo piano in A minor")
+            page.locator("#music-seconds").fill("3")
+            page.click("#music-make")
+            page.wait_for_selector("#music-status:has-text('All of it is here: 3.0 seconds')", timeout=30_000)
+            assert "150 frames" in page.get_attribute("#music-grid", "aria-label")
+            with page.expect_download() as found:
+                page.click("#music-download")
+            with wave.open(str(found.value.path())) as file:
+                assert file.getnframes() == 72_000
+            assert page.evaluate("document.documentElement.scrollWidth") <= 360
+            assert not serious_findings(page)
+
+
 def test_a_key_is_asked_for(browser: Any, voice: Voice) -> None:
     from pipelines.server.engine import Engine
     from pipelines.server.service import Service, ServiceSettings

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from browser_pages import open_page, serious_findings, with_browser
 from live_server import Live
 
+from codec.audio.files import write_audio
 from pipelines.server.engine import Engine
 from pipelines.server.service import Service, ServiceSettings
 from pipelines.voice.voice import Voice, load_voice
@@ -162,6 +164,25 @@ def test_what_is_generated_is_what_the_voice_speaks(page: Any, voice: Voice) -> 
     wanted = voice.speak("Hello world.", seed=4).waveform[0].clamp(-1, 1).numpy()
     got = np.asarray(page.evaluate(f"{SAMPLES}[0]"))
     assert got.shape == wanted.shape and np.abs(got - wanted).max() < 1e-3
+
+
+def test_a_file_of_the_readers_own_goes_through_all_figures(page: Any, tmp_path: Path) -> None:
+    stereo = 0.2 * torch.sin(torch.arange(44_100) / 20)[None].repeat(2, 1)
+    write_audio(tmp_path / "mine.flac", stereo, 44_100)
+    (tmp_path / "notes.mp3").write_text("no sound at all")
+    page.set_input_files("#file", tmp_path / "notes.mp3")
+    page.wait_for_selector("#status:has-text('cannot read this as sound')")
+    page.set_input_files("#file", tmp_path / "mine.flac")
+    page.wait_for_selector("#status:has-text('mine.flac: 1.0 s')")
+    for figure in range(1, 9):
+        visit(page, figure)
+    page.wait_for_selector("#figure-6 tbody tr")
+    page.click("#figure-6 [data-name=opus]")
+    page.wait_for_function(f"() => {SAMPLES}.length === 1")
+    assert "kbit/s" in numbers(page, 6)
+    page.route("**/api/smaller*", lambda route: route.fulfill(status=200, body="no JSON"))
+    page.locator("#figure-3 [data-name=size]").fill("4")
+    page.wait_for_selector("#status:has-text('It did not work')")
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,21 @@ const status = (text) => { $("status").textContent = text; };
 // What all figures share. `codes` belong to `wave`; `version` grows with each new sound.
 const state = { codec: null, wave: null, codes: null, wav: null, version: 0 };
 
+let newest = 0; // a sound that is chosen while another is encoded takes its place
+
 async function use(wave, name) {
+  const mine = ++newest;
+  if (!wave.length) throw new Error(`${name} is empty; choose a sound that lasts at least a moment`);
   status(`Encoding ${name} …`);
-  const most = state.codec.max_seconds * state.codec.sample_rate;
-  state.wave = wave.length > most ? wave.slice(0, most) : wave;
-  state.wav = audio.toWav(state.wave);
-  state.codes = await api.encode(state.wav);
-  state.version += 1;
-  const seconds = (state.wave.length / state.codec.sample_rate).toFixed(1);
-  status(`${name}: ${seconds} s, ${state.codes[0].length} frames of ${state.codec.levels} codes.`);
+  const { max_seconds: longest, sample_rate: rate } = state.codec;
+  const cut = wave.length > longest * rate;
+  const kept = cut ? wave.slice(0, longest * rate) : wave;
+  const wav = audio.toWav(kept);
+  const codes = await api.encode(wav);
+  if (mine !== newest) return;
+  Object.assign(state, { wave: kept, wav, codes, version: state.version + 1 });
+  const seconds = (kept.length / rate).toFixed(1);
+  status(`${name}: ${cut ? "its first " : ""}${seconds} s, ${codes[0].length} frames of ${state.codec.levels} codes.`);
   refresh();
 }
 
@@ -46,7 +52,7 @@ function add({ title, text, source, build }) {
   figures.push(figure);
   new IntersectionObserver((entries) => {
     figure.visible = entries.some((entry) => entry.isIntersecting);
-    if (figure.visible && state.wave) refresh();
+    if (figure.visible && state.codes) refresh();
   }, { rootMargin: "200px" }).observe(section);
 }
 
@@ -54,7 +60,28 @@ async function guarded(action) {
   try { await action(); } catch (error) { status(error.message); }
 }
 
+async function opened(file) {
+  try {
+    return await audio.decodeFile(await file.arrayBuffer());
+  } catch {
+    throw new Error(`${file.name}: your browser cannot read this as sound; try a WAV, FLAC, MP3 or Ogg file`);
+  }
+}
+
+async function recorded() {
+  try {
+    return await audio.record(5);
+  } catch (error) {
+    throw new Error(`no recording: ${error.message}; allow the microphone for this page, or open a file`);
+  }
+}
+
 async function start() {
+  // What goes wrong behind a slider or a button is said too, and not only in the browser's console.
+  window.addEventListener("unhandledrejection", (event) => {
+    event.preventDefault();
+    status(`It did not work: ${event.reason?.message ?? event.reason}`);
+  });
   state.codec = await api.codec();
   audio.setRate(state.codec.sample_rate);
   for (const figure of codecFigures) add(figure);
@@ -65,16 +92,18 @@ async function start() {
   $("sample").onchange = () => load($("sample").value);
   $("file").onchange = () => guarded(async () => {
     const file = $("file").files[0];
-    if (file) await use(await audio.decodeFile(await file.arrayBuffer()), file.name);
+    if (file) await use(await opened(file), file.name);
   });
   $("record").onclick = () => guarded(async () => {
     $("record").setAttribute("aria-pressed", "true");
     status("Recording for 5 seconds …");
-    try { await use(await audio.record(5), "your recording"); } finally { $("record").setAttribute("aria-pressed", "false"); }
+    try { await use(await recorded(), "your recording"); } finally { $("record").setAttribute("aria-pressed", "false"); }
   });
-  $("play-sound").onclick = () => state.wave && audio.play([state.wave]);
+  $("play-sound").onclick = () => {
+    if (state.wave) audio.play([state.wave]); else status("Open a file or record a sound first.");
+  };
   $("stop").onclick = audio.stop;
-  window.addEventListener("resize", () => { figures.forEach((figure) => { figure.seen = -1; }); if (state.wave) refresh(); });
+  window.addEventListener("resize", () => { figures.forEach((figure) => { figure.seen = -1; }); if (state.codes) refresh(); });
   if (names.length) await load(names[0]); else status("Open a file or record a sound to begin.");
 }
 
