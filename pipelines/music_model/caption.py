@@ -10,8 +10,10 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from codec.errors import SoundloomError
 from pipelines.music_corpus.theory import MODES, key_name
 
+MOST_CHARACTERS = 2000  # the patterns below take time by the square of a text's length
 _STEPS = {"c": 0, "d": 2, "e": 4, "f": 5, "g": 7, "a": 9, "b": 11}
 _ALTERED = {"sharp": 1, "#": 1, "flat": -1, "b": -1}
 _MODE_NAMES = {"maj": "major", "min": "minor", "ionian": "major", "aeolian": "minor", "m": "minor"}
@@ -33,9 +35,13 @@ _MARKS = re.compile(r'[;:!?()\[\]"\u201c\u201d\u2026\u2013\u2014|]+|\.+(?=\s|$)|
 def plain_caption(text: str) -> str:
     """Return a caption with keys, tempi, time signatures and marks as in the captions that models learn from.
 
+    Raises: SoundloomError where it has more than 2,000 characters.
+
     >>> plain_caption("Slow piano in Db minor. 96 BPM!")
     'Slow piano in C sharp minor, 96 beats per minute'
     """
+    if len(text) > MOST_CHARACTERS:
+        raise SoundloomError(f"the text has {len(text)} characters, more than {MOST_CHARACTERS}; describe it shorter")
     text = unicodedata.normalize("NFKC", text.replace("♯", "#").replace("♭", "b"))
     text = _METRE.sub(lambda m: f"{_NUMBERS[m[1]]}-{_NUMBERS[m[2]]} time", text)
     text = _TEMPO.sub(lambda m: f"{m[1] or m[2]} beats per minute", text)

@@ -101,7 +101,7 @@ class MusicModel(MusicWriter):
 
     def text_ids(self, text: str) -> list[int]:
         """Return the language model's tokens for a text. Raises: SoundloomError where it has no words, or too many."""
-        ids = self.lm.tokenizer.encode(plain_caption(text))
+        ids = self.lm.tokenizer.encode(plain_caption(text) or text)
         if len(ids) > LONGEST_TEXT:
             raise SoundloomError(f"the text has {len(ids)} pieces, more than {LONGEST_TEXT}; describe it shorter")
         return ids

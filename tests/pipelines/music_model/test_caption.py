@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
+from codec.errors import SoundloomError
 from lm.text.tokenizer import TextTokenizer
 from pipelines.music_corpus.arrange import arrange
 from pipelines.music_corpus.captions import describe_clip
@@ -61,3 +63,12 @@ def test_keys_and_tempi_stay_apart_in_the_tokens(tmp_path: Path) -> None:
     assert len({tuple(tokenizer.encode(plain_caption(text))) for text in texts}) == len(texts)
     same = ["Piano in A minor, 96 BPM!", "piano in a MINOR, 96 beats per minute", "piano  in Am; 96bpm"]
     assert len({tuple(tokenizer.encode(plain_caption(text))) for text in same}) == 1
+
+
+@pytest.mark.parametrize("one", ["1", " ", "tempo ", "A", "b ", "(", ".", "A#"])
+def test_long_texts_are_refused_and_no_text_takes_long(one: str) -> None:
+    began = time.process_time()
+    plain_caption((one * 2000)[:2000])
+    assert time.process_time() - began < 2
+    with pytest.raises(SoundloomError, match="2001 characters, more than 2000"):
+        plain_caption((one * 2001)[:2001])

@@ -39,6 +39,8 @@ def test_a_piece_has_the_length_that_was_asked_for(model: MusicModel) -> None:
         model.write(CAPTIONS[0], 601)
     with pytest.raises(SoundloomError, match="the text is empty"):
         model.write(" ", 1)
+    with pytest.raises(SoundloomError, match=r"nothing to speak in the text '\(!\)'"):
+        model.write("(!)", 1)
     with pytest.raises(SoundloomError, match="more than 512"):
         model.write("a quartz vox " * 100, 1)
 
