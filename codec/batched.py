@@ -48,7 +48,7 @@ def side_by_side(waves: Sequence[Tensor], hop_length: int) -> Tensor:
     N is a whole number of frames, one of eight between a power of two and the next: batches then have few shapes.
     """
     frames = max(-(-wave.shape[-1] // hop_length) for wave in waves)
-    unit = max(1, 1 << (frames.bit_length() - 4))
+    unit = 1 << max(0, frames.bit_length() - 4)
     batch = torch.zeros(len(waves), waves[0].shape[0], -(-frames // unit) * unit * hop_length)
     for row, wave in zip(batch, waves, strict=True):
         row[:, : wave.shape[-1]] = wave

@@ -30,6 +30,7 @@ WITHOUT = {
     "import_audio": "runs no network but Whisper, on the CPU",
     "make_corpus": "its teachers run on the CPU",
     "make_lexicon": "its teacher runs on the CPU",
+    "make_music": "writes a folder, which any device opens",
     "make_music_corpus": "runs no network",
     "make_samples": "its samples are those of a CPU",
     "make_voice": "writes a folder, which any device opens",

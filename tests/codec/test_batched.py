@@ -85,3 +85,4 @@ def test_a_network_that_looks_ahead_takes_one_row_at_a_time() -> None:
 def test_batches_have_few_shapes() -> None:
     shapes = {side_by_side([torch.zeros(1, count)], 1).shape[-1] for count in range(512, 1025)}
     assert shapes == {512, 576, 640, 704, 768, 832, 896, 960, 1024}
+    assert [side_by_side([torch.zeros(1, count)], 1).shape[-1] for count in (1, 5, 8, 15, 17)] == [1, 5, 8, 15, 18]
