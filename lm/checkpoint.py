@@ -28,6 +28,7 @@ from codec.common.meta import shapes_only
 from codec.errors import SoundloomError, quoted
 from codec.store.facts import StoreFacts
 from lm.config import LMConfig, from_dict, to_dict
+from lm.disk_weights import packed, scale_shapes, unpacked
 from lm.fine_lm import CoarseFineLM, FineLM
 from lm.step_lm import CoarseLM, DelayLM, DelayLMConfig
 from lm.text.tokenizer import MODEL_FILE as TEXT_FILE
@@ -43,7 +44,6 @@ KINDS: dict[str, tuple[type[Any], type[LMConfig]]] = {
 }
 PAIR = "coarse+fine"
 RETIRED = ("text_pad_id",)  # fields that older folders hold and nothing reads
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass
@@ -84,17 +84,15 @@ def save_lm(
 ) -> None:
     """Write a model folder; ``facts`` come from the token store that the model was trained on.
 
-    ``dtype`` is the weights' type on disk (float32, bfloat16, float16). config.json comes last and holds the weights'
-    sha256, so that loading notices an interrupted write.
+    ``dtype`` is the weights' type on disk: float32, bfloat16, float16 or int8. config.json comes last and holds the
+    weights' sha256, so that loading notices an interrupted write.
     """
     kind = kind_of(model)
-    if dtype not in DTYPES:
-        raise SoundloomError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
+    weights = packed(model.state_dict(), dtype)
     _check_facts(model.config, facts, str(folder))
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)
-    weights = {name: t.detach().to("cpu", DTYPES[dtype]).contiguous() for name, t in model.state_dict().items()}
     with atomic_path(folder / WEIGHTS_FILE) as temporary:
         save_file(weights, temporary)
         digest = sha256_file(temporary)
@@ -166,12 +164,13 @@ def _load_model(folder: Path, config: dict[str, Any], path: Path) -> LanguageMod
                 model = _build(config, str(path), len(names))
             expected = {name: list(t.shape) for name, t in model.state_dict().items()}
             shapes = {name: opened.get_slice(name).get_shape() for name in names}
+            expected |= scale_shapes({name: opened.get_slice(name).get_dtype() for name in names}, expected)
             for name in sorted(set(expected) ^ set(shapes)):
                 raise SoundloomError(f"{file}: tensor {name!r} is {'missing' if name in expected else 'unknown'}")
             for name, shape in expected.items():
                 if shapes[name] != shape:
                     raise SoundloomError(f"{file}: {name} has shape {shapes[name]}, the config says {shape}")
-            weights = {name: opened.get_tensor(name).float() for name in names}
+            weights = unpacked({name: opened.get_tensor(name) for name in names})
     except (OSError, SafetensorError) as error:
         raise SoundloomError(f"{file}: not readable as safetensors ({error})") from error
     for name, tensor in weights.items():

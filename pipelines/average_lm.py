@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--dtype",
         default="float32",
-        help="weights on disk: float32, bfloat16 or float16",
+        help="weights on disk: float32, bfloat16, float16 or int8",
     )
     options = parser.parse_args(argv)
     if len(options.models) < 2:

@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--retries", type=int, default=2, help="extra tries for a window that is silent or loops (default: 2)")
     add("--window", type=float, default=10.0, help="seconds that the model writes at once (default: 10)")
     add("--stride", type=float, default=5.0, help="seconds that each further window adds (default: 5)")
-    add("--dtype", default="float32", help="weights on disk: float32, bfloat16 or float16 (default: float32)")
+    add("--dtype", default="float32", help="weights on disk: float32, bfloat16, float16 or int8 (default: float32)")
     add("--replace", action="store_true", help="replace a music model that is there")
     add("--licence", default="", help="for the card: the licence of the weights")
     add("--data", default="", help="for the card: what the model learned from")

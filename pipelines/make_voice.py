@@ -195,7 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--dtype",
         default="float32",
-        help="weights on disk: float32, bfloat16 or float16 (default: float32)",
+        help="weights on disk: float32, bfloat16, float16 or int8 (default: float32)",
     )
     add("--replace", action="store_true", help="replace a voice that is there")
     add("--seal", action="store_true", help="only list the files of an existing voice again")

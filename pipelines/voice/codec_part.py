@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from codec.errors import SoundloomError, quoted
 from codec.folder import read_layers
 from codec.model import Codec
 from codec.pretrained import AudioCodec, load_codec
-from lm.checkpoint import DTYPES
+from lm.disk_weights import DTYPES
 from pipelines.voice.contents import require_regular
 
 OWN_CODEC, DECODER_FILE = "codec", "decoder.safetensors"
@@ -55,9 +56,10 @@ def copy_codec(codec: AudioCodec, folder: Path) -> None:
 
 
 def write_own_layers(folder: Path, layers: Mapping[str, Tensor] | None, dtype: str) -> None:
-    """Write a folder's own layers of the codec's decoder, where there are any."""
+    """Write a folder's own layers of the codec's decoder, where there are any; in float16 where ``dtype`` is int8."""
     if layers:
-        tensors = {name: value.to("cpu", DTYPES[dtype]).contiguous() for name, value in layers.items()}
+        kind = torch.float16 if dtype == "int8" else DTYPES[dtype]
+        tensors = {name: value.to("cpu", kind).contiguous() for name, value in layers.items()}
         save_file(tensors, folder / DECODER_FILE)
 
 

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from lm_models import CODES, LEVELS, SHAPE, coarse_fine_lm, written
 from safetensors.torch import load_file, save_file
 
+from codec.common.files import sha256_file
 from codec.errors import SoundloomError
 from codec.store.reader import StoreFacts
 from lm import load_lm, save_lm
 from lm.checkpoint import KINDS
 from lm.config import TransformerConfig, from_dict
+from lm.disk_weights import packed, unpacked
 from lm.fine_lm import CoarseFineLM
 from lm.generation.request import GenerateConfig
 from lm.step_lm import DelayLM, DelayLMConfig
@@ -94,13 +96,36 @@ def test_round_trip(kind: str, tokenizer: TextTokenizer, tmp_path: Path) -> None
             loaded.generate(ids)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_on_disk(dtype: str, tokenizer: TextTokenizer, saved: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("dtype", "share"), [("bfloat16", 0.6), ("float16", 0.6), ("int8", 0.4)])
+def test_smaller_on_disk(dtype: str, share: float, tokenizer: TextTokenizer, saved: Path, tmp_path: Path) -> None:
     save_lm(tmp_path, make("delay", tokenizer), tokenizer, FACTS, dtype)
     sizes = [(folder / "model.safetensors").stat().st_size for folder in (tmp_path, saved)]
-    assert sizes[0] < 0.6 * sizes[1]
+    assert sizes[0] < share * sizes[1]
     for mine, theirs in zip(load_lm(tmp_path).model.parameters(), load_lm(saved).model.parameters(), strict=True):
         assert mine.dtype == torch.float32 and torch.allclose(mine, theirs, atol=0.02)
+
+
+def test_rows_of_int8_keep_their_largest_value() -> None:
+    matrix = torch.tensor([[1e-3, -2e-3, 0.0], [0.5, 1.0, -0.25], [0.0, 0.0, 0.0]])
+    back = unpacked(packed({"matrix": matrix, "norm": torch.ones(3) / 3}, "int8"))
+    assert torch.equal(back["norm"], torch.ones(3) / 3)
+    steps = matrix.abs().amax(1, keepdim=True) / 127
+    assert bool(((back["matrix"] - matrix).abs() <= steps / 2 + 1e-9).all())
+    with pytest.raises(SoundloomError, match="not finite"):
+        packed({"matrix": matrix / 0}, "int8")
+
+
+def test_int8_without_its_scales_is_refused(tokenizer: TextTokenizer, tmp_path: Path) -> None:
+    save_lm(tmp_path, make("delay", tokenizer), tokenizer, FACTS, "int8")
+    file, config = tmp_path / "model.safetensors", tmp_path / "config.json"
+    tensors = load_file(file)
+    lost = next(name for name in sorted(tensors) if name.endswith(".scale"))
+    record = json.loads(config.read_text())
+    for wrong, said in (({}, "missing"), ({lost: torch.ones(2)}, "shape")):
+        save_file({name: value for name, value in tensors.items() if name != lost} | wrong, file)
+        config.write_text(json.dumps(record | {"weights_sha256": sha256_file(file)}))
+        with pytest.raises(SoundloomError, match=said):
+            load_lm(tmp_path)
 
 
 def test_another_codec_is_refused(saved: Path, tokenizer: TextTokenizer, tmp_path: Path) -> None:
