@@ -7,9 +7,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from emulated_device import emulated
 
 from codec.errors import SoundloomError
 from pipelines import bench
+from pipelines.benchmarks.cases import CASES
 from pipelines.benchmarks.size import Size
 from pipelines.benchmarks.timing import Entry, Machine, Work, measure_machine, take_turns
 from pipelines.benchmarks.work_cases import tokenize_cases
@@ -78,6 +81,18 @@ def test_the_bound_is_the_scarcer_of_memory_and_arithmetic() -> None:
     record = Entry("lm", "x", "codes", 1, {"ours": [4.0, 8.0]}, work=Work(bytes=20)).record(machine)
     assert record["roofline"] == {"bound_seconds": 2.0, "share": pytest.approx(1 / 3), "share_best": 0.5}
     assert measure_machine(quick=True).bandwidth > 1e8
+
+
+@pytest.mark.parametrize("group", ["lm", *(pytest.param(name, marks=pytest.mark.slow) for name in ("codec", "train"))])
+def test_ours_and_the_peers_run_on_a_device(group: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # the emulated device's weights cannot change their type in place
+    monkeypatch.setattr("pipelines.benchmarks.codec_cases._bfloat16_cases", lambda *_: iter(()))
+    size = Size(0.1, (), 2, (1,), 1, dict(bench.QUICK.encodec).items(), device="emu")  # type: ignore[arg-type]
+    with emulated() as counts, torch.random.fork_rng():
+        entries = list(CASES[group](size))
+        assert sum(counts.launches.values()) > 100
+    assert entries and all(entry.seconds["ours"][0] > 0 for entry in entries)
+    assert all(entry.checks.get("codes equal", True) is True for entry in entries)
 
 
 @pytest.mark.slow
