@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
@@ -115,10 +113,15 @@ def test_wrong_words_are_counted_against_the_text(monkeypatch: pytest.MonkeyPatc
     assert count("!", torch.zeros(3), 8000) == 0
 
 
-def test_a_report_compares_one_take_with_the_best_of_several(voice: Voice, tmp_path: Path) -> None:
-    asked: list[str] = []
-    items = list(
-        voice_items(voice, ["Hello world."], 0, {"takes": 2, "checker": lambda text, *_: asked.append(text) or 1})
-    )
-    assert [(item.system, item.attempts >= 2) for item in items] == [("voice, guard off", False), ("voice", True)]
-    assert len(asked) >= 2
+def test_a_report_compares_one_take_with_the_best_of_several(voice: Voice, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synthesis, "finish_reason", lambda *_: "end")
+    monkeypatch.setattr(synthesis, "reads_well", lambda *_: True)
+    settings = {"takes": 2, "checker": lambda text, *_: int(text == "Hello."), "retries": 0}
+    items = list(voice_items(voice, ["Hello world.", "Hello."], 0, settings))
+    assert [(item.system, item.attempts) for item in items] == [
+        ("voice, guard off", 1),
+        ("voice", 1),
+        ("voice, guard off", 1),
+        ("voice", 2),
+    ]
+    assert items[0].wave is items[1].wave  # so that it is judged once
