@@ -38,10 +38,10 @@ def only_new(items: Iterable[Utterance], plans: list[Plan], root: str) -> Iterat
     audio = SameAudio(plans, root)
     for chunk in chunks(items, _CHUNK):
         names = [item.id for item in chunk]
-        there = zip(rows.has(names), rows.has(f"{name}#000" for name in names), strict=True)
+        found = zip(rows.has(names), rows.has(f"{name}#000" for name in names), strict=True)
         same_text = texts.has((item.id, item.text) for item in chunk)
         same_size = sizes.has((item.id, item.size) for item in chunk)
-        there = [any(stored) for stored in there]
+        there = [any(stored) for stored in found]
         other = {item.id for item in audio.replaced(item for item, stored in zip(chunk, there, strict=True) if stored)}
         facts = zip(there, ids.has(names), same_text, sized.has(names), same_size, strict=True)
         for item, (stored, planned, text, has_size, size) in zip(chunk, facts, strict=True):

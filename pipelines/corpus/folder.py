@@ -16,7 +16,8 @@ from codec.errors import SoundloomError
 from codec.store.plan import Settings, Utterance
 from pipelines.corpus.fields import is_text
 
-K, T = TypeVar("K"), TypeVar("T")
+K = TypeVar("K")
+T = TypeVar("T")
 
 _MAX_TEXT = 1 << 20
 _TEXT_SUFFIXES = (".normalized.txt", ".txt", ".lab")
