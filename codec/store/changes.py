@@ -45,7 +45,7 @@ def corpus_changes(
         if audio is not None:
             resized = list(before.resized(both, root))
             found[_SIZE].add(resized)
-            found[_AUDIO].add(audio.replaced(_others(both, resized)))
+            found[_AUDIO].add(audio.replaced(_others(before.usable(both), resized)))
     if audio is not None:
         for chunk in chunks(planned, _CHUNK):
             found[_GONE].add(_without(chunk, now.has(map(_key, chunk))))
@@ -66,6 +66,10 @@ class _Recorded:
             if item.row < 0 and not item.problem and (item.size or "://" not in item.path):
                 self._sized.add(key)
                 self._sizes.add((key, item.size))
+
+    def usable(self, items: list[Utterance]) -> list[Utterance]:
+        """Return the utterances whose file was to be encoded: not one with an id that another had before it, say."""
+        return [item for item, known in zip(items, self._sized.has(map(_key, items)), strict=True) if known]
 
     def resized(self, items: list[Utterance], root: str) -> Iterator[Utterance]:
         """Yield the utterances whose file has another size now; rows of data sets are taken as they were."""
