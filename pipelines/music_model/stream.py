@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +16,7 @@ from pipelines.music_model.windows import window_seed
 from pipelines.music_model.writer import Music
 
 if TYPE_CHECKING:
+    from codec.face import CodecState
     from lm.generation.sampling import SamplingConfig
     from pipelines.music_model.model import MusicModel
 
@@ -91,10 +93,9 @@ class _Decoder:
         latents = model.given_latents(none)
         self.latent = latents is not None
         self.waiting = [none[: model.config.levels] if latents is None else latents]
-        try:
+        self.state: CodecState | None = None  # of a codec that decodes only the whole: the piece comes in one chunk
+        with suppress(SoundloomError):
             self.state = self.player.init_state(1)
-        except SoundloomError:
-            self.state = None  # a codec that decodes only the whole: the piece comes in one chunk
 
     def push(self, codes: Tensor) -> None:
         """Take true frames, codes long [K, n], that need not sound yet."""
