@@ -22,9 +22,10 @@ from torch import Tensor
 
 from codec.adapter import TransformersCodec, weight_files
 from codec.audio.torchaudio_stub import import_torchaudio
+from codec.common.checked import read_json
 from codec.common.files import check_file
 from codec.conv import fold_weight_norm
-from codec.errors import SoundloomError
+from codec.errors import SoundloomError, quoted
 from codec.folder import check_tensor
 from codec.mimi import MimiAdapter
 
@@ -188,6 +189,7 @@ def open_adapter(folder: Path, model_type: str) -> TransformersCodec:
         check_file(path)
     if not weight_files(folder):
         raise SoundloomError(f"{folder} holds no model.safetensors; weights in other formats are not read")
+    refuse_kernels(read_json(folder / "config.json"), folder)
     try:
         with quiet(transformers), torch.random.fork_rng(devices=[]):
             config = model_class.config_class.from_pretrained(folder, local_files_only=True)
@@ -209,6 +211,18 @@ def open_adapter(folder: Path, model_type: str) -> TransformersCodec:
         return adapter(model.eval(), folder).eval()
     except Exception as error:
         raise SoundloomError(f"{folder} cannot be opened as {adapter.model_class}: {error}") from None
+
+
+def refuse_kernels(config: Any, folder: Path) -> None:
+    """Refuse a configuration that makes transformers fetch code from the hub: attention called "owner/kernel".
+
+    Raises: `SoundloomError`.
+    """
+    if isinstance(config, dict):
+        for key, value in config.items():
+            if str(key).endswith("_implementation") and "/" in str(value):
+                raise SoundloomError(f"{folder}: {key} {quoted(value)} is code of the hub, which is never run")
+            refuse_kernels(value, folder)
 
 
 def _require_weights(folder: Path, model_class: Any, config: Any) -> None:

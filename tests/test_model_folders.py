@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from musicgen_checkpoint import write_musicgen
+from published_codecs import MIMI, noise, write
 from voice_helpers import save_lms, tiny_codec, tiny_voice
 
 from codec.audio import write_audio
@@ -16,6 +20,7 @@ from codec.errors import SoundloomError
 from codec.pretrained import load_codec
 from lm.checkpoint import load_lm
 from pipelines import load_voice
+from pipelines.musicgen.text_encoder import TextEncoder
 from pipelines.voice.contents import find_speakers
 from pipelines.voice.folder import VoiceParts, write_voice
 
@@ -107,3 +112,52 @@ def test_a_checkpoint_of_others_with_a_pipe_for_weights(tmp_path: Path) -> None:
         for native in (True, False):
             with pytest.raises(SoundloomError, match=f"{folder.name}"):
                 load_codec(folder, native=native)
+
+
+def change_json(path: Path, changes: dict[str, object]) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was asked on standard input."""
+    asked: list[str] = []
+    monkeypatch.setattr("builtins.input", lambda text: asked.append(text) or "n")
+    return asked
+
+
+def plant(folder: Path) -> None:
+    """Put code next to the weights that leaves a trace if it runs."""
+    (folder / "evil.py").write_text(
+        "from pathlib import Path\nPath(__file__).with_name('ran').touch()\nclass Evil: ...\n"
+    )
+
+
+def test_code_in_a_codecs_folder_is_not_run(tmp_path: Path, asked: list[str]) -> None:
+    write(tmp_path / "plain", "Mimi", MIMI)
+    shutil.copytree(tmp_path / "plain", tmp_path / "evil")
+    plant(tmp_path / "evil")
+    classes = {"AutoConfig": "evil.Evil", "AutoModel": "evil.Evil", "AutoFeatureExtractor": "evil.Evil"}
+    change_json(tmp_path / "evil" / "config.json", {"auto_map": classes})
+    wave = noise(1, 1, 2400)
+    assert torch.equal(load_codec(tmp_path / "evil").encode(wave), load_codec(tmp_path / "plain").encode(wave))
+    for key in ("attn_implementation", "_attn_implementation"):
+        change_json(tmp_path / "evil" / "config.json", {key: "evil/kernel"})
+        with pytest.raises(SoundloomError, match=f"{key} 'evil/kernel' is code of the hub"):
+            load_codec(tmp_path / "evil")
+    assert not (tmp_path / "evil" / "ran").exists() and not asked
+
+
+def test_code_next_to_a_tokenizer_is_neither_run_nor_asked_about(tmp_path: Path, asked: list[str]) -> None:
+    write_musicgen(tmp_path)
+    plant(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    change_json(path, {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}})
+    with pytest.raises(SoundloomError, match="custom code"):
+        TextEncoder.open(tmp_path)
+    assert not (tmp_path / "ran").exists() and not asked
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["text_encoder"]["attn_implementation"] = "evil/kernel"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SoundloomError, match="code of the hub"):
+        TextEncoder.open(tmp_path)

@@ -13,8 +13,10 @@ import os
 import re
 import resource
 import shutil
+import struct
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,11 +42,16 @@ from codec.store.writer import finalize, tokenize_shard
 from lm.checkpoint import load_lm
 from lm.text.lexicon import Lexicon
 from lm.text.tokenizer import TextTokenizer
+from pipelines.books.epub import read_epub
+from pipelines.books.plain import read_plain
 from pipelines.command_line.settings import parse_settings
 from pipelines.corpus.read import open_corpus
+from pipelines.music_model.config import MUSIC_FILE, MusicConfig, write_record
+from pipelines.music_model.config import read_config as read_music_config
 from pipelines.training.checkpoints import load_checkpoint, save_checkpoint
 from pipelines.training.lm_settings import TextSettings
 from pipelines.training.log import JsonlLog
+from pipelines.training.whisper_weights import read_whisper_encoder
 from pipelines.voice.folder import VoiceParts, read_voice, write_voice
 
 EXAMPLES = int(os.environ.get("SOUNDLOOM_EXAMPLES", "1000"))
@@ -279,6 +286,68 @@ def log_target() -> Target:
     return Target(log.path, lambda: (log.read(), log.rewind(1)))
 
 
+def music_target() -> Target:
+    file = folder() / "music" / MUSIC_FILE
+    file.parent.mkdir()
+    file.write_text(write_record(MusicConfig("m", 24_000, "codec", "0" * 64, 4, files={"lm/config.json": "0" * 64})))
+    return Target(file, lambda: read_music_config(file))
+
+
+def whisper_target() -> Target:
+    """A CTranslate2 file: version, kind, two arrays with name, shape, type, bytes."""
+
+    def named(name: str) -> bytes:
+        return struct.pack("<H", len(name) + 1) + name.encode() + b"\0"
+
+    file = folder() / "whisper" / "model.bin"
+    file.parent.mkdir()
+    data = struct.pack("<I", 6) + named("WhisperSpec") + struct.pack("<II", 1, 2)
+    data += named("encoder/num_heads") + struct.pack("<BBIh", 0, 2, 2, 4)
+    data += named("encoder/conv1/weight") + struct.pack("<BIIBI", 2, 1, 2, 0, 8) + bytes(8)
+    file.write_bytes(data)
+    return Target(file, lambda: read_whisper_encoder(file.parent))
+
+
+def book_target(name: str) -> Target:
+    """One of the parts of an EPUB, which is packed again for each change."""
+    parts = folder() / f"book-{name}"
+    parts.mkdir()
+    for part, content in BOOK.items():
+        (parts / part).write_text(content)
+    packed = folder() / f"{name}.epub"
+
+    def pack() -> None:
+        with zipfile.ZipFile(packed, "w") as archive:
+            for part in BOOK:
+                archive.writestr(
+                    "META-INF/container.xml" if part == "container.xml" else part, (parts / part).read_bytes()
+                )
+
+    def read() -> None:
+        if not packed.exists():
+            pack()
+        for chapter in read_epub(packed):
+            chapter.title.encode("utf-8"), [block.text.encode("utf-8") for block in chapter.blocks]
+
+    return Target(parts / name, read, pack)
+
+
+def page_target(name: str) -> Target:
+    file = folder() / name
+    file.write_text(
+        "# One\n\nHello *world* [there](x).\n\n## Two\n\n- a\n- b\n" if name[-2:] == "md" else BOOK["a.xhtml"]
+    )
+    return Target(file, lambda: [block.text.encode("utf-8") for part in read_plain(file) for block in part.blocks])
+
+
+BOOK = {
+    "container.xml": "<container><rootfiles><rootfile full-path='b.opf'/></rootfiles></container>",
+    "b.opf": "<package><manifest><item id='a' href='a.xhtml'/><item id='n' href='n.ncx'/></manifest>"
+    "<spine toc='n'><itemref idref='a'/></spine></package>",
+    "n.ncx": "<ncx><navMap><navPoint><navLabel><text>Uno</text></navLabel>"
+    "<content src='a.xhtml'/></navPoint></navMap></ncx>",
+    "a.xhtml": "<html><body><h1>One</h1><p>Hello <b>world</b>&amp; all.</p><ul><li>a</li></ul></body></html>",
+}
 JSONL = '{"audio": "a.wav", "text": "x", "duration": 1.5}\n{"id": "b", "audio": "b.wav", "start": 1, "end": 2.5}\n'
 JSONL += '{"audio": "c.wav", "segments": [{"start": 0, "end": 1, "text": "y"}, {"start": 1.0, "end": 9}]}\n'
 TARGETS: dict[str, Callable[[], Target]] = {
@@ -315,6 +384,13 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "checkpoint: facts.json": lambda: checkpoint_target("facts.json"),
     "checkpoint: state.safetensors": lambda: checkpoint_target("state.safetensors"),
     "training log": log_target,
+    "music: music.json": music_target,
+    "Whisper: model.bin": whisper_target,
+    "book: package": lambda: book_target("b.opf"),
+    "book: contents": lambda: book_target("n.ncx"),
+    "book: container": lambda: book_target("container.xml"),
+    "book: page": lambda: page_target("x.html"),
+    "book: Markdown": lambda: page_target("x.md"),
 }
 
 

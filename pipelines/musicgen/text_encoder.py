@@ -11,7 +11,7 @@ from torch import Tensor
 
 from codec.common.hub import CONFIG_FILE, Weights
 from codec.errors import SoundloomError
-from codec.transformers_codecs import import_transformers, quiet
+from codec.transformers_codecs import import_transformers, quiet, refuse_kernels
 from lm.musicgen.checkpoint import read_config
 
 LONGEST_TEXT = 512  # pieces; what T5 was trained with
@@ -42,6 +42,7 @@ class TextEncoder:
     def open(cls, folder: Path) -> TextEncoder:
         """Open the part text_encoder of a MusicGen folder. Raises: `SoundloomError` for no T5, or a missing weight."""
         values = read_config(folder)["text_encoder"]
+        refuse_kernels(values, folder)
         if values.get("model_type") != "t5":
             raise SoundloomError(f"{folder / CONFIG_FILE}: text_encoder is a {values.get('model_type')!r}, expected t5")
         if not any((folder / name).is_file() for name in _TOKENIZERS):  # transformers would make up an empty one
@@ -63,7 +64,9 @@ class TextEncoder:
             tensors = {source: weights.tensor(source, shapes[name]) for name, source in names.items()}
             network.load_state_dict({name: tensors[source] for name, source in names.items()}, assign=True)
             with quiet(transformers):
-                tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+                tokenizer = transformers.AutoTokenizer.from_pretrained(
+                    folder, local_files_only=True, trust_remote_code=False
+                )  # None would ask on standard input whether to run a folder's code
         except SoundloomError:
             raise
         except Exception as error:
