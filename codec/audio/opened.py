@@ -6,7 +6,7 @@ import io
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,20 @@ class SoundFile(soundfile.SoundFile):
 
     def seekable(self) -> bool:
         return False
+
+
+class _Bytes:
+    """Bytes for libsndfile, which seeks before their start where a damaged header says so; it notices by itself."""
+
+    def __init__(self, data: io.BytesIO) -> None:
+        self._data = data
+        self.read, self.readinto, self.tell = data.read, data.readinto, data.tell
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        """Return the new position; it stays where it is if the wanted one is before the start."""
+        with suppress(ValueError):
+            self._data.seek(place, whence)
+        return self._data.tell()
 
 
 def name_of(path: Source, stream: str = "standard input") -> str:
@@ -92,7 +106,7 @@ def open_sound(path: Source) -> Iterator[SoundFile]:
         raise SoundloomError(f"{name}: headerless audio states neither rate nor channels; convert it to .wav")
     check_whole(source, size, name)
     try:
-        sound = SoundFile(source)
+        sound = SoundFile(_Bytes(source) if isinstance(source, io.BytesIO) else source)
     except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:
         reason = str(error).rpartition(": ")[2].rstrip(".")
         raise SoundloomError(

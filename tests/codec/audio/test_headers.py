@@ -173,3 +173,10 @@ def test_mutated_headers_are_read_or_refused(kind: str, edits: list[tuple[int, i
     whole = bytes(data[:cut])
     with contextlib.suppress(SoundloomError):
         check_whole(io.BytesIO(whole), len(whole), "x")
+
+
+@pytest.mark.filterwarnings("error")  # what a callback raises becomes a warning here, and a traceback elsewhere
+def test_a_damaged_aiff_in_memory_is_one_error() -> None:
+    data = made("AIFF").replace(b"SSND", b"SSN?")
+    with pytest.raises(SoundloomError, match="audio in memory"):
+        read_audio(io.BytesIO(data))
