@@ -143,7 +143,7 @@ def test_code_in_a_codecs_folder_is_not_run(tmp_path: Path, asked: list[str]) ->
     assert torch.equal(load_codec(tmp_path / "evil").encode(wave), load_codec(tmp_path / "plain").encode(wave))
     for key in ("attn_implementation", "_attn_implementation"):
         change_json(tmp_path / "evil" / "config.json", {key: "evil/kernel"})
-        with pytest.raises(SoundloomError, match=f"{key} 'evil/kernel' is code of the hub"):
+        with pytest.raises(SoundloomError, match="_implementation 'evil/kernel' is code of the hub"):
             load_codec(tmp_path / "evil")
     assert not (tmp_path / "evil" / "ran").exists() and not asked
 
@@ -153,8 +153,7 @@ def test_code_next_to_a_tokenizer_is_neither_run_nor_asked_about(tmp_path: Path,
     plant(tmp_path)
     path = tmp_path / "tokenizer_config.json"
     change_json(path, {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}})
-    with pytest.raises(SoundloomError, match="custom code"):
-        TextEncoder.open(tmp_path)
+    assert TextEncoder.open(tmp_path).encode(["calm piano"])[1].item() > 1
     assert not (tmp_path / "ran").exists() and not asked
     config = json.loads((tmp_path / "config.json").read_text())
     config["text_encoder"]["attn_implementation"] = "evil/kernel"

@@ -66,7 +66,7 @@ class TextEncoder:
             with quiet(transformers):
                 tokenizer = transformers.AutoTokenizer.from_pretrained(
                     folder, local_files_only=True, trust_remote_code=False
-                )  # None would ask on standard input whether to run a folder's code
+                )  # None may ask on standard input whether to run a folder's code
         except SoundloomError:
             raise
         except Exception as error:
