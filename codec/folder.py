@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from codec.common.checked import from_dict, read_json
-from codec.common.files import check_file
+from codec.common.files import atomic_path, check_file, write_text
 from codec.common.hub import Weights
 from codec.config import CodecConfig
 from codec.errors import SoundloomError, quoted
@@ -104,12 +104,15 @@ def read_layers(path: Path) -> dict[str, Tensor]:
 
 
 def write_codec(folder: Path, config: CodecConfig, tensors: Mapping[str, Tensor]) -> None:
-    """Write config.json and model.safetensors; ``tensors`` have weight norm folded away."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(dict(tensors), folder / "model.safetensors")
+    """Write config.json and model.safetensors, each whole or not at all; ``tensors`` have weight norm folded away.
+
+    Raises: `SoundloomError` where the system refuses to write.
+    """
+    with atomic_path(folder / "model.safetensors") as temporary:
+        save_file(dict(tensors), temporary)
     record = {"format": FORMAT, "version": 1, **dataclasses.asdict(config)}
     record["seanet"]["weight_norm"] = False
-    (folder / "config.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / "config.json", json.dumps(record, indent=2) + "\n")
 
 
 def rounded(tensors: Mapping[str, Tensor], dtype: torch.dtype, prefixes: tuple[str, ...]) -> dict[str, Tensor]:

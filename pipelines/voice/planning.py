@@ -95,12 +95,12 @@ class Planner:
         settings = asdict(self.config.generation) | with_current_names(options.sampling)
         sampling = from_dict(GenerateConfig, settings, "settings")
         levels = (self.config.levels or self.lm.codec_facts.num_levels) if options.levels is None else options.levels
-        if not 1 <= levels <= self.lm.codec_facts.num_levels:
+        if not isinstance(levels, int) or not 1 <= levels <= self.lm.codec_facts.num_levels:
             raise SoundloomError(
                 f"levels is {levels}; the voice {self.config.name} has levels 1 to {self.lm.codec_facts.num_levels}"
             )
         retries = self.config.retries if options.retries is None else options.retries
-        if not 0 <= retries <= 20:
+        if not isinstance(retries, int) or not 0 <= retries <= 20:
             raise SoundloomError(f"retries is {retries}; expected 0 to 20")
         vectors = self._vectors(sampling, levels)
         player = self.codec if vectors is None else self.player

@@ -168,3 +168,18 @@ def test_pickled_weights_are_refused_with_what_to_do(tmp_path: Path, suffix: str
     path.write_bytes(b"\x80\x04cposix\nsystem\n")
     with pytest.raises(SoundloomError, match="conversion script"):
         load_codec(path)
+
+
+def test_a_disk_that_fills_up_leaves_the_codec_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    codec = tiny_codec()
+    codec.save_pretrained(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fill_up(tensors: Any, path: Path) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("codec.folder.save_file", fill_up)
+    with pytest.raises(SoundloomError, match=r"model\.safetensors: cannot write it \(No space left"):
+        codec.save_pretrained(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -77,6 +77,8 @@ def test_of_levels_that_are_not_drawn_the_mean_is_heard(voice: Voice) -> None:
     assert torch.equal(voice.speak(TWO, seed=2, drawn_levels=LEVELS).waveform, drawn.waveform)
     with pytest.raises(SoundloomError, match=r"(drawn|sampled)_levels is 0"):
         voice.speak(TWO, sampled_levels=0)
+    with pytest.raises(SoundloomError, match=r"levels is 1\.5"):
+        voice.speak(TWO, levels=1.5)
     assert torch.equal(voice.speak(TWO, seed=2, drawn_levels=1).waveform, mean.waveform)  # the old name
 
 
