@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+import anyio
 import anyio.to_thread
 
 from pipelines.server.engine import Engine
@@ -20,7 +21,8 @@ class Turns:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.waiting = 0  # and the one that runs; changed in the event loop only
-        self._lock = threading.Lock()
+        self._one = anyio.CapacityLimiter(1)  # who waits does so in the event loop, without a thread
+        self._lock = threading.Lock()  # the step of a client that has left may still run
 
     def check_room(self) -> None:
         """Raises: ApiError (429) where too many wait."""
@@ -42,6 +44,6 @@ class Turns:
 
         self.waiting += 1
         try:
-            return await anyio.to_thread.run_sync(locked)
+            return await anyio.to_thread.run_sync(locked, limiter=self._one)
         finally:
             self.waiting -= 1

@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import * as audio from "./audio.js";
 import * as draw from "./draw.js";
+import { careful } from "./trouble.js";
 
 // Build elements from HTML and return those with a data-name by that name.
 function parts(root, html) {
@@ -25,11 +26,11 @@ const percent = (value) => `${(100 * value).toFixed(value < 0.1 ? 1 : 0)}%`;
 // Run the newest call only: a slider gives many, and answers may come out of order.
 function latest(action) {
   let number = 0;
-  return async (...values) => {
+  return careful(async (...values) => {
     const mine = ++number;
     await new Promise((resolve) => { setTimeout(resolve, 30); });
     if (mine === number) await action(() => mine === number, ...values);
-  };
+  });
 }
 
 function compression(root, state) {
@@ -70,12 +71,12 @@ function snapping(root, state) {
     ui.numbers.textContent = `Nearest code: ${nearest}. Distance in this plane: ${Math.sqrt(far(points[nearest])).toFixed(2)}. ` +
       `The plane shows ${percent(shown)} of the codebook's variance.`;
   };
-  const load = async () => {
+  const load = careful(async () => {
     const book = await api.codebook(Number(ui.level.value));
     points = book.points; shown = book.variance_shown;
     paint();
-  };
-  const play = async () => audio.play([await audio.decodeFile(await api.tone(Number(ui.level.value), nearest))]);
+  });
+  const play = careful(async () => audio.play([await audio.decodeFile(await api.tone(Number(ui.level.value), nearest))]));
   ui.level.onchange = load;
   ui.play.onclick = play;
   const move = (event) => {
@@ -191,11 +192,11 @@ function bitrate(root, state) {
       <th>times smaller</th><th>mel distance</th><th>listen</th></tr></thead><tbody data-name="rows"></tbody></table></div>
     <div class="row"><button type="button" data-name="opus">Play Opus at its lowest bitrate</button></div>
     <p class="numbers" data-name="numbers" aria-live="polite"></p>`);
-  ui.opus.onclick = async () => {
+  ui.opus.onclick = careful(async () => {
     const made = await api.opus(state.wav, 6);
     audio.play([await audio.decodeFile(made.wav)]);
     ui.numbers.textContent = `Opus: ${made.kbps.toFixed(1)} kbit/s, all of the file counted.`;
-  };
+  });
   return async () => {
     const raw = (16 * state.codec.sample_rate) / 1000;
     const rows = await levelsOf(state);
@@ -207,7 +208,7 @@ function bitrate(root, state) {
       button.type = "button";
       button.textContent = "Play";
       button.setAttribute("aria-label", `Play ${row.levels} levels`);
-      button.onclick = async () => audio.play([await decoded(state.codes, row.levels)]);
+      button.onclick = careful(async () => audio.play([await decoded(state.codes, row.levels)]));
       line.lastElementChild.append(button);
       return line;
     }));

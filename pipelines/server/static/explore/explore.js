@@ -4,6 +4,7 @@ import * as api from "./api.js";
 import * as audio from "./audio.js";
 import { codecFigures } from "./codec-figures.js";
 import { generationFigure } from "./generation-figure.js";
+import { TROUBLE } from "./trouble.js";
 
 const $ = (id) => document.getElementById(id);
 const status = (text) => { $("status").textContent = text; };
@@ -77,11 +78,7 @@ async function recorded() {
 }
 
 async function start() {
-  // What goes wrong behind a slider or a button is said too, and not only in the browser's console.
-  window.addEventListener("unhandledrejection", (event) => {
-    event.preventDefault();
-    status(`It did not work: ${event.reason?.message ?? event.reason}`);
-  });
+  document.addEventListener(TROUBLE, (event) => status(`It did not work: ${event.detail}`));
   state.codec = await api.codec();
   audio.setRate(state.codec.sample_rate);
   for (const figure of codecFigures) add(figure);

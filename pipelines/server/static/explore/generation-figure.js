@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import * as audio from "./audio.js";
 import * as draw from "./draw.js";
+import { careful } from "./trouble.js";
 
 function build(root, state, status) {
   root.innerHTML = `
@@ -85,8 +86,8 @@ function build(root, state, status) {
   };
   ui("step").oninput = show;
   ui("run").onclick = run;
-  ui("so-far").onclick = async () =>
-    audio.play([await audio.decodeFile(await api.decode(codesUpTo(Number(ui("step").value))))]);
+  ui("so-far").onclick = careful(async () =>
+    audio.play([await audio.decodeFile(await api.decode(codesUpTo(Number(ui("step").value))))]));
   ui("voice").onclick = () => speech && audio.play([speech]);
   return show;
 }
