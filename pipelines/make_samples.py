@@ -5,8 +5,9 @@
     python pipelines/make_samples.py site --format .opus --seconds 6
 
 Writes OUT/listen.md and OUT/samples/: originals, each through the codec at 1, 2, 4 … levels, each voice and speaker,
-a cloned voice, a continuation, and spectrograms. The originals are the recordings of the voice's speakers and, where
-hibari-tts is installed, a sentence by it. If the codec has a decoder "without-gan", it is there for comparison.
+a cloned voice, a continuation, spectrograms, and (without --voice) music. The originals are the recordings of the
+voice's speakers and, where hibari-tts is installed, a sentence by it. If the codec has a decoder "without-gan", it is
+there for comparison.
 Needs matplotlib: pip install -e '.[plot]'. Exit code: 0; 2 for bad input.
 """
 
@@ -29,6 +30,12 @@ if TYPE_CHECKING:
 
 SENTENCE = "The old lighthouse keeper counted the ships that passed before dawn."
 NEW_SENTENCE = "Please leave the key under the mat, and do not forget to close the window."
+CAPTIONS = (
+    "slow solo piano in A minor",
+    "A fast, happy rock track for electric guitar, electric bass and drums in D major",
+    "techno, synth lead, synth pad, synth bass and drums, C minor, 128 beats per minute",
+    "folk, flute and harp, G major, slow",
+)
 HEAD = """# Listen
 
 `soundloom-make-samples docs` writes this page and every file on it from the shipped codec and voices.
@@ -172,6 +179,20 @@ def clone_section(page: Page, voice: Voice, clone: tuple[Path, str], seed: int) 
     page.table(["what", "sound"], [[name.replace("-", " "), page.sound(name, wave)] for name, wave in sounds.items()])
 
 
+def music_section(page: Page, seed: int) -> None:
+    """Pieces of the shipped music model."""
+    from pipelines.music_model.model import load_music
+
+    model = load_music()
+    rows = []
+    for number, caption in enumerate(CAPTIONS, 1):
+        piece = model.write(caption, 10.0, seed=seed)
+        rows.append([caption, page.sound(f"music-{number}", piece.waveform)])
+    page.lines += ["## Music", ""]
+    page.lines += [f"Written by the shipped music model, seed {seed}, with `soundloom-music CAPTION --seconds 10`.", ""]
+    page.table(["caption", "sound"], rows)
+
+
 def clone_source(options: argparse.Namespace, voice: Voice) -> tuple[Path, str] | None:
     """Return the recording to clone and its text: what was given, else the voice's last speaker."""
     if (options.clone is None) != (options.clone_text is None):
@@ -198,7 +219,9 @@ def main(argv: list[str] | None = None) -> int:
         prog="make_samples.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("output", type=Path, help="folder for listen.md and samples/")
-    parser.add_argument("--voice", help="a folder, a shipped voice's name, or a hub name (default: all shipped voices)")
+    parser.add_argument(
+        "--voice", help="a folder, a shipped voice's name, or a hub name (default: all shipped voices, and music)"
+    )
     parser.add_argument("--clone", help="recording of a speaker to clone (default: the voice's last speaker)")
     parser.add_argument("--clone-text", help="what that recording says")
     parser.add_argument("--format", default=".mp3", choices=[".mp3", ".opus", ".flac"], help="default: %(default)s")
@@ -215,6 +238,8 @@ def main(argv: list[str] | None = None) -> int:
     voice_section(page, voices, options.seed)
     if clone is not None:
         clone_section(page, first, clone, options.seed)
+    if options.voice is None:
+        music_section(page, options.seed)
     page.write()
     print(f"{options.output / 'listen.md'}: {len(list((options.output / 'samples').iterdir()))} files in samples/")
     return 0

@@ -174,7 +174,7 @@ class Voice:
         ``retries``: a sentence that did not end well is tried again at most so often, with other seeds;
         `Speech.finish_reason` and `Speech.attempts` show the result. ``speed``: 0.5 to 2 times the rate, at the same
         pitch. ``strict``: raise where a part of the text cannot be spoken, which else is left out and listed in
-        `Speech.skipped`. ``takes``: keep the best of so many of each sentence, by the guard's measures or a ``checker``
+        `Speech.skipped`. ``takes``: keep the best of n takes of each sentence, by the guard's measures or a ``checker``
         of words (`pipelines.evaluation.word_checker`). ``sampling``: fields of `lm.generation.request.GenerateConfig`.
         Raises: SoundloomError.
         """
