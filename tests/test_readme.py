@@ -61,6 +61,6 @@ def test_install_and_speak_stands_first_and_ci_runs_the_test_command() -> None:
         assert words in ci
 
 
-@pytest.mark.parametrize("words", ["English only", "62 MB", "docs/listen.md", "CITATION.cff", "NOTICE"])
+@pytest.mark.parametrize("words", ["English only", "89 MB", "docs/listen.md", "CITATION.cff", "NOTICE"])
 def test_it_says_what_a_newcomer_must_know(words: str) -> None:
     assert words in TEXT

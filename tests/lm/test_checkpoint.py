@@ -216,7 +216,7 @@ def test_a_mutated_config_parses_or_raises_our_error(
 
 
 def test_names_that_are_no_folder() -> None:
-    for name in ("no such folder", "/nowhere/at/all", "../x"):
+    for name in ("no such folder", "/nowhere/at/all", "../no-such-place"):
         with pytest.raises(SoundloomError, match="no such folder"):
             load_lm(name)
 
