@@ -52,9 +52,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--max-seconds", type=float, default=300, help="time limit of a request (default: 300)")
     options.add_argument("--device", default="cpu", help="where the models run: auto, cpu, cuda or mps (default: cpu)")
     options.add_argument("--threads", type=int, default=1, help="threads for each network (default: 1)")
-    options.add_argument(
-        "--lanes", type=int, help="threads that write from four sentences on (default: 2 on two cores)"
-    )
+    options.add_argument("--lanes", type=int, default=1, help="threads that write from five sentences on (default: 1)")
     options.add_argument("--no-batching", action="store_true", help="write each sentence alone, in turns; to compare")
     return options
 
@@ -81,12 +79,6 @@ def checked_music(name: str | None) -> str | None:
     return str(find_music(name))
 
 
-def usual_lanes(device: str, threads: int) -> int:
-    """Return how many threads write sentences side by side: two where two cores are free for them."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 2 if device == "cpu" and threads == 1 and cores >= 2 else 1
-
-
 def make_service(options: argparse.Namespace) -> Service:
     """Open the voice and return the service. Raises: SoundloomError."""
     from pipelines.server.engine import Engine, EngineSettings
@@ -96,8 +88,7 @@ def make_service(options: argparse.Namespace) -> Service:
     ports: dict[str, tuple[float, float]] = {"port": (0, 65535), "wyoming_port": (0, 65535)}
     check_numbers(options, slots=(1, 64), queue=(0, 10_000), max_seconds=(1, 86_400), lanes=(1, 16), **ports)
     set_threads(options.threads)
-    lanes = options.lanes or usual_lanes(options.device, options.threads)
-    settings = EngineSettings(options.slots, options.queue, options.max_seconds, not options.no_batching, lanes)
+    settings = EngineSettings(options.slots, options.queue, options.max_seconds, not options.no_batching, options.lanes)
     local = options.host in _LOOPBACK
     rules = ServiceSettings(
         api_key=api_key(options.api_key_file),
