@@ -13,6 +13,7 @@ import argparse
 from pathlib import Path
 
 from codec.errors import SoundloomError
+from pipelines.command_line.folder_options import add_dtype_option
 from pipelines.command_line.run import run
 
 
@@ -51,11 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("models", nargs="+", help="folders of language models, two or more")
     parser.add_argument("-o", "--output", required=True, type=Path, help="folder to write")
     parser.add_argument("--shares", help="weights with commas between them, one a model (default: equal)")
-    parser.add_argument(
-        "--dtype",
-        default="float32",
-        help="weights on disk: float32, bfloat16, float16 or int8",
-    )
+    add_dtype_option(parser)
     options = parser.parse_args(argv)
     if len(options.models) < 2:
         raise SoundloomError("give two models or more")

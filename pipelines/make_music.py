@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codec.errors import SoundloomError
+from pipelines.command_line.folder_options import add_card_options, add_dtype_option, print_size
 from pipelines.command_line.run import check_numbers, make_parser, run
 from pipelines.command_line.voice_options import MOST_RETRIES, SAMPLING_RANGES
 
 if TYPE_CHECKING:
     from pipelines.music_model.folder import MusicParts
 
-CARD_FACTS = ("licence", "data", "cost", "note")
 SAMPLING = {
     "temperature": (float, 1.0, "0: always the likeliest code"),
     "fine_temperature": (float, None, "the same for levels above the first; without it as --temperature"),
@@ -111,13 +111,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--retries", type=int, default=2, help="extra tries for a window that is silent or loops (default: 2)")
     add("--window", type=float, default=10.0, help="seconds that the model writes at once (default: 10)")
     add("--stride", type=float, default=5.0, help="seconds that each further window adds (default: 5)")
-    add("--dtype", default="float32", help="weights on disk: float32, bfloat16, float16 or int8 (default: float32)")
+    add_dtype_option(parser)
     add("--replace", action="store_true", help="replace a music model that is there")
-    add("--licence", default="", help="for the card: the licence of the weights")
-    add("--data", default="", help="for the card: what the model learned from")
-    add("--cost", default="", help="for the card: hardware and hours")
-    add("--note", default="", help="for the card: anything else")
-    add("--figures", help="for the card: Markdown file of what was measured")
+    add_card_options(parser, "model")
     return parser
 
 
@@ -127,8 +123,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.stride > options.window:
         raise SoundloomError(f"--stride {options.stride:g}: expected at most --window, {options.window:g}")
     folder = make_music(options)
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    print(f"wrote {folder}: {size / 1e6:.1f} MB")
+    print_size(folder)
     print(f'next: python pipelines/music.py --model {folder} "slow solo piano in A minor" -o piano.wav')
     return 0
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codec.errors import SoundloomError, quoted
+from pipelines.command_line.folder_options import CARD_FACTS, add_card_options, add_dtype_option, print_size
 from pipelines.command_line.run import check_numbers, make_parser, run
 from pipelines.command_line.voice_options import MOST_RETRIES, SAMPLING_RANGES, SETTINGS, add_sampling_options
 
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from pipelines.voice.config import SpeakerFacts, VoiceConfig
     from pipelines.voice.contents import SpeakerPrompt
     from pipelines.voice.folder import VoiceParts
-
-CARD_FACTS = ("licence", "data", "cost", "note")
 
 
 def make_card(parts: VoiceParts, facts: dict[str, str], figures: str) -> str:
@@ -192,11 +191,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--about", action="append", default=[], help='facts for lists of speakers, such as "bella: woman, British"')
     add("--name", help="the voice's name (default: the folder's)")
     add("--language", default="en", help="the language that it speaks (default: en)")
-    add(
-        "--dtype",
-        default="float32",
-        help="weights on disk: float32, bfloat16, float16 or int8 (default: float32)",
-    )
+    add_dtype_option(parser)
     add("--replace", action="store_true", help="replace a voice that is there")
     add("--seal", action="store_true", help="only list the files of an existing voice again")
     add_sampling_options(parser, "stored in the voice; the shipped one has")
@@ -205,11 +200,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--pause", type=float, default=0.15, help="seconds between sentences (default: 0.15)")
     add("--max-sentence", type=float, default=12.0, help="longer sentences are cut; seconds (default: 12)")
     add("--carry", action="store_true", help="the first sentence is the prompt of the following ones")
-    add("--licence", default="", help="for the card: the licence of the weights")
-    add("--data", default="", help="for the card: what the voice learned from")
-    add("--cost", default="", help="for the card: hardware and hours")
-    add("--note", default="", help="for the card: anything else")
-    add("--figures", help="for the card: Markdown file of what was measured")
+    add_card_options(parser, "voice")
     return parser
 
 
@@ -222,8 +213,7 @@ def main(argv: list[str] | None = None) -> int:
         if bool(options.lm) == bool(options.coarse or options.fine) or bool(options.coarse) != bool(options.fine):
             raise SoundloomError("give --lm, or both --coarse and --fine")
         folder = make_voice(options)
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    print(f"wrote {folder}: {size / 1e6:.1f} MB")
+    print_size(folder)
     print(f'next: python pipelines/tts.py --voice {folder} "hello world" -o hello.wav')
     return 0
 
