@@ -23,7 +23,7 @@ WORDS = ("--shards", "2", "--max-seconds", "2", "--max-reject-rate", "0.2")
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten utterances, of which one is cut into pieces and one is no audio."""
+    """Ten utterances: one is cut into pieces, and one file holds no audio."""
     folder = write_corpus(tmp_path_factory.mktemp("batches") / "corpus", 10)
     soundfile.write(folder / "wavs" / "0003.wav", speech(4.7, 3), 8000)
     (folder / "wavs" / "0006.wav").write_bytes(b"no audio")
